@@ -1,0 +1,142 @@
+"""One runtime's version of the compressed model: staged as in the archive, opened by its own handler, and measured."""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from archiver.compression.quantization import QuantizationPlan
+from archiver.errors import UnsupportedModelError
+from archiver.evaluation.metrics import measure
+from archiver.export.onnx import OnnxGraph, save_onnx
+from archiver.export.onnx_int8 import quantize_graph
+from archiver.export.openvino import export_openvino
+from archiver.export.torch_packed import export_packed
+from archiver.packaging.layout import HANDLERS, requirement, write_code, write_serving
+from archiver.subject import Subject
+from handlers.base import EncoderHandler
+from handlers.cpu import container_cores
+from handlers.encoding import TextInput
+from handlers.examples import answer_difference
+
+RUNTIMES = ("openvino", "onnxruntime", "torch")  # the order in which `runtime: auto` prefers them
+
+# The largest difference allowed between an answer and the same answer elsewhere: alone or in a batch, here or on another
+# host. fp32 sums come in another order; next to a rounding threshold of int8 that flips one of 255 steps.
+TOLERANCE_FP32 = 0.001
+TOLERANCE_INT8 = 0.03
+_BATCH_SAMPLE = 64
+
+
+@dataclass
+class Candidate:
+    """folder: the staged files. metrics: of the compressed model. outputs: raw outputs on the validation inputs.
+
+    batch_difference: the largest difference between an answer given alone and the same one given in a batch.
+    """
+
+    runtime: str
+    folder: Path
+    handler: EncoderHandler
+    metrics: dict[str, float]
+    outputs: np.ndarray
+    weight_bytes: int
+    batch_difference: float
+
+
+def make_candidate(subject: Subject, graph: OnnxGraph | None, runtime: str, folder: Path) -> Candidate:
+    """Stage `runtime`'s files in `folder`, open them with the handler that will serve them, and measure."""
+    folder.mkdir(parents=True)
+    write_code(folder, subject.recipe, runtime)
+    (folder / "tokenizer.json").write_bytes((subject.source.path / "tokenizer.json").read_bytes())
+    before = set(folder.iterdir())
+    session = _export(subject, graph, runtime, folder)
+    weight_bytes = sum(path.stat().st_size for path in set(folder.iterdir()) - before)
+    write_serving(folder, serving(subject, session))
+    module, name = HANDLERS[subject.recipe.task]
+    handler = getattr(importlib.import_module(module), name)()
+    handler.open(folder, threads=container_cores(), trust_files=True)
+    outputs = handler.predict(subject.inputs)
+    metrics = measure(
+        outputs,
+        subject.reference,
+        subject.inputs,
+        subject.examples,
+        task=subject.recipe.task,
+        multi_label=subject.facts.multi_label,
+    )
+    difference = _batch_difference(handler, subject.inputs)
+    return Candidate(runtime, folder, handler, metrics, outputs, weight_bytes, difference)
+
+
+def serving(subject: Subject, session: dict[str, Any]) -> dict[str, Any]:
+    """serving.json: everything the worker must know that is not in the graph."""
+    serve, facts = subject.recipe.serve, subject.facts
+    settings: dict[str, Any] = {
+        "task": subject.recipe.task,
+        "session": session,
+        "max_length": serve.max_length,
+        "max_inputs": serve.max_inputs,
+        "pad_id": facts.pad_token_id,
+        "tolerance": TOLERANCE_INT8 if session["int8"] else TOLERANCE_FP32,
+        "batching": batching(session["runtime"]),
+    }
+    if subject.recipe.task == "text-classification":
+        settings["labels"] = [facts.id2label[index] for index in range(facts.num_labels)]
+        regression = facts.num_labels == 1 and facts.problem_type == "regression"
+        sigmoid = facts.multi_label or facts.num_labels == 1
+        settings["activation"] = "none" if regression else "sigmoid" if sigmoid else "softmax"
+    else:
+        settings["normalize"] = subject.normalize
+    return settings
+
+
+def batching(runtime: str) -> dict[str, int]:
+    """How sub-batches are cut, see handlers.batching.plan."""
+    # OpenVINO prepares its kernels once per shape (5-10 ms), so lengths go in steps there.
+    return {"token_budget": 1024, "max_rows": 64, "length_step": 4 if runtime == "openvino" else 1, "run_cost": 24}
+
+
+def _export(subject: Subject, graph: OnnxGraph | None, runtime: str, folder: Path) -> dict[str, Any]:
+    """Write the runtime's model files and return serving.json's `session`."""
+    plan: QuantizationPlan | None = getattr(subject.model, "quantization", None)
+    session: dict[str, Any] = {
+        "runtime": runtime,
+        "requirement": requirement(runtime if runtime != "torch" else "transformers"),
+        "device": subject.recipe.serve.device,
+        "int8": plan is not None and runtime != "torch",
+    }
+    if runtime == "torch":
+        export_packed(subject.model, plan, folder)
+        more = {"model": "model.safetensors", "config": "config.json", "task": subject.recipe.task}
+        return session | more | {"pooling": subject.encoder.pooling}
+    if graph is None:
+        raise UnsupportedModelError(f"the runtime {runtime} needs an ONNX graph, and the model could not be exported")
+    if runtime == "onnxruntime":
+        save_onnx(quantize_graph(graph, plan) if plan else graph.model, folder / "model.onnx")
+        return session | {"model": "model.onnx"}
+    widths = [subject.model.get_submodule(name).in_features for name in plan.linears] if plan else []
+    return session | {"model": "model.xml", "config": export_openvino(graph, plan, folder, widths=widths)}
+
+
+def _batch_difference(handler: EncoderHandler, inputs: Sequence[TextInput]) -> float:
+    """The largest difference of an answer alone from the same answer among up to 64 others."""
+    sample = list(inputs[:: -(-len(inputs) // _BATCH_SAMPLE)])
+    everything = {"top_k": 1 << 30} if "top_k" in handler.parameters else {}
+    together = handler.respond(sample, everything)
+    alone = [handler.respond([item], everything)[0] for item in sample]
+    return max((answer_difference(a, b) for a, b in zip(together, alone, strict=True)), default=0.0)
+
+
+def torch_run(encoder: torch.nn.Module):
+    """The fp32 original as a function of arrays, like a session's `run`."""
+
+    def run(arrays: dict[str, np.ndarray]) -> np.ndarray:
+        with torch.inference_mode():
+            return encoder(**{name: torch.from_numpy(value) for name, value in arrays.items()}).numpy()
+
+    return run

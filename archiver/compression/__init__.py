@@ -1,0 +1,58 @@
+"""Every compression method there is: METHODS[verb][method].
+
+A recipe's stage `- quantize: {method: static-int8, samples: 300}` names the verb (`quantize`), the method
+(`static-int8`) and the method's options. A verb with one method needs no `method:`. Checking a recipe must not cost
+an import of torch, so a method names its function and `load()` imports it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from archiver.compression.options import DynamicInt8, StaticInt8, WeightOnly
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to compress.
+
+    options: frozen dataclass whose fields are made with `archiver.fields.option`
+    function: "module:name" of `(model: torch.nn.Module, options, examples) -> StageReport`, in place
+    needs_data: it cannot work without the recipe's data.train
+    search: option name -> the values worth trying when a search is run over this method
+    """
+
+    options: type
+    function: str
+    needs_data: bool
+    search: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    def load(self) -> Callable[..., Any]:
+        """Import and return the function."""
+        module, _, name = self.function.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+METHODS: dict[str, dict[str, Method]] = {
+    "quantize": {
+        "dynamic-int8": Method(
+            options=DynamicInt8,
+            function="archiver.compression.quantization:dynamic_int8",
+            needs_data=False,
+        ),
+        "static-int8": Method(
+            options=StaticInt8,
+            function="archiver.compression.quantization:static_int8",
+            needs_data=True,
+            search={"samples": (100, 300, 1000)},
+        ),
+        "weight-only": Method(
+            options=WeightOnly,
+            function="archiver.compression.quantization:weight_only",
+            needs_data=False,
+        ),
+    },
+}

@@ -1,0 +1,65 @@
+"""The options of each compression method, and how `targets` / `ignore` choose modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from archiver.errors import RecipeError
+from archiver.fields import option
+
+TARGETS_HELP = "globs over module names, in which * also crosses dots; default: every linear layer and embedding table"
+IGNORE_HELP = "globs over module names that are left alone, although targets names them"
+
+
+@dataclass(frozen=True)
+class DynamicInt8:
+    """int8 weights; activations are quantized as they come, with one scale per token where the runtime can."""
+
+    targets: tuple[str, ...] = option("globs", ("*",), help=TARGETS_HELP)
+    ignore: tuple[str, ...] = option("globs", (), help=IGNORE_HELP)
+
+
+@dataclass(frozen=True)
+class StaticInt8:
+    """int8 weights and activations; activation scales are calibrated on training text."""
+
+    targets: tuple[str, ...] = option("globs", ("*",), help=TARGETS_HELP)
+    ignore: tuple[str, ...] = option("globs", (), help=IGNORE_HELP)
+    samples: int = option("integer", 300, minimum=1, maximum=100_000, help="calibration texts, taken from data.train")
+
+
+@dataclass(frozen=True)
+class WeightOnly:
+    """Integer weights; the runtime computes in its own precision (OpenVINO may quantize activations in groups)."""
+
+    bits: int = option("integer", 8, choices=(8,), help="bits per weight")
+    targets: tuple[str, ...] = option("globs", ("*",), help=TARGETS_HELP)
+    ignore: tuple[str, ...] = option("globs", (), help=IGNORE_HELP)
+
+
+def select_modules(names: Iterable[str], targets: Sequence[str], ignore: Sequence[str] = ()) -> list[str]:
+    """The module names that some glob of `targets` matches and none of `ignore` does, in the order given.
+
+    names: fully qualified names of the modules a method can work on ("encoder.layer.0.output.dense")
+    raises RecipeError that lists every glob which matches no name, and when nothing is left
+    """
+    candidates = list(names)
+    problems = [
+        f"{key}: {glob!r} matches no module"
+        for key, globs in (("targets", targets), ("ignore", ignore))
+        for glob in globs
+        if not any(fnmatchcase(name, glob) for name in candidates)
+    ]
+    chosen = [name for name in candidates if _any(name, targets) and not _any(name, ignore)]
+    if not chosen and not problems:
+        problems.append(f"targets {list(targets)} and ignore {list(ignore)} together leave no module")
+    if problems:
+        shown = ", ".join(candidates[:8]) + (f" and {len(candidates) - 8} more" if len(candidates) > 8 else "")
+        raise RecipeError(f"targets and ignore do not fit this model, whose modules are: {shown or 'none'}", problems)
+    return chosen
+
+
+def _any(name: str, globs: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs)

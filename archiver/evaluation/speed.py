@@ -1,0 +1,52 @@
+"""Sentences per second, the compressed model against PyTorch eager fp32, in turns in one run."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from handlers.encoding import Encoder, TextInput
+
+Arrays = Mapping[str, np.ndarray]
+Run = Callable[[Arrays], np.ndarray]
+
+BATCH = 16
+ROUNDS = 3
+MAX_TEXTS = 512
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Texts per second of each side and their ratio; medians over the rounds."""
+
+    original_per_s: float
+    compressed_per_s: float
+
+    @property
+    def speedup(self) -> float:
+        return self.compressed_per_s / self.original_per_s
+
+
+def sorted_batches(inputs: Sequence[TextInput], encoder: Encoder, *, limit: int = MAX_TEXTS) -> list[Arrays]:
+    """Batches of 16 of like length; of more than `limit` texts every k-th by length, so that the mix stays."""
+    encoded = sorted(encoder.encode(inputs), key=lambda item: len(item.ids))
+    step = -(-len(encoded) // limit)
+    kept = encoded[::step]
+    groups = [kept[i : i + BATCH] for i in range(0, len(kept), BATCH)]
+    return [encoder.pad(group, len(group[-1].ids)) for group in groups]
+
+
+def compare_speed(original: Run, compressed: Run, batches: Sequence[Arrays], *, rounds: int = ROUNDS) -> Speed:
+    """One untimed pass of each (shapes, caches), then A B A B … over all batches."""
+    texts = sum(len(batch["input_ids"]) for batch in batches)
+    seconds: dict[str, list[float]] = {"original": [], "compressed": []}
+    for turn in range(rounds + 1):
+        for name, run in (("original", original), ("compressed", compressed)):
+            started = time.perf_counter()
+            for batch in batches:
+                run(batch)
+            if turn:
+                seconds[name].append(time.perf_counter() - started)
+    return Speed(texts / median(seconds["original"]), texts / median(seconds["compressed"]))

@@ -1,0 +1,24 @@
+"""torch module → packed safetensors and config.json, for the torch runtime."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from archiver.compression.quantization import QuantizationPlan
+from handlers.manifest import canonical_json
+from handlers.packed_weights import SCALE, quantize_rows
+
+
+def export_packed(model: torch.nn.Module, plan: QuantizationPlan | None, folder: Path) -> None:
+    """Write model.safetensors (the plan's weights as int8 rows and scales) and config.json into `folder`."""
+    packed = {f"{name}.weight" for name in (*plan.linears, *plan.embeddings)} if plan else set()
+    tensors: dict[str, torch.Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        if name in packed:
+            tensors[name], tensors[name + SCALE] = quantize_rows(tensor)
+        else:
+            tensors[name] = tensor.detach().clone().contiguous()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = {key: value for key, value in model.config.to_dict().items() if key != "_name_or_path"}
+    (folder / "config.json").write_bytes(canonical_json(config))

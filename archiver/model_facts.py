@@ -1,0 +1,254 @@
+"""What a model directory holds, found without loading it: config.json, the tokenizer and the safetensors headers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from archiver.errors import RecipeError, UnsupportedModelError
+from archiver.model_files import read_json, read_tensors, weight_files
+from archiver.safetensors_header import TensorInfo
+from archiver.sentence_transformers import Pooling, read_pooling
+from archiver.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class Family:
+    """What models of one model_type have in common.
+
+    prefix: of the encoder's tensors in a model with a head; head: tensors of the classification head
+    padded_positions: position ids begin behind padding_idx, so that many positions are no tokens' (RoBERTa)
+    token_types: the encoder tells segments of a pair apart; pooler: the class takes add_pooling_layer
+    """
+
+    prefix: str
+    head: tuple[str, ...]
+    pad_token_id: int = 0
+    padded_positions: bool = False
+    token_types: bool = False
+    pooler: bool = False
+
+
+_OUT_PROJ = ("classifier.dense.weight", "classifier.out_proj.weight")
+_ROBERTA = Family("roberta.", _OUT_PROJ, pad_token_id=1, padded_positions=True, pooler=True)
+FAMILIES: dict[str, Family] = {
+    "bert": Family("bert.", ("classifier.weight",), token_types=True, pooler=True),
+    "distilbert": Family("distilbert.", ("pre_classifier.weight", "classifier.weight")),
+    "electra": Family("electra.", _OUT_PROJ, token_types=True),
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+}
+FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """architecture: the class config.json names, or None; id2label: {} for a model without classification head
+    num_parameters: floating point values in the weight files; weight_bytes: what they take there
+    max_positions: the most tokens of one input; pad_token_id: what shorter inputs of a batch are filled with
+    has_token_type_ids: the encoder needs token_type_ids for pairs
+    """
+
+    model_type: str
+    architecture: str | None
+    num_parameters: int
+    weight_bytes: int
+    num_layers: int
+    hidden_size: int
+    vocab_size: int
+    num_labels: int
+    id2label: dict[int, str]
+    problem_type: str | None
+    max_positions: int
+    pad_token_id: int
+    has_token_type_ids: bool
+    pooling: Pooling
+
+    @property
+    def multi_label(self) -> bool:
+        """Each label is scored by itself (sigmoid), not against the others (softmax)."""
+        return self.problem_type == "multi_label_classification"
+
+
+def inspect_model(path: Path, task: str | None = None) -> ModelFacts:
+    """The facts of a model directory, for one task or (None) whatever it can do.
+
+    raises UnsupportedModelError that lists every problem found
+    """
+    path = Path(path)
+    problems: list[str] = []
+    if not path.is_dir():
+        raise UnsupportedModelError(f"model {path.name} is no directory: name one with config.json and its weights")
+    config: dict[str, Any] = {}
+    if (path / "config.json").is_file():
+        config = read_json(path / "config.json", problems)
+    else:
+        problems.append("it has no config.json: name the directory that save_pretrained wrote")
+    tensors = read_tensors(weight_files(path, problems), problems)
+    family = _check_config(config, problems) if config else None
+    tokenizer = _check_tokenizer(path, problems)
+    pooling = read_pooling(path, problems) if task != "text-classification" else Pooling()
+    facts = None
+    if family is not None and tensors:
+        facts = _facts(config, family, tensors, tokenizer, pooling, task, problems)
+    if problems or facts is None:
+        raise UnsupportedModelError(f"model directory {path.absolute().name!r} cannot be used:", problems)
+    return facts
+
+
+def default_task(facts: ModelFacts) -> str:
+    """The task a model is made for: text-classification when it has such a head, else feature-extraction."""
+    return "text-classification" if facts.id2label else "feature-extraction"
+
+
+def check_max_length(facts: ModelFacts, max_length: int) -> None:
+    """raises RecipeError when inputs of `max_length` tokens would exceed the model's positions."""
+    if max_length > facts.max_positions:
+        raise RecipeError(
+            f"serve.max_length is {max_length}, the model has {facts.max_positions} positions: "
+            f"set serve.max_length to {facts.max_positions} or less"
+        )
+
+
+def _check_config(config: dict[str, Any], problems: list[str]) -> Family | None:
+    if config.get("auto_map"):
+        problems.append(
+            "config.json names remote code (auto_map), which is never run: use a model that transformers knows"
+        )
+    if config.get("quantization_config"):
+        problems.append("it is quantized already (quantization_config): give the original fp32, fp16 or bf16 model")
+    if config.get("is_decoder") or config.get("add_cross_attention") or config.get("is_encoder_decoder"):
+        problems.append("config.json makes it a decoder (is_decoder, add_cross_attention): only encoders are supported")
+    if config.get("position_embedding_type", "absolute") != "absolute":
+        problems.append(
+            f"position_embedding_type {config['position_embedding_type']!r} is not supported; allowed: absolute"
+        )
+    model_type = config.get("model_type")
+    family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
+    if family is None:
+        problems.append(f"model_type {model_type!r} is not supported; allowed: {', '.join(FAMILIES)}")
+    return family
+
+
+def _check_tokenizer(path: Path, problems: list[str]) -> dict[str, int]:
+    """{token: id} of tokenizer.json, vocabulary and added tokens."""
+    file = path / "tokenizer.json"
+    if not file.is_file():
+        make = "from transformers import AutoTokenizer as T; T.from_pretrained(D).save_pretrained(D)"
+        problems.append(f"it has no tokenizer.json; make one with: python -c \"D = 'DIR'; {make}\"")
+        return {}
+    content = read_json(file, problems)
+    model = content.get("model")
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocab, list):  # Unigram: [token, log probability] in the order of ids
+        ids = {str(entry[0]): index for index, entry in enumerate(vocab) if isinstance(entry, list) and entry}
+    else:
+        ids = {token: index for token, index in vocab.items() if type(index) is int} if isinstance(vocab, dict) else {}
+    if content and not ids:
+        problems.append("tokenizer.json has no vocabulary (model.vocab): save the tokenizer again")
+    added = content.get("added_tokens")
+    for token in added if isinstance(added, list) else []:
+        if isinstance(token, dict) and type(token.get("id")) is int:
+            ids[str(token.get("content"))] = token["id"]
+    return ids
+
+
+def _facts(
+    config: dict[str, Any],
+    family: Family,
+    tensors: dict[str, TensorInfo],
+    tokenizer: dict[str, int],
+    pooling: Pooling,
+    task: str | None,
+    problems: list[str],
+) -> ModelFacts | None:
+    quantized = sorted({info.dtype for info in tensors.values() if info.elements > 1} - {*FLOATS, "I64", "I32", "BOOL"})
+    if quantized:
+        problems.append(f"its weights hold {', '.join(quantized)} tensors; allowed: {', '.join(FLOATS)}")
+    floats = [info for info in tensors.values() if info.dtype in FLOATS]
+    words = _shape(tensors, family, "embeddings.word_embeddings.weight")
+    places = _shape(tensors, family, "embeddings.position_embeddings.weight")
+    if words is None or places is None:
+        problems.append("its weights have no word and position embeddings: they are not those of this model_type")
+        return None
+    if tokenizer and max(tokenizer.values()) >= words[0]:
+        token = max(tokenizer, key=lambda name: tokenizer[name])
+        problems.append(
+            f"tokenizer.json has the id {tokenizer[token]} ({token!r}), the model {words[0]} embeddings: they do not "
+            "belong together; save the tokenizer that the model was trained with"
+        )
+    pad = config.get("pad_token_id")
+    pad = pad if type(pad) is int else family.pad_token_id
+    architectures = config.get("architectures")
+    architecture = str(architectures[0]) if isinstance(architectures, list) and architectures else None
+    # A model without the head has no labels, whatever id2label its config carries.
+    has_head = all(name in tensors for name in family.head)
+    id2label = _id2label(config, tensors[family.head[-1]], problems) if has_head else {}
+    _check_task(task, has_head, family, architecture, config, len(id2label), problems)
+    layers = config.get("num_hidden_layers", config.get("n_layers", 0))
+    hidden = config.get("hidden_size", config.get("dim"))
+    return ModelFacts(
+        model_type=config["model_type"],
+        architecture=architecture,
+        num_parameters=sum(info.elements for info in floats),
+        weight_bytes=sum(info.size for info in floats),
+        num_layers=layers if type(layers) is int else 0,
+        hidden_size=hidden if type(hidden) is int else places[1],
+        vocab_size=words[0],
+        num_labels=len(id2label),
+        id2label=id2label,
+        problem_type=config.get("problem_type"),
+        max_positions=places[0] - pad - 1 if family.padded_positions else places[0],
+        pad_token_id=pad,
+        has_token_type_ids=family.token_types and config.get("type_vocab_size", 2) > 1,
+        pooling=pooling,
+    )
+
+
+def _shape(tensors: dict[str, TensorInfo], family: Family, name: str) -> tuple[int, ...] | None:
+    """The shape of an encoder's matrix, whether or not its name carries the family's prefix."""
+    info = tensors.get(family.prefix + name) or tensors.get(name)
+    return info.shape if info is not None and len(info.shape) == 2 else None
+
+
+def _id2label(config: dict[str, Any], classifier: TensorInfo, problems: list[str]) -> dict[int, str]:
+    """{id: name} for as many labels as the classifier has outputs; LABEL_n where the config names none."""
+    outputs = classifier.shape[0] if classifier.shape else 0
+    raw = config.get("id2label")
+    if raw is None:
+        return {index: f"LABEL_{index}" for index in range(outputs)}
+    try:
+        labels = {int(index): str(name) for index, name in raw.items()}
+    except (AttributeError, ValueError):
+        problems.append("config.json: id2label must map ids (0, 1, ...) to names")
+        return {}
+    if sorted(labels) != list(range(outputs)):
+        problems.append(f"config.json: id2label has the ids {sorted(labels)[:10]}, the classifier {outputs} outputs")
+    elif len(set(labels.values())) < len(labels):
+        problems.append("config.json: id2label gives one name to several ids: give each its own")
+    return dict(sorted(labels.items()))
+
+
+def _check_task(
+    task: str | None,
+    has_head: bool,
+    family: Family,
+    architecture: str | None,
+    config: dict[str, Any],
+    num_labels: int,
+    problems: list[str],
+) -> None:
+    if task is not None and task not in TASKS:
+        problems.append(f"task {task!r} is not supported; allowed: {', '.join(TASKS)}")
+    if task != "text-classification":
+        return
+    if not has_head or (architecture is not None and not architecture.endswith("ForSequenceClassification")):
+        wanted = " and ".join(family.head)
+        problems.append(
+            f"it has no head for text-classification ({wanted}; its architecture is {architecture}): give a "
+            "model fine-tuned for it, or use task feature-extraction"
+        )
+    elif config.get("problem_type") == "regression" and num_labels > 1:
+        problems.append(f"problem_type regression with {num_labels} outputs is not supported; allowed: 1 output")

@@ -1,0 +1,268 @@
+"""build(): a recipe in, a verified archive out. Data runs down this file once; nothing below reaches back up."""
+
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from archiver import subject as subjects
+from archiver.candidate import RUNTIMES, Candidate, make_candidate, torch_run
+from archiver.compression.report import StageReport
+from archiver.data import read_examples
+from archiver.errors import GateFailed, PackagingError, UnsupportedModelError
+from archiver.evaluation.gate import missed_bounds, require_passed
+from archiver.evaluation.metrics import measure
+from archiver.evaluation.speed import Speed, compare_speed, sorted_batches
+from archiver.export.onnx import OnnxGraph, export_onnx
+from archiver.host import describe_host
+from archiver.packaging.layout import created_by, seal
+from archiver.packaging.mar import list_files, replace_file, write_mar
+from archiver.packaging.verify import verify_folder
+from archiver.progress import Progress
+from archiver.recipe import GateSpec, Recipe, as_dict
+from archiver.subject import Subject
+from handlers.encoding import TextInput
+
+# A runtime further down the list is taken when it is at least this much faster here.
+FASTER = 1.10
+MAX_EXAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Built:
+    """path: the archive. manifest and timings: as they lie inside."""
+
+    path: Path
+    manifest: dict[str, Any]
+    timings: dict[str, Any]
+
+
+def build(recipe: Recipe, model_store: Path, progress: Progress) -> Built:
+    """Compress, prove and pack what `recipe` says into `model_store/NAME.mar`.
+
+    Raises an ArchiverError before or instead of touching an existing archive: the new one takes its place only when it
+    has passed the gate and answered its own examples from its own files.
+    """
+    with progress.step("check the recipe, the model and the data"):
+        checked = subjects.check(recipe)
+    with workspace(model_store) as folder:
+        with progress.step("load the model, answer the validation texts"):
+            subject = subjects.load(recipe, *checked)
+        stages = compress(subject, progress)
+        chosen, speed, rejected = choose(subject, folder, progress)
+        original = _original_metrics(subject)
+        gate = recipe.gate or GateSpec()
+        require_passed(recipe.name, missed_bounds(gate, original, chosen.metrics, speedup=speed.speedup))
+        with progress.step("pack"):
+            facts = _facts(subject, stages, chosen, original)
+            timings = _timings(speed, rejected, progress)
+            manifest = seal(chosen.folder, facts, _examples(subject, chosen), timings)
+            part = folder / "archive.mar"
+            write_mar(chosen.folder, part)
+        size = part.stat().st_size
+        require_passed(recipe.name, missed_bounds(gate, original, chosen.metrics, archive_bytes=size))
+        with progress.step("verify: load it alone, answer its examples"):
+            problems = verify_folder(chosen.folder, list_files(chosen.folder))
+            if problems:
+                raise PackagingError("the new archive does not stand on its own; nothing was written", problems)
+        target = model_store / f"{recipe.name}.mar"
+        replace_file(part, target)
+    return Built(target, manifest, timings)
+
+
+def check_only(recipe: Recipe, progress: Progress) -> None:
+    """`build --check`: everything that is looked at before work starts, and no work."""
+    with progress.step("check the recipe, the model and the data"):
+        subjects.check(recipe)
+
+
+def compress(subject: Subject, progress: Progress) -> list[StageReport]:
+    """Run the stages in the recipe's order on `subject.model`, in place."""
+    reports = []
+    for stage in subject.recipe.compress:
+        with progress.step(f"compress: {stage.label}"):
+            samples = getattr(stage.options, "samples", None)
+            batches = subjects.calibration_batches(subject, samples) if samples else []
+            reports.append(stage.entry.load()(subject.model, stage.options, batches))
+    return reports
+
+
+def choose(subject: Subject, folder: Path, progress: Progress) -> tuple[Candidate, Speed, dict[str, str]]:
+    """The runtime that the recipe names, or for `auto` the first that passes the gate unless a later one is faster.
+
+    Returns the candidate, its speed, and for `auto` why each other runtime was not taken.
+    """
+    wanted = subject.recipe.serve.runtime
+    names = RUNTIMES if wanted == "auto" else (wanted,)
+    if subject.recipe.serve.device == "cuda":
+        names = tuple(name for name in names if name != "openvino")
+    batches = sorted_batches(subject.inputs, subject.tokenizer)
+    original = torch_run(subject.original)
+    gate = subject.recipe.gate or GateSpec()
+    before = _original_metrics(subject)
+    graph: OnnxGraph | None = None
+    rejected: dict[str, str] = {}
+    best: tuple[Candidate, Speed] | None = None
+    failures: list[str] = []
+    for name in names:
+        # torch computes the original's fp32 products: it can win only where nothing else runs or passes.
+        if name == "torch" and best is not None and best[1].speedup > 1 / FASTER:
+            rejected[name] = "computes in fp32 like the original, and another runtime is as fast or faster"
+            continue
+        try:
+            if graph is None and name != "torch":
+                with progress.step("export to ONNX"):
+                    graph = export_onnx(subject.encoder, max_length=subject.recipe.serve.max_length)
+            with progress.step(f"{name}: write, load, measure"):
+                candidate = make_candidate(subject, graph, name, folder / name)
+            with progress.step(f"{name}: time against PyTorch eager fp32"):
+                speed = compare_speed(original, candidate.handler.session.run, batches)
+        except UnsupportedModelError as error:
+            if len(names) == 1:
+                raise
+            rejected[name] = str(error)
+            progress.say(f"  {name}: {error}")
+            continue
+        missed = missed_bounds(gate, before, candidate.metrics, speedup=speed.speedup)
+        tolerance = candidate.handler.serving["tolerance"]
+        if candidate.batch_difference > tolerance:
+            missed.append(
+                f"an answer in a batch differs from the same one alone by {candidate.batch_difference:.3g}, "
+                f"{tolerance:g} allowed"
+            )
+        if missed:
+            failures += [f"{name}: {sentence}" for sentence in missed]
+            rejected[name] = "; ".join(missed)
+        elif best is None:
+            best = (candidate, speed)
+        elif speed.compressed_per_s >= FASTER * best[1].compressed_per_s:
+            rejected[best[0].runtime] = _slower(best[1], name, speed)
+            best = (candidate, speed)
+        else:
+            rejected[name] = f"not {FASTER - 1:.0%} faster than {best[0].runtime} here: " + _rates(speed, best[1])
+    if best is None:
+        raise GateFailed(f"{subject.recipe.name}: the gate is not passed, and no archive was written", failures)
+    return *best, rejected
+
+
+@contextmanager
+def workspace(model_store: Path) -> Iterator[Path]:
+    """A private folder on the model store's own disk, so that the finished archive moves in with one rename.
+
+    It goes away at the end, also on Ctrl-C and SIGTERM; what a SIGKILL left is cleared by the next build.
+    """
+    model_store.mkdir(parents=True, exist_ok=True)
+    hidden = model_store / ".building"
+    hidden.mkdir(exist_ok=True)
+    _clear_abandoned(hidden)
+    folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=hidden))
+    previous = signal.getsignal(signal.SIGTERM)
+    try:
+        signal.signal(signal.SIGTERM, _interrupt)
+    except ValueError:  # not in the main thread: signals are its caller's business
+        previous = None
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if not any(hidden.iterdir()):
+            hidden.rmdir()
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _clear_abandoned(hidden: Path) -> None:
+    """Remove the folders of builds whose process is gone."""
+    for folder in hidden.iterdir():
+        owner = folder.name.partition("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _original_metrics(subject: Subject) -> dict[str, float]:
+    return measure(
+        subject.reference,
+        subject.reference,
+        subject.inputs,
+        subject.examples,
+        task=subject.recipe.task,
+        multi_label=subject.facts.multi_label,
+    )
+
+
+def _rates(speed: Speed, other: Speed) -> str:
+    return f"{speed.compressed_per_s:.0f} against {other.compressed_per_s:.0f} sentences/s"
+
+
+def _slower(old: Speed, name: str, new: Speed) -> str:
+    return f"{name} is at least {FASTER - 1:.0%} faster here: {_rates(new, old)}"
+
+
+def _facts(
+    subject: Subject, stages: list[StageReport], chosen: Candidate, original: dict[str, float]
+) -> dict[str, Any]:
+    """marpress.json without its file list: all that must be the same when the same recipe is built again."""
+    recipe = as_dict(subject.recipe)
+    return {
+        "name": subject.recipe.name,
+        "version": subject.recipe.version,
+        "task": subject.recipe.task,
+        "runtime": chosen.runtime,
+        "created_by": created_by(chosen.runtime),
+        "model": {"source": subject.source.source, "sha256": subject.source.sha256},
+        "recipe": recipe,
+        "stages": [stage.as_dict() for stage in stages],
+        "size": {"original_bytes": subject.facts.weight_bytes, "weight_bytes": chosen.weight_bytes},
+        "metrics": {"original": original, "compressed": chosen.metrics},
+        "measured_on": {
+            "source": recipe["data"].get("validation", subjects.FALLBACK_VALIDATION),
+            "examples": len(subject.examples),
+            "max_length": subject.recipe.serve.max_length,
+        },
+        "tolerance": {
+            "allowed": chosen.handler.serving["tolerance"],
+            "alone_against_in_a_batch": round(chosen.batch_difference, 6),
+        },
+        "gate": recipe.get("gate", {}),
+    }
+
+
+def _timings(speed: Speed, rejected: dict[str, str], progress: Progress) -> dict[str, Any]:
+    """timings.json: what another run or another host would measure differently."""
+    return {
+        "original_per_s": round(speed.original_per_s, 1),
+        "compressed_per_s": round(speed.compressed_per_s, 1),
+        "speedup": round(speed.speedup, 2),
+        "host": describe_host(),
+        "stage_seconds": dict(progress.seconds),
+        "other_runtimes": rejected,
+    }
+
+
+def _examples(subject: Subject, chosen: Candidate) -> list[dict[str, Any]]:
+    """Inputs with the answers given now; from the recipe's own file of texts where validation data must not travel."""
+    wanted = subject.recipe.serve.examples
+    if isinstance(wanted, Path):
+        found = read_examples(wanted, {"text": 0} if wanted.suffix == ".tsv" else None, task=subject.recipe.task)
+        inputs = [TextInput(example.text, example.text_pair) for example in found][:MAX_EXAMPLES]
+    else:
+        inputs = subject.inputs[:wanted]
+    answers = chosen.handler.respond(inputs, {"top_k": 1 << 30} if "top_k" in chosen.handler.parameters else {})
+    return [
+        {
+            "input": item.text if item.text_pair is None else {"text": item.text, "text_pair": item.text_pair},
+            "answer": answer,
+        }
+        for item, answer in zip(inputs, answers, strict=True)
+    ]

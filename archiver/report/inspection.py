@@ -1,0 +1,40 @@
+"""inspect: an archive's own account of itself, as one JSON-able dict. Nothing in it is executed."""
+
+import json
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+from archiver.errors import PackagingError
+from handlers.errors import UnsoundArchive
+from handlers.manifest import MANIFEST, TIMINGS, read_manifest, read_timings
+
+_MAX_MANIFEST = 16 << 20
+
+
+def inspect_mar(mar: Path) -> dict[str, Any]:
+    """What `inspect --json` prints. OSError when there is no such file, PackagingError when it is no marpress archive.
+
+    Only the manifest and the timings are read; whether the files are what the manifest says is `verify`'s question.
+    """
+    with tempfile.TemporaryDirectory(prefix="marpress-") as temporary:
+        folder = Path(temporary)
+        try:
+            with zipfile.ZipFile(mar) as archive:
+                for name in (MANIFEST, TIMINGS):
+                    if archive.getinfo(name).file_size > _MAX_MANIFEST:
+                        raise PackagingError(f"{mar.name}: {name} is larger than {_MAX_MANIFEST} bytes")
+                    (folder / name).write_bytes(archive.read(name))
+            manifest, timings = read_manifest(folder), read_timings(folder)
+        except KeyError as error:
+            raise PackagingError(f"{mar.name} is no marpress archive: {error.args[0]}") from error
+        except (zipfile.BadZipFile, zlib.error, NotImplementedError, UnsoundArchive, json.JSONDecodeError) as error:
+            raise PackagingError(f"{mar.name} is no sound archive: {error}") from error
+    size = {**manifest["size"], "archive_bytes": mar.stat().st_size}
+    order = ["name", "version", "task", "runtime", "content_sha256", "created_by", "model", "stages"]
+    report = {key: manifest[key] for key in order}
+    report |= {"size": size, "metrics": manifest["metrics"], "timings": timings, "gate": manifest["gate"]}
+    report |= {key: manifest[key] for key in ("measured_on", "tolerance", "recipe")}
+    return report | {"files": manifest["files"]}

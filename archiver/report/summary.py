@@ -1,0 +1,61 @@
+"""An archive's report for people: what went in, what it cost, what it won, on which host that was measured."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def summarize(report: Mapping[str, Any], path: Path) -> str:
+    """A page of plain text about `inspect_mar`'s report."""
+    size, timings, metrics = report["size"], report["timings"], report["metrics"]
+    host = timings["host"]
+    lines = [
+        f"{path}",
+        f"  {report['name']} {report['version']} · {report['task']} · runs on {report['runtime']}",
+        f"  from {report['model']['source']} (weights sha256 {report['model']['sha256'][:16]}…)",
+        f"  content sha256 {report['content_sha256']}",
+        "",
+        f"  size    weights {_mb(size['original_bytes'])} → {_mb(size['weight_bytes'])}, archive "
+        f"{_mb(size['archive_bytes'])}: 1/{size['original_bytes'] / size['archive_bytes']:.1f} of the fp32 weights",
+        f"  speed   {timings['original_per_s']:.0f} → {timings['compressed_per_s']:.0f} sentences/s, "
+        f"{timings['speedup']:.2f} × PyTorch eager fp32",
+        f"          length-sorted batches of 16 on {host['processor']}, {host['cores']} cores, {', '.join(host['isa'])}",
+    ]
+    if timings["speedup"] < 1.05:
+        lines.append("          nothing is faster on this host: what was won is bytes")
+    lines += ["", f"  stages  {'none: packaged as it is' if not report['stages'] else ''}".rstrip()]
+    for stage in report["stages"]:
+        lines.append(
+            f"          {stage['method']}: {stage['parameters']:,} parameters, weights {_mb(stage['weight_bytes'])}"
+        )
+    lines += ["", *_metrics(metrics, report["measured_on"]), *_gate(report["gate"])]
+    tolerance = report["tolerance"]
+    lines.append(
+        f"  alike   an answer alone and in a batch differ by at most {tolerance['alone_against_in_a_batch']:.2g} "
+        f"(allowed: {tolerance['allowed']:g} of the largest number)"
+    )
+    for runtime, reason in timings["other_runtimes"].items():
+        lines.append(f"  not {runtime}: {reason}")
+    return "\n".join(lines)
+
+
+def _metrics(metrics: Mapping[str, Mapping[str, float]], where: Mapping[str, Any]) -> list[str]:
+    original, compressed = metrics["original"], metrics["compressed"]
+    lines = [f"  lost    on {where['source']}, {where['examples']} examples, {'original':>21} {'compressed':>12}"]
+    for name, value in compressed.items():
+        lines.append(f"          {name:<42}{original.get(name, float('nan')):>12.4f} {value:>12.4f}")
+    if not compressed:
+        lines.append("          nothing could be measured on these examples")
+    return lines
+
+
+def _gate(gate: Mapping[str, Any]) -> list[str]:
+    bounds = []
+    for kind, bound in gate.items():
+        bounds += [f"{kind} {name} {value:g}" for name, value in bound.items()] if isinstance(bound, dict) else []
+        bounds += [f"{kind} {bound:g}"] if isinstance(bound, (int, float)) else []
+    return [f"  gate    passed: {', '.join(bounds)}" if bounds else "  gate    none"]
+
+
+def _mb(count: int) -> str:
+    return f"{count / 1e6:.2f} MB"

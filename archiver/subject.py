@@ -1,0 +1,130 @@
+"""What a build works on: the recipe, the model with its facts, the examples, and the original's answers to them."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from archiver.data import Example, read_examples
+from archiver.errors import RecipeError
+from archiver.evaluation.metrics import unique_texts
+from archiver.models import ModelFacts, ModelSource, inspect_model, load_model, resolve_model
+from archiver.recipe import Recipe
+from handlers.encoding import Encoder, TextInput
+from handlers.torch_encoder import EncoderWithHead
+
+# Where a recipe names no validation data, speed and stored examples come from the English text CPython ships.
+FALLBACK_VALIDATION = "embedded:cpython:validation"
+
+
+@dataclass
+class Subject:
+    """model: the transformers module that the stages change. encoder: it with its head. original: an untouched copy.
+
+    inputs: what is measured on (feature-extraction: every single text once). reference: the original's raw outputs.
+    labelled: whether `examples` come from the recipe (else they are the fallback's, without labels).
+    """
+
+    recipe: Recipe
+    source: ModelSource
+    facts: ModelFacts
+    examples: list[Example]
+    train: list[Example]
+    tokenizer: Encoder
+    model: torch.nn.Module
+    encoder: EncoderWithHead
+    original: EncoderWithHead
+    inputs: list[TextInput]
+    reference: np.ndarray
+    normalize: bool
+
+
+def check(recipe: Recipe) -> tuple[ModelSource, ModelFacts, list[Example], list[Example]]:
+    """Everything that can be found wrong before the first minute of work: the model, the data, and how they fit."""
+    source = resolve_model(recipe.model)
+    facts = inspect_model(source.path, recipe.task)
+    problems = []
+    if recipe.serve.max_length > facts.max_positions:
+        problems.append(
+            f"serve.max_length is {recipe.serve.max_length}; {source.source} has positions for {facts.max_positions} "
+            f"tokens: set serve.max_length to at most that"
+        )
+    if recipe.serve.device == "cuda" and recipe.serve.runtime == "openvino":
+        problems.append(
+            "serve.device is cuda, which the runtime openvino cannot use: set runtime to onnxruntime or torch"
+        )
+    if recipe.serve.device == "cuda" and any(
+        stage.method in ("dynamic-int8", "static-int8") for stage in recipe.compress
+    ):
+        problems.append(
+            "serve.device is cuda, but int8 activations run on the CPU only: use weight-only, or device: cpu"
+        )
+    if problems:
+        raise RecipeError(f"the recipe {recipe.name} does not fit the model:", problems)
+    how: dict[str, Any] = {"task": recipe.task, "id2label": facts.id2label or None, "multi_label": facts.multi_label}
+    data = recipe.data
+    if data.validation is None:
+        examples = read_examples(FALLBACK_VALIDATION, task=recipe.task)
+    else:
+        examples = read_examples(data.validation, data.columns, **how)
+    wanted = [stage for stage in recipe.compress if stage.entry.needs_data]
+    train = read_examples(data.train, data.columns, **how) if wanted and data.train is not None else []
+    return source, facts, examples, train
+
+
+def load(
+    recipe: Recipe, source: ModelSource, facts: ModelFacts, examples: list[Example], train: list[Example]
+) -> Subject:
+    """Load the model and take the original's answers to the validation inputs."""
+    model = load_model(source, recipe.task)
+    pooling, normalize = None, False
+    if recipe.task == "feature-extraction":
+        pooling, normalize = facts.pooling.mode, facts.pooling.normalize
+        if getattr(model, "pooler", None) is not None:
+            model.pooler = (
+                None  # the pooled vector is made from the token vectors; its weights would travel for nothing
+            )
+    encoder = EncoderWithHead(model, recipe.task, pooling)
+    original = copy.deepcopy(encoder).eval()
+    tokenizer = Encoder(source.path / "tokenizer.json", max_length=recipe.serve.max_length, pad_id=facts.pad_token_id)
+    if recipe.task == "feature-extraction":
+        inputs = unique_texts(examples)
+    else:
+        inputs = [TextInput(example.text, example.text_pair) for example in examples]
+    reference = raw_outputs(original, tokenizer, inputs)
+    return Subject(
+        recipe, source, facts, examples, train, tokenizer, model, encoder, original, inputs, reference, normalize
+    )
+
+
+def raw_outputs(
+    encoder: torch.nn.Module, tokenizer: Encoder, inputs: Sequence[TextInput], rows: int = 32
+) -> np.ndarray:
+    """[n, width] float32 in the order of `inputs`, run in batches of like length."""
+    encoded = tokenizer.encode(inputs)
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
+    outputs: list[np.ndarray] = [np.empty(0)] * len(encoded)
+    with torch.inference_mode():
+        for start in range(0, len(order), rows):
+            members = order[start : start + rows]
+            arrays = tokenizer.pad([encoded[i] for i in members], len(encoded[members[-1]].ids))
+            found = encoder(**{name: torch.from_numpy(value) for name, value in arrays.items()})
+            for position, index in enumerate(members):
+                outputs[index] = found[position].float().numpy()
+    return np.stack(outputs)
+
+
+def calibration_batches(subject: Subject, samples: int) -> list[dict[str, torch.Tensor]]:
+    """One training text a batch, without padding, in file order: what a static method learns its ranges from."""
+    chosen = subject.train[:samples]
+    texts = unique_texts(chosen) if subject.recipe.task == "feature-extraction" else None
+    inputs = texts[:samples] if texts is not None else [TextInput(item.text, item.text_pair) for item in chosen]
+    batches = []
+    for item in subject.tokenizer.encode(inputs):
+        arrays = subject.tokenizer.pad([item], len(item.ids))
+        names = arrays if subject.encoder.takes_type_ids else ("input_ids", "attention_mask")
+        batches.append({name: torch.from_numpy(arrays[name]) for name in names})
+    return batches

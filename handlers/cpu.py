@@ -1,0 +1,71 @@
+"""How many cores this process may use, and what their instruction sets are."""
+
+import os
+from pathlib import Path
+
+# What the int8 and bf16 kernels of ONNX Runtime and OpenVINO look for (names as in /proc/cpuinfo).
+FAST_ISA = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm")
+
+
+def container_cores(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")) -> int:
+    """Cores of the container, at least 1: the smaller of the affinity mask and the cgroup's CPU quota, rounded up.
+
+    `os.cpu_count()` tells the host's cores, and a runtime that believes it starts as many threads.
+    """
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = [quota for quota in (_quota_v2(root, proc), _quota_v1(root)) if quota is not None]
+    return max(1, min([available, *(-(-int(quota * 1000) // 1000) for quota in quotas)]))
+
+
+def _quota_v2(root: Path, proc: Path) -> float | None:
+    """The tightest `cpu.max` from this process's cgroup up to the root (cgroup v2), in cores."""
+    try:
+        own = next(line[3:] for line in (proc / "self/cgroup").read_text().splitlines() if line.startswith("0::"))
+    except (OSError, StopIteration):
+        own = "/"
+    folder = root / own.strip().lstrip("/")
+    quotas = []
+    for place in (folder, *folder.parents):
+        try:
+            quota, period = (place / "cpu.max").read_text().split()
+        except (OSError, ValueError):
+            quota, period = "max", "1"
+        if quota != "max":
+            quotas.append(int(quota) / int(period))
+        if place == root:
+            break
+    return min(quotas, default=None)
+
+
+def _quota_v1(root: Path) -> float | None:
+    for name in ("cpu", "cpu,cpuacct"):
+        try:
+            quota = int((root / name / "cpu.cfs_quota_us").read_text())
+            period = int((root / name / "cpu.cfs_period_us").read_text())
+        except (OSError, ValueError):
+            continue
+        return quota / period if quota > 0 and period > 0 else None
+    return None
+
+
+def threads_per_worker(workers: int | None) -> int:
+    """Threads for one of `workers` workers, so that together they fill the container and no more.
+
+    None: TorchServe starts one worker per core, so each gets one thread. The environment variable MARPRESS_THREADS
+    overrides (for a server whose worker count is set from outside).
+    """
+    override = os.environ.get("MARPRESS_THREADS", "")
+    if override.isdigit() and int(override) > 0:
+        return int(override)
+    cores = container_cores()
+    return max(1, cores // (workers or cores))
+
+
+def host_isa(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
+    """Which of FAST_ISA this host has, sorted; empty where /proc/cpuinfo is not to be read."""
+    try:
+        lines = cpuinfo.read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
+    return sorted(set(FAST_ISA) & set(flags))

@@ -1,0 +1,11 @@
+"""What may go wrong while serving: a request's own mistake, or an archive that cannot be loaded."""
+
+
+class BadRequest(ValueError):
+    """The request is at fault; the message says what is wrong and what is allowed. Answered with HTTP `code`."""
+
+    code = 400
+
+
+class UnsoundArchive(RuntimeError):
+    """The archive or its host is at fault. A RuntimeError, because that is what TorchServe logs with its sentence."""

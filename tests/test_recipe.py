@@ -1,0 +1,392 @@
+"""Recipes: the contract's own example, every kind of mistake, overrides, and what goes into the archive."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from archiver.compression import METHODS
+from archiver.compression.options import StaticInt8, select_modules
+from archiver.errors import RecipeError
+from archiver.recipe import DataSpec, Recipe, ServeSpec, as_dict, load_recipe
+
+CONTRACT = """\
+name: sst2                                # archive and model name
+version: "1.0"
+task: text-classification                 # a transformers task name
+model: ./minilm-sst2                      # a directory if it exists, else org/name[@revision] from the hub
+data:
+  train: sst2/train.tsv                   # for what retrains or calibrates
+  validation: sst2/dev.tsv                # what the gate is measured on
+  columns: {text: 0, label: 1}            # names, or positions where the file has no header
+compress:
+  - quantize: {method: static-int8}
+gate:
+  max_drop: {accuracy: 0.01}
+  min_speedup: 2.0
+  max_size_mb: 25                         # of the archive, 10⁶ bytes
+serve:
+  runtime: auto                           # onnxruntime · openvino · torch
+  device: cpu
+  workers: auto
+  batch_size: 32
+  max_batch_delay_ms: 2
+  max_length: 128
+  max_inputs: 64
+  examples: 4
+"""
+LEAST = "name: tiny\ntask: text-classification\nmodel: ./minilm-sst2\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "minilm-sst2").mkdir()
+    (tmp_path / "sst2").mkdir()
+    for name in ("train.tsv", "dev.tsv", "texts.txt"):
+        (tmp_path / "sst2" / name).write_text("a fine film\t1\n")
+    return tmp_path
+
+
+def load(folder: Path, text: str | bytes, *overrides: str) -> Recipe:
+    path = folder / "recipe.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return load_recipe(path, overrides)
+
+
+def mistakes(folder: Path, text: str | bytes, *overrides: str) -> list[str]:
+    """The problems of a bad recipe, the file's folder cut off."""
+    with pytest.raises(RecipeError, match=r"has \d+ mistakes?:") as caught:
+        load(folder, text, *overrides)
+    assert caught.value.exit_code == 2
+    assert str(caught.value).count("\n") == len(caught.value.problems)
+    return [problem.replace(f"{folder}/", "") for problem in caught.value.problems]
+
+
+def test_the_contracts_recipe(folder) -> None:
+    recipe = load(folder, CONTRACT)
+    assert recipe.model == folder / "minilm-sst2"
+    assert recipe.data == DataSpec(folder / "sst2/train.tsv", folder / "sst2/dev.tsv", {"text": 0, "label": 1})
+    (stage,) = recipe.compress
+    assert (stage.label, stage.options) == ("quantize/static-int8", StaticInt8(samples=300))
+    assert recipe.gate is not None
+    assert (recipe.gate.max_drop, recipe.gate.min_speedup, recipe.gate.max_size_mb) == ({"accuracy": 0.01}, 2.0, 25.0)
+    assert recipe.gate.metrics == ("accuracy",)
+    assert recipe.serve == ServeSpec()
+
+
+def test_the_least_recipe_has_the_contracts_defaults(folder) -> None:
+    recipe = load(folder, LEAST)
+    assert (recipe.version, recipe.compress, recipe.gate, recipe.data) == ("1.0", (), None, DataSpec())
+    assert recipe.serve == load(folder, CONTRACT).serve
+
+
+@pytest.mark.parametrize("written", ["none", "[]", "", "null"])
+def test_nothing_to_compress(folder, written) -> None:
+    assert load(folder, f"{LEAST}compress: {written}\n").compress == ()
+
+
+@pytest.mark.parametrize(("written", "read"), [("1.0", "1.0"), ("1.10", "1.10"), ("2", "2"), ("'3.0'", "3.0")])
+def test_a_version_is_what_is_written(folder, written, read) -> None:
+    assert load(folder, f"{LEAST}version: {written}\n").version == read
+
+
+# (line added to the least recipe, which has three; what the one mistake must say)
+SINGLE = [
+    ("verson: 1.0", "recipe.yaml:4: unknown key 'verson' in a recipe; did you mean 'version'?"),
+    ("batch_size: 8", "recipe.yaml:4: unknown key 'batch_size' in a recipe; it belongs under serve:"),
+    ("serve: {name: x}", "unknown key 'name' in serve; it belongs at the top level"),
+    ("name: again", "recipe.yaml:4: duplicate key 'name': it stands already at recipe.yaml:1; keep one"),
+    ("version: [1]", "version must be a string of letters"),
+    ("version: true", "version must be a string of letters"),
+    ("version: 1/2", "version must be a string of letters"),
+    ("serve: 3", "serve must be a mapping with keys among runtime"),
+    ("serve: {runtime: onxruntime}", "serve.runtime must be one of auto, onnxruntime, openvino, torch; found 'onxr"),
+    ("serve: {device: gpu}", "serve.device must be one of cpu, cuda; found 'gpu'"),
+    ("serve: {batch_size: true}", "serve.batch_size must be an integer from 1 to 4096; found true"),
+    ("serve: {batch_size: 8.5}", "serve.batch_size must be an integer from 1 to 4096; found 8.5"),
+    ("serve: {batch_size: '8'}", "serve.batch_size must be an integer from 1 to 4096; found '8'"),
+    ("serve: {batch_size: }", "serve.batch_size must be an integer from 1 to 4096; found nothing"),
+    ("serve: {workers: some}", "serve.workers must be an integer from 1 to 1024, or auto; found 'some'"),
+    ("serve: {workers: 0}", "serve.workers must be an integer from 1 to 1024, or auto; found 0"),
+    ("serve: {max_batch_delay_ms: 0}", "serve.max_batch_delay_ms must be an integer from 1 to 60000; found 0"),
+    ("serve: {examples: gone.txt}", "serve.examples: gone.txt does not exist (looked in "),
+    ("serve: {examples: sst2}", "serve.examples: sst2 is a directory; name one file in it"),
+    ("serve: {runtime: openvino, device: cuda}", "serve.device cuda cannot be run by openvino: use onnxruntime"),
+    ("data: x", "data must be a mapping with keys among train, validation, columns, context; found 'x'"),
+    ("data: {train: gone.tsv}", "data.train: gone.tsv does not exist (looked in "),
+    ("data: {train: minilm-sst2}", "data.train: minilm-sst2 is a directory; name one file in it"),
+    ("data: {train: recipe.yaml}", "data.train: recipe.yaml has the suffix '.yaml'; allowed: .tsv, .csv"),
+    ("data: {train: 3}", "data.train must be a file's path (.tsv"),
+    ('data: {train: "a\\0b"}', "does not exist"),
+    ("data: {train: hub://a}", "data.train: hub://a is not hub://name[/config]:split, for example"),
+    ("data: {train: hub://a/b/c/d:e}", "is not hub://name[/config]:split"),
+    ("data: {train: embedded:perl}", "data.train: embedded:perl is not embedded; allowed: embedded:cpython,"),
+    ("data: {context: 256}", "data.context is for language models; this version has no such task"),
+    ("data: {columns: {label: 1}}", "data.columns lacks the key 'text'"),
+    ("data: {columns: {text: 0, lable: 1}}", "unknown key 'lable' in data.columns; did you mean 'label'?"),
+    ("data: {columns: {text: -1}}", "data.columns.text must be a column's name, or its position from 0"),
+    ("data: {columns: {text: true}}", "data.columns.text must be a column's name, or its position from 0"),
+    ("data: {columns: {text: 0, label: x}}", "data.columns mixes names and positions"),
+    ("data: {columns: {text: 0, label: 0}}", "data.columns.label is column 0, which another key has already"),
+    ("compress: quantize", "compress must be a list of stages such as"),
+    ("compress: [quantize]", "compress.0 must be one verb with its options, such as"),
+    ("compress: [{quantize: static-int8}]", "compress.0.quantize must be a mapping such as"),
+    ("compress: [{quantise: {}}]", "compress.0: unknown verb 'quantise'; did you mean 'quantize'?; allowed: quantize"),
+    ("compress: [{quantize: {}, b: 1}]", "compress.0 must be one verb with its options, such as"),
+    ("compress: [{quantize: {bits: 8}}]", "compress.0.quantize lacks the key 'method'; allowed: dynamic-int8, static"),
+    ("compress: [{quantize: {method: static-int7}}]", "unknown quantize method 'static-int7'; did you mean 'static-in"),
+    ("compress: [{quantize: {method: dynamic-int8, samples: 3}}]", "unknown key 'samples' in quantize dynamic-int8"),
+    ("compress: [{quantize: {method: weight-only, bits: 4}}]", "compress.0.quantize.bits must be one of 8; found 4"),
+    ("compress: [{quantize: {method: weight-only, targets: 3}}]", "compress.0.quantize.targets must be a glob over"),
+    ("compress: [{quantize: {method: weight-only, ignore: ['']}}]", "compress.0.quantize.ignore must be a glob over"),
+    ("compress: [{quantize: {method: static-int8}}]", "compress.0: quantize/static-int8 is calibrated on data.train"),
+    (
+        "compress: [{quantize: {method: weight-only}}, {quantize: {method: weight-only}}]",
+        "compress.1: quantize stands after a quantize stage: quantize once, as the last stage",
+    ),
+    (
+        "compress: [{quantize: {method: weight-only, max_drop: {accuracy: 0.1}}}]",
+        "max_drop is measured on data.validat",
+    ),
+    ("gate: {}", "gate has no bound: add one, or remove the key gate"),
+    ("gate: {max_drop: 0.01}", "gate.max_drop must be a mapping {metric: number} of accuracy, f1, cross_entropy"),
+    ("gate: {max_drop: {acuracy: 0.01}}", "unknown metric 'acuracy' for this task; did you mean 'accuracy'?"),
+    ("gate: {min: {cosine: 0.9}}", "gate.min: unknown metric 'cosine' for this task; allowed: accuracy, f1, cross_"),
+    ("gate: {max_drop: {accuracy: 0.01}}", "gate.max_drop is measured on data.validation, which is missing: add it"),
+    ("gate: {min_speedup: 2}", "gate.min_speedup is measured over data.validation, which is missing: add it"),
+    ("gate: {min_speedup: 0}", "gate.min_speedup must be a number above 0 and at most 1000; found 0"),
+    ("gate: {max_size_mb: -1}", "gate.max_size_mb must be a number above 0; found -1"),
+    ("gate: {max_size_mb: .nan}", "gate.max_size_mb must be a number above 0; found .nan"),
+    ("gate: {max_size_mb: .inf}", "gate.max_size_mb must be a number above 0; found .inf"),
+]
+
+
+@pytest.mark.parametrize(("line", "expected"), SINGLE, ids=[line for line, _ in SINGLE])
+def test_one_mistake_is_one_line_with_its_place(folder, line, expected) -> None:
+    (problem,) = mistakes(folder, f"{LEAST}{line}\n")
+    assert problem.startswith("recipe.yaml:4: ")
+    assert expected in problem
+
+
+WITH_DATA = LEAST + "data: {validation: sst2/dev.tsv, columns: {text: 0, label: 1}}\n"
+GATES = [
+    ("max_drop: {accuracy: 1}", "gate.max_drop.accuracy must be a number from 0 to 0.99; found 1"),
+    ("max_drop: {accuracy: low}", "gate.max_drop.accuracy must be a number from 0 to 0.99; found 'low'"),
+    ("max_drop: {cross_entropy: 0.1}", "cross_entropy is better when lower: bound it with max_increase"),
+    ("max_increase: {accuracy: 0.1}", "accuracy is better when higher: bound it with max_drop or min"),
+    ("min: {cross_entropy: 0.1}", "cross_entropy is better when lower: bound it with max_increase"),
+    ("min: {accuracy: 90}", "gate.min.accuracy must be a number from 0 to 1; found 90"),
+    ("max_drop: {}", "gate.max_drop is empty: name a metric (accuracy, f1, cross_entropy, agreement)"),
+]
+
+
+@pytest.mark.parametrize(("line", "expected"), GATES)
+def test_gate_bounds(folder, line, expected) -> None:
+    (problem,) = mistakes(folder, f"{WITH_DATA}gate:\n  {line}\n")
+    assert problem.startswith("recipe.yaml:6: ") and expected in problem
+
+
+def test_metrics_that_need_labels_or_pairs(folder) -> None:
+    gate = "gate:\n  min: {accuracy: 0.9, agreement: 0.9}\n"
+    (problem,) = mistakes(folder, f"{LEAST}data: {{validation: sst2/dev.tsv, columns: {{text: 0}}}}\n{gate}")
+    assert "gate.min: accuracy needs data.columns.label: name that column" in problem
+    (problem,) = mistakes(folder, f"{LEAST}data: {{validation: sst2/texts.txt}}\n{gate}")
+    assert "accuracy needs a label; data.validation texts.txt is plain text" in problem
+    embedding = LEAST.replace("text-classification", "feature-extraction")
+    (problem,) = mistakes(
+        folder, f"{embedding}data: {{validation: embedded:cpython}}\ngate: {{min: {{spearman: 0.8}}}}\n"
+    )
+    assert "spearman needs a label and a text_pair; data.validation embedded:cpython:validation is plain" in problem
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["nowhere", "./org/name", "a/b/c", "org/name@", "a--b/c", "org/..", "~/gone", "/", "embedded:bert", "''", "3"],
+)
+def test_models_that_are_nothing(folder, model) -> None:
+    if model == "/":
+        assert load(folder, LEAST.replace("./minilm-sst2", model)).model == Path("/")
+        return
+    (problem,) = mistakes(folder, LEAST.replace("./minilm-sst2", model))
+    assert problem.startswith("recipe.yaml:3: model")
+
+
+@pytest.mark.parametrize("model", ["org/name", "org/na.me-2@main", "o/n@refs/pr/1", "embedded:all-MiniLM-L6-v2"])
+def test_models_from_elsewhere(folder, model) -> None:
+    assert load(folder, LEAST.replace("./minilm-sst2", model)).model == model
+
+
+def test_every_mistake_at_once_in_the_files_order(folder) -> None:
+    text = CONTRACT.replace("name: sst2 ", "name: -x ").replace("min_speedup: 2.0", "min_speedup: fast")
+    text = text.replace("./minilm-sst2", "./gone").replace("batch_size", "batchsize").replace("sst2/dev", "dev")
+    found = mistakes(folder, text, "serve.workers=-1", "serve.port=80")
+    assert [problem.split(" ")[0] for problem in found[:5]] == [f"recipe.yaml:{line}:" for line in (1, 4, 7, 13, 19)]
+    assert found[5].startswith("--set serve.workers: serve.workers must be an integer")
+    assert found[6].startswith("--set serve.port: unknown key 'port' in serve")
+    assert len(found) == 7
+
+
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "{}", "---\n"])
+def test_an_empty_file_lacks_its_keys(folder, text) -> None:
+    assert [problem.split("lacks the key ")[1][:7] for problem in mistakes(folder, text)] == [
+        "'name';",
+        "'task';",
+        "'model'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("- a\n", "recipe.yaml:1: a recipe must be a mapping with keys among name"),
+        ("just words", "recipe.yaml:1: a recipe must be a mapping with keys among name"),
+        ("a: b: c", "recipe.yaml:1: not valid YAML: mapping values are not allowed here"),
+        ("a: 'open", "recipe.yaml:1: not valid YAML: while scanning a quoted scalar"),
+        ("x: 1\n\ty: 2", "recipe.yaml:2: not valid YAML"),
+        ("a: \x07", "recipe.yaml:1: character U+0007 is not allowed in YAML"),
+        ("[" * 3000, "recipe.yaml:1: nested deeper than 24 levels"),
+        ("a: 1\n---\nb: 2\n", "recipe.yaml:2: a second document begins here"),
+        ("a: &a [1]\nb: [" + "*a," * 40 + "]", "recipe.yaml:2: more than 32 aliases"),
+        ("a: [" + "1," * 30_000 + "]", "recipe.yaml:1: more than 20000 values"),
+        ("a: *gone", "recipe.yaml:1: not valid YAML: found undefined alias"),
+    ],
+    ids=str.__len__,
+)
+def test_what_is_no_recipe_at_all(folder, text, expected) -> None:
+    (problem,) = mistakes(folder, text)
+    assert expected in problem
+
+
+def test_tags_are_refused_and_run_nothing(folder) -> None:
+    found = mistakes(folder, f"{LEAST}version: !!python/object/apply:os.system ['touch run']\n")
+    assert "recipe.yaml:4: tag 'tag:yaml.org,2002:python/object/apply:os.system' is not allowed" in found[0]
+    assert not Path("run").exists()
+
+
+def test_aliases_that_multiply_or_contain_themselves(folder) -> None:
+    bomb = "a: &a [1,1,1,1,1,1,1,1]\n"
+    for name, previous in ("ba", "cb", "dc", "ed", "fe"):
+        bomb += f"{name}: &{name} [{','.join([f'*{previous}'] * 6)}]\n"
+    assert any("aliases that contain themselves or multiply" in problem for problem in mistakes(folder, bomb))
+    assert any("aliases that contain themselves" in p for p in mistakes(folder, f"{LEAST}data: &d {{train: *d}}\n"))
+
+
+def test_an_alias_may_be_used(folder) -> None:
+    data = "data: {train: &d sst2/dev.tsv, validation: *d}\n"
+    recipe = load(folder, LEAST + data)
+    assert recipe.data.train == recipe.data.validation == folder / "sst2/dev.tsv"
+
+
+def test_files_that_cannot_be_read(folder) -> None:
+    with pytest.raises(
+        RecipeError, match=r"gone.yaml does not exist: name a YAML file \(`init MODEL_DIR` writes one\)"
+    ):
+        load_recipe(folder / "gone.yaml")
+    with pytest.raises(RecipeError, match="cannot be read: Is a directory"):
+        load_recipe(folder)
+    with pytest.raises(RecipeError, match=r"recipe.yaml:2: byte 0xff is not UTF-8"):
+        load(folder, b"name: x\ntask: \xff\n")
+    with pytest.raises(RecipeError, match="larger than 1000000 bytes"):
+        load(folder, b"#" * 1_000_001)
+
+
+def test_byte_order_mark_and_crlf(folder) -> None:
+    assert load(folder, b"\xef\xbb\xbf" + CONTRACT.replace("\n", "\r\n").encode()) == load(folder, CONTRACT)
+
+
+def test_overrides(folder, tmp_path_factory, monkeypatch) -> None:
+    here = tmp_path_factory.mktemp("here")
+    (here / "mine.txt").write_text("x\n")
+    monkeypatch.chdir(here)
+    recipe = load(
+        folder,
+        CONTRACT,
+        "compress.0.quantize.method=static-int8",
+        "compress.0.quantize.samples=50",
+        "compress.0.quantize.ignore=[classifier, '*.0.*']",
+        "serve.batch_size=16",
+        "data.train=mine.txt",
+        "version=1.20",
+        "gate.min.accuracy=0.8",
+        "serve.examples=mine.txt",
+    )
+    assert recipe.compress[0].options == StaticInt8(samples=50, ignore=("classifier", "*.0.*"))
+    assert (recipe.serve.batch_size, recipe.version) == (16, "1.20")
+    assert recipe.data.train == recipe.serve.examples == here / "mine.txt"
+    assert recipe.data.validation == folder / "sst2/dev.tsv"
+    assert recipe.gate is not None and recipe.gate.min == {"accuracy": 0.8}
+    assert load(folder, CONTRACT, "compress=[]").compress == ()
+    assert load(folder, CONTRACT, "gate=null").gate is None
+    added = load(folder, LEAST, "compress=[]", "compress.0={quantize: {method: dynamic-int8}}", "serve.max_length=9")
+    assert added.compress[0].label == "quantize/dynamic-int8" and added.serve.max_length == 9
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("serve", "--set serve: must be KEY.KEY=VALUE"),
+        ("=3", "--set =3: must be KEY.KEY=VALUE"),
+        ("serve..x=3", "--set serve..x=3: must be KEY.KEY=VALUE"),
+        ("serve.batch_size=abc", "--set serve.batch_size: serve.batch_size must be an integer"),
+        ("serve.batch_size=[", "--set serve.batch_size: not valid YAML"),
+        ("name.x=3", "--set name.x: name is 'sst2': 'x' cannot be set in it"),
+        ("compress.3.quantize.method=x", "--set compress.3.quantize.method: compress is a list of 1; '3' is no place"),
+        ("compress.a=3", "--set compress.a: compress is a list of 1; 'a' is no place in it: 0 to 0, or 1 to append"),
+        ("data.train=gone.tsv", "--set data.train: data.train: gone.tsv does not exist"),
+        ("data.train=", "compress.0: quantize/static-int8 is calibrated on data.train, which is missing"),
+        ("data={}", "--set"),
+    ],
+)
+def test_mistakes_in_overrides(folder, override, expected) -> None:
+    assert any(expected in problem for problem in mistakes(folder, CONTRACT, override, "q.r=1"))
+
+
+def test_embedded_text_takes_the_keys_own_split(folder) -> None:
+    data = load(folder, f"{LEAST}data: {{train: embedded:cpython, validation: embedded:cpython}}\n").data
+    assert (data.train, data.validation) == ("embedded:cpython:train", "embedded:cpython:validation")
+
+
+def test_the_archives_copy_holds_no_host_paths(folder) -> None:
+    recipe = load(folder, CONTRACT, f"serve.examples={folder}/sst2/texts.txt")
+    copy = as_dict(recipe)
+    assert str(folder) not in json.dumps(copy)
+    assert copy["model"] == "minilm-sst2" and copy["serve"]["examples"] == "texts.txt"
+    assert copy["data"] == {"train": "train.tsv", "validation": "dev.tsv", "columns": {"text": 0, "label": 1}}
+    body = {"method": "static-int8", "targets": ["*"], "ignore": [], "samples": 300}
+    assert copy["compress"] == [{"quantize": body}]
+    assert copy["gate"] == {"max_drop": {"accuracy": 0.01}, "min_speedup": 2.0, "max_size_mb": 25.0}
+    assert "gate" not in as_dict(load(folder, LEAST))
+
+
+def test_checking_a_recipe_imports_no_torch(folder) -> None:
+    (folder / "recipe.yaml").write_text(CONTRACT)
+    code = (
+        "import sys; from archiver.recipe import load_recipe; load_recipe('recipe.yaml'); print('torch' in sys.modules)"
+    )
+    environment = {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+def test_every_method_can_be_asked_for_by_its_name_alone(folder) -> None:
+    for verb, methods in METHODS.items():
+        for name, method in methods.items():
+            recipe = load(
+                folder, f"{WITH_DATA}compress: [{{{verb}: {{method: {name}}}}}]\n", "data.train=hub://a/b:train"
+            )
+            assert recipe.compress[0].options == method.options()
+            assert recipe.compress[0].entry is method
+
+
+def test_select_modules() -> None:
+    names = ["encoder.layer.0.attention.query", "encoder.layer.1.output.dense", "classifier"]
+    assert select_modules(names, ["*"]) == names
+    assert select_modules(names, ["encoder.*"], ["*.query"]) == ["encoder.layer.1.output.dense"]
+    with pytest.raises(RecipeError, match=r"(?s)modules are: encoder.*targets: 'decoder.\*' matches no.*ignore: 'x'"):
+        select_modules(names, ["*", "decoder.*"], ["x"])
+    with pytest.raises(RecipeError, match="together leave no module"):
+        select_modules(names, ["classifier"], ["*"])
