@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from archiver.data_files import BadRow, Row, pick_named
@@ -23,19 +23,20 @@ def read_hub_rows(source: str, columns: Mapping[str, str | int]) -> Iterator[Row
         datasets = importlib.import_module("datasets")
     except ImportError as error:
         raise DataError(f"{source} needs the package datasets: pip install datasets") from error
-    return (pick_named(line, record, columns) for line, record in enumerate(_load(datasets, source), start=1))
+    records: Iterable[Mapping[str, Any]] = _load(datasets, source)
+    return (pick_named(line, record, columns) for line, record in enumerate(records, start=1))
 
 
 def _load(datasets: Any, source: str) -> Any:
     path, _, split = source.removeprefix(HUB_PREFIX).partition(":")
     parts = path.split("/")
     # "a/b" is either organisation/name or name/config: the hub knows which.
-    readings = {
-        1: [(path, None)],
-        2: [(path, None), (parts[0], parts[-1])],
-        3: [("/".join(parts[:2]), parts[-1])],
-    }.get(len(parts), [])
-    reason: Exception | str = "it is not hub://name[/config]:split"
+    readings: list[tuple[str, str | None]] = [(path, None)]
+    if len(parts) == 2:
+        readings.append((parts[0], parts[1]))
+    elif len(parts) == 3:
+        readings = [(f"{parts[0]}/{parts[1]}", parts[2])]
+    reason: Exception | None = None
     for name, config in readings:
         try:
             return datasets.load_dataset(name, config, split=split)

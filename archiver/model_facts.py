@@ -40,6 +40,7 @@ FAMILIES: dict[str, Family] = {
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
 }
+PROBLEM_TYPES = (None, "single_label_classification", "multi_label_classification", "regression")
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -179,32 +180,45 @@ def _facts(
             f"tokenizer.json has the id {tokenizer[token]} ({token!r}), the model {words[0]} embeddings: they do not "
             "belong together; save the tokenizer that the model was trained with"
         )
-    pad = config.get("pad_token_id")
-    pad = pad if type(pad) is int else family.pad_token_id
+    pad = _integer(config, ("pad_token_id",), family.pad_token_id, problems)
     architectures = config.get("architectures")
     architecture = str(architectures[0]) if isinstance(architectures, list) and architectures else None
+    problem_type = config.get("problem_type")
+    if problem_type not in PROBLEM_TYPES:
+        problems.append(
+            f"problem_type {problem_type!r} is not supported; allowed: {', '.join(map(str, PROBLEM_TYPES))}"
+        )
     # A model without the head has no labels, whatever id2label its config carries.
     has_head = all(name in tensors for name in family.head)
     id2label = _id2label(config, tensors[family.head[-1]], problems) if has_head else {}
     _check_task(task, has_head, family, architecture, config, len(id2label), problems)
-    layers = config.get("num_hidden_layers", config.get("n_layers", 0))
-    hidden = config.get("hidden_size", config.get("dim"))
     return ModelFacts(
         model_type=config["model_type"],
         architecture=architecture,
         num_parameters=sum(info.elements for info in floats),
         weight_bytes=sum(info.size for info in floats),
-        num_layers=layers if type(layers) is int else 0,
-        hidden_size=hidden if type(hidden) is int else places[1],
+        num_layers=_integer(config, ("num_hidden_layers", "n_layers"), 0, problems),
+        hidden_size=_integer(config, ("hidden_size", "dim"), places[1], problems),
         vocab_size=words[0],
         num_labels=len(id2label),
         id2label=id2label,
-        problem_type=config.get("problem_type"),
+        problem_type=problem_type,
         max_positions=places[0] - pad - 1 if family.padded_positions else places[0],
         pad_token_id=pad,
-        has_token_type_ids=family.token_types and config.get("type_vocab_size", 2) > 1,
+        has_token_type_ids=family.token_types and _integer(config, ("type_vocab_size",), 2, problems) > 1,
         pooling=pooling,
     )
+
+
+def _integer(config: dict[str, Any], keys: tuple[str, ...], default: int, problems: list[str]) -> int:
+    """The first of the keys (families spell them differently) that config.json sets; null counts as not set."""
+    for key in keys:
+        value = config.get(key)
+        if type(value) is int and value >= 0:
+            return value
+        if value is not None:
+            problems.append(f"config.json: {key} {value!r} must be an integer from 0")
+    return default
 
 
 def _shape(tensors: dict[str, TensorInfo], family: Family, name: str) -> tuple[int, ...] | None:

@@ -11,6 +11,7 @@ from typing import Any
 from archiver.compression import METHODS, Method
 from archiver.errors import RecipeError
 from archiver.fields import option
+from archiver.recipe_yaml import MAX_BYTES, Node, Problems, apply_override, read_yaml
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,8 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         paths in them are relative to the current directory, those of the file to the file
     raises RecipeError that lists every mistake, each with `file:line:` (or `--set a.b:`) and what would be right
     """
-    # Imported here: the checks need the dataclasses above.
+    # Imported here: the checks import the dataclasses above.
     from archiver.recipe_check import check_recipe
-    from archiver.recipe_yaml import Node, Problems, apply_override, read_yaml
 
     path = Path(path)
     problems = Problems()
@@ -133,8 +133,6 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def _read_text(path: Path) -> str:
-    from archiver.recipe_yaml import MAX_BYTES
-
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)

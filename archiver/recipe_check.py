@@ -148,17 +148,16 @@ def read_value(node: Node, what: str, allowed: Allowed, problems: Problems) -> A
 
 def _data(node: Node, problems: Problems) -> DataSpec:
     entries = mapping(node, "data", _SECTIONS["data"], problems) or {}
-    sources = {
-        key: check_data_source(entries[key], f"data.{key}", key, problems)
+    train, validation = (
+        check_data_source(entries[key], f"data.{key}", key, problems) if _given(entries, key) else None
         for key in ("train", "validation")
-        if _given(entries, key)
-    }
+    )
     columns = _columns(entries["columns"], problems) if _given(entries, "columns") else {}
     if _given(entries, "context"):
         problems.add(
             entries["context"], "data.context is for language models; this version has no such task: remove it"
         )
-    return DataSpec(columns=columns, **sources)
+    return DataSpec(train, validation, columns)
 
 
 def _columns(node: Node, problems: Problems) -> dict[str, str | int]:
@@ -226,14 +225,15 @@ def _gate(node: Node, task: Task | None, problems: Problems) -> GateSpec | None:
     entries = mapping(node, "gate", _SECTIONS["gate"], problems)
     if entries is None:
         return None
-    bounds = {key: _bounds(entries, key, "gate.", task, problems) for key in ("max_drop", "max_increase", "min")}
+    drops, increases, floors = (
+        _bounds(entries, key, "gate.", task, problems) for key in ("max_drop", "max_increase", "min")
+    )
+    if not entries:
+        problems.add(node, "gate has no bound: add one, or remove the key gate")
     numbers = read_options(GateSpec, entries, "gate.", problems)
     if numbers is None:
         return None
-    gate = dataclasses.replace(numbers, **bounds)
-    if not entries:
-        problems.add(node, "gate has no bound: add one, or remove the key gate")
-    return gate
+    return dataclasses.replace(numbers, max_drop=drops, max_increase=increases, min=floors)
 
 
 _BOUND_KINDS: dict[str, Callable[[float], Allowed]] = {

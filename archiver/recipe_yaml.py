@@ -125,7 +125,7 @@ class _Reader:
         """Walk the events before anything recursive does: aliases that multiply and deep nesting stop here."""
         depth = aliases = values = documents = 0
         for event in yaml.parse(text, Loader=_PlainLoader):
-            line = event.start_mark.line
+            line = event.start_mark.line if event.start_mark else 0
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             aliases += isinstance(event, yaml.AliasEvent)
             values += isinstance(event, yaml.NodeEvent)
@@ -157,7 +157,7 @@ class _Reader:
         if isinstance(node, yaml.SequenceNode):
             return Node([self._convert(item, parents) for item in node.value], where, order, self.base)
         text = str(node.value)
-        value = _scalar(text) if node.style is None else text
+        value = _scalar(text) if isinstance(node, yaml.ScalarNode) and node.style is None else text
         return Node(value, where, order, self.base, text=text)
 
     def _mapping(self, node: yaml.MappingNode, where: str, order: int, parents: tuple[int, ...]) -> Node:

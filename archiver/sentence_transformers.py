@@ -96,7 +96,7 @@ def _max_seq_length(path: Path, problems: list[str]) -> int | None:
     if (path / "config_sentence_transformers.json").is_file():
         config = read_json(path / "config_sentence_transformers.json", problems)
         prompts, default = config.get("prompts"), config.get("default_prompt_name")
-        if default and isinstance(prompts, dict) and prompts.get(default):
+        if isinstance(default, str) and isinstance(prompts, dict) and prompts.get(default):
             problems.append(
                 f"config_sentence_transformers.json puts the prompt {prompts[default]!r} before every text, which is "
                 "not supported: set default_prompt_name to null and send texts with their prompt"

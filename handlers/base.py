@@ -102,7 +102,7 @@ class EncoderHandler(ABC):
             errors=sum(context.get_response_status(index)[0] not in (None, 200) for index in range(len(data))),
             inputs=len(encoded),
             tokens=sum(len(item.ids) for item in encoded),
-            computed_tokens=sum(len(batch.members) * batch.length for batch in batches),
+            computed_tokens=sum(batch.computed_tokens for batch in batches),
             seconds=time.perf_counter() - started,
         )
         return answers
@@ -140,14 +140,14 @@ class EncoderHandler(ABC):
         for batch in batches:
             members = list(batch.members)
             try:
-                output = self.session.run(self.encoder.pad([encoded[i] for i in members], batch.length))
+                output = self.session.run(self.encoder.pad([encoded[i] for i in members], batch.length, batch.rows))
             except Exception as error:  # the runtime failed on this sub-batch: the others are still answered
                 logger.exception("a sub-batch of %d inputs × %d tokens failed", len(members), batch.length)
                 failed |= dict.fromkeys(members, error)
                 continue
             if not rows.shape[1]:
                 rows = np.zeros((len(encoded), output.shape[1]), np.float32)
-            rows[members] = output
+            rows[members] = output[: len(members)]
         return rows, failed, batches
 
     def _answer(

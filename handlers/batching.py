@@ -4,36 +4,48 @@ A batch padded to its longest member computes for the padding too: with 23-token
 much as half of the work. Sorted by length and cut where padding would cost more than another run, little of it is left.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class SubBatch:
-    """Positions of the inputs that run together, shortest first, and the length they are padded to (tokens)."""
+    """Positions of the inputs that run together, shortest first; computed as [rows, length], rows ≥ len(members)."""
 
     members: tuple[int, ...]
+    rows: int
     length: int
+
+    @property
+    def computed_tokens(self) -> int:
+        return self.rows * self.length
 
 
 def plan(
-    lengths: Sequence[int], *, token_budget: int, max_rows: int, length_step: int = 1, run_cost: int = 0
+    lengths: Sequence[int],
+    *,
+    token_budget: int,
+    max_rows: int,
+    run_cost: int = 0,
+    row_sizes: Sequence[int] = (),
+    length_sizes: Sequence[int] = (),
 ) -> list[SubBatch]:
     """The cheapest split of inputs of these `lengths` (tokens, each ≥ 1) into sub-batches of neighbours by length.
 
-    token_budget: most tokens, padding included, in one sub-batch; an input longer than that runs alone.
-    length_step: lengths are padded up to a multiple of this (a runtime that prepares kernels per shape sees few shapes).
+    token_budget: most tokens, padding included, in one sub-batch; a single input may exceed it, alone.
     run_cost: what starting one more sub-batch costs, in tokens. The cost of a split is the sum over its sub-batches of
-    rows × padded length + run_cost; dynamic programming over the sorted lengths finds the least.
+    rows × length + run_cost; dynamic programming over the sorted lengths finds the least.
+    row_sizes, length_sizes: the sizes, ascending, that rows and lengths are filled up to. A runtime that prepares (and
+    keeps) kernels for each shape then meets few shapes. Empty: every size; beyond the last: as it is.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    padded = [-(-lengths[i] // length_step) * length_step for i in order]
+    padded = [_fill(lengths[i], length_sizes) for i in order]
     best = [0.0] + [float("inf")] * len(order)
     cut = [0] * (len(order) + 1)
     for end in range(1, len(order) + 1):
-        longest = padded[end - 1]
         for start in range(end - 1, max(-1, end - 1 - max_rows), -1):
-            tokens = (end - start) * longest
+            tokens = _fill(end - start, row_sizes) * padded[end - 1]
             if tokens > token_budget and start < end - 1:
                 break
             cost = best[start] + tokens + run_cost
@@ -43,12 +55,18 @@ def plan(
     end = len(order)
     while end:
         start = cut[end]
-        batches.append(SubBatch(tuple(order[start:end]), padded[end - 1]))
+        batches.append(SubBatch(tuple(order[start:end]), _fill(end - start, row_sizes), padded[end - 1]))
         end = start
     return batches[::-1]
 
 
 def padding_waste(lengths: Sequence[int], batches: Sequence[SubBatch]) -> float:
     """Share of the computed tokens that are padding, 0 … 1."""
-    computed = sum(len(batch.members) * batch.length for batch in batches)
+    computed = sum(batch.computed_tokens for batch in batches)
     return 1 - sum(lengths) / computed if computed else 0.0
+
+
+def _fill(count: int, sizes: Sequence[int]) -> int:
+    """The first of `sizes` that is at least `count`; `count` itself beyond the last."""
+    place = bisect_left(sizes, count)
+    return sizes[place] if place < len(sizes) else count

@@ -53,11 +53,17 @@ class Encoder:
             if not truncate:
                 self._tokenizer.enable_truncation(self.max_length, strategy="longest_first")
 
-    def pad(self, batch: Sequence[Encoded], length: int) -> dict[str, np.ndarray]:
-        """Arrays [rows, length] int64: input_ids, attention_mask (1 = real), token_type_ids."""
-        input_ids = np.full((len(batch), length), self.pad_id, np.int64)
-        attention_mask = np.zeros((len(batch), length), np.int64)
-        token_type_ids = np.zeros((len(batch), length), np.int64)
+    def pad(self, batch: Sequence[Encoded], length: int, rows: int | None = None) -> dict[str, np.ndarray]:
+        """Arrays [rows, length] int64: input_ids, attention_mask (1 = real), token_type_ids.
+
+        rows: at least len(batch), the default. A row beyond the batch has one real token, so that no softmax or mean
+        over it divides by zero; its output is nobody's.
+        """
+        shape = (rows or len(batch), length)
+        input_ids = np.full(shape, self.pad_id, np.int64)
+        attention_mask = np.zeros(shape, np.int64)
+        token_type_ids = np.zeros(shape, np.int64)
+        attention_mask[len(batch) :, 0] = 1
         for row, item in enumerate(batch):
             n = len(item.ids)
             input_ids[row, :n] = item.ids

@@ -126,8 +126,6 @@ class OpenVinoSession:
             # One stream: the worker runs one sub-batch at a time. Pinning would put every worker on core 0.
             "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,
-            # Kernels are prepared per shape and kept; the default keeps too few for texts of every length.
-            "CPU_RUNTIME_CACHE_CAPACITY": 50_000,
             **spec.get("config", {}),
         }
         core = ov.Core()

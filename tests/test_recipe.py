@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from archiver.compression import METHODS
-from archiver.compression.options import StaticInt8, select_modules
+from archiver.compression.options import StaticInt8
 from archiver.errors import RecipeError
 from archiver.recipe import DataSpec, Recipe, ServeSpec, as_dict, load_recipe
 
@@ -43,12 +43,8 @@ LEAST = "name: tiny\ntask: text-classification\nmodel: ./minilm-sst2\n"
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "minilm-sst2").mkdir()
-    (tmp_path / "sst2").mkdir()
-    for name in ("train.tsv", "dev.tsv", "texts.txt"):
-        (tmp_path / "sst2" / name).write_text("a fine film\t1\n")
-    return tmp_path
+def folder(recipe_folder: Path) -> Path:
+    return recipe_folder
 
 
 def load(folder: Path, text: str | bytes, *overrides: str) -> Recipe:
@@ -230,121 +226,6 @@ def test_every_mistake_at_once_in_the_files_order(folder) -> None:
     assert len(found) == 7
 
 
-@pytest.mark.parametrize("text", ["", "# only a comment\n", "{}", "---\n"])
-def test_an_empty_file_lacks_its_keys(folder, text) -> None:
-    assert [problem.split("lacks the key ")[1][:7] for problem in mistakes(folder, text)] == [
-        "'name';",
-        "'task';",
-        "'model'",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("- a\n", "recipe.yaml:1: a recipe must be a mapping with keys among name"),
-        ("just words", "recipe.yaml:1: a recipe must be a mapping with keys among name"),
-        ("a: b: c", "recipe.yaml:1: not valid YAML: mapping values are not allowed here"),
-        ("a: 'open", "recipe.yaml:1: not valid YAML: while scanning a quoted scalar"),
-        ("x: 1\n\ty: 2", "recipe.yaml:2: not valid YAML"),
-        ("a: \x07", "recipe.yaml:1: character U+0007 is not allowed in YAML"),
-        ("[" * 3000, "recipe.yaml:1: nested deeper than 24 levels"),
-        ("a: 1\n---\nb: 2\n", "recipe.yaml:2: a second document begins here"),
-        ("a: &a [1]\nb: [" + "*a," * 40 + "]", "recipe.yaml:2: more than 32 aliases"),
-        ("a: [" + "1," * 30_000 + "]", "recipe.yaml:1: more than 20000 values"),
-        ("a: *gone", "recipe.yaml:1: not valid YAML: found undefined alias"),
-    ],
-    ids=str.__len__,
-)
-def test_what_is_no_recipe_at_all(folder, text, expected) -> None:
-    (problem,) = mistakes(folder, text)
-    assert expected in problem
-
-
-def test_tags_are_refused_and_run_nothing(folder) -> None:
-    found = mistakes(folder, f"{LEAST}version: !!python/object/apply:os.system ['touch run']\n")
-    assert "recipe.yaml:4: tag 'tag:yaml.org,2002:python/object/apply:os.system' is not allowed" in found[0]
-    assert not Path("run").exists()
-
-
-def test_aliases_that_multiply_or_contain_themselves(folder) -> None:
-    bomb = "a: &a [1,1,1,1,1,1,1,1]\n"
-    for name, previous in ("ba", "cb", "dc", "ed", "fe"):
-        bomb += f"{name}: &{name} [{','.join([f'*{previous}'] * 6)}]\n"
-    assert any("aliases that contain themselves or multiply" in problem for problem in mistakes(folder, bomb))
-    assert any("aliases that contain themselves" in p for p in mistakes(folder, f"{LEAST}data: &d {{train: *d}}\n"))
-
-
-def test_an_alias_may_be_used(folder) -> None:
-    data = "data: {train: &d sst2/dev.tsv, validation: *d}\n"
-    recipe = load(folder, LEAST + data)
-    assert recipe.data.train == recipe.data.validation == folder / "sst2/dev.tsv"
-
-
-def test_files_that_cannot_be_read(folder) -> None:
-    with pytest.raises(
-        RecipeError, match=r"gone.yaml does not exist: name a YAML file \(`init MODEL_DIR` writes one\)"
-    ):
-        load_recipe(folder / "gone.yaml")
-    with pytest.raises(RecipeError, match="cannot be read: Is a directory"):
-        load_recipe(folder)
-    with pytest.raises(RecipeError, match=r"recipe.yaml:2: byte 0xff is not UTF-8"):
-        load(folder, b"name: x\ntask: \xff\n")
-    with pytest.raises(RecipeError, match="larger than 1000000 bytes"):
-        load(folder, b"#" * 1_000_001)
-
-
-def test_byte_order_mark_and_crlf(folder) -> None:
-    assert load(folder, b"\xef\xbb\xbf" + CONTRACT.replace("\n", "\r\n").encode()) == load(folder, CONTRACT)
-
-
-def test_overrides(folder, tmp_path_factory, monkeypatch) -> None:
-    here = tmp_path_factory.mktemp("here")
-    (here / "mine.txt").write_text("x\n")
-    monkeypatch.chdir(here)
-    recipe = load(
-        folder,
-        CONTRACT,
-        "compress.0.quantize.method=static-int8",
-        "compress.0.quantize.samples=50",
-        "compress.0.quantize.ignore=[classifier, '*.0.*']",
-        "serve.batch_size=16",
-        "data.train=mine.txt",
-        "version=1.20",
-        "gate.min.accuracy=0.8",
-        "serve.examples=mine.txt",
-    )
-    assert recipe.compress[0].options == StaticInt8(samples=50, ignore=("classifier", "*.0.*"))
-    assert (recipe.serve.batch_size, recipe.version) == (16, "1.20")
-    assert recipe.data.train == recipe.serve.examples == here / "mine.txt"
-    assert recipe.data.validation == folder / "sst2/dev.tsv"
-    assert recipe.gate is not None and recipe.gate.min == {"accuracy": 0.8}
-    assert load(folder, CONTRACT, "compress=[]").compress == ()
-    assert load(folder, CONTRACT, "gate=null").gate is None
-    added = load(folder, LEAST, "compress=[]", "compress.0={quantize: {method: dynamic-int8}}", "serve.max_length=9")
-    assert added.compress[0].label == "quantize/dynamic-int8" and added.serve.max_length == 9
-
-
-@pytest.mark.parametrize(
-    ("override", "expected"),
-    [
-        ("serve", "--set serve: must be KEY.KEY=VALUE"),
-        ("=3", "--set =3: must be KEY.KEY=VALUE"),
-        ("serve..x=3", "--set serve..x=3: must be KEY.KEY=VALUE"),
-        ("serve.batch_size=abc", "--set serve.batch_size: serve.batch_size must be an integer"),
-        ("serve.batch_size=[", "--set serve.batch_size: not valid YAML"),
-        ("name.x=3", "--set name.x: name is 'sst2': 'x' cannot be set in it"),
-        ("compress.3.quantize.method=x", "--set compress.3.quantize.method: compress is a list of 1; '3' is no place"),
-        ("compress.a=3", "--set compress.a: compress is a list of 1; 'a' is no place in it: 0 to 0, or 1 to append"),
-        ("data.train=gone.tsv", "--set data.train: data.train: gone.tsv does not exist"),
-        ("data.train=", "compress.0: quantize/static-int8 is calibrated on data.train, which is missing"),
-        ("data={}", "--set"),
-    ],
-)
-def test_mistakes_in_overrides(folder, override, expected) -> None:
-    assert any(expected in problem for problem in mistakes(folder, CONTRACT, override, "q.r=1"))
-
-
 def test_embedded_text_takes_the_keys_own_split(folder) -> None:
     data = load(folder, f"{LEAST}data: {{train: embedded:cpython, validation: embedded:cpython}}\n").data
     assert (data.train, data.validation) == ("embedded:cpython:train", "embedded:cpython:validation")
@@ -380,13 +261,3 @@ def test_every_method_can_be_asked_for_by_its_name_alone(folder) -> None:
             )
             assert recipe.compress[0].options == method.options()
             assert recipe.compress[0].entry is method
-
-
-def test_select_modules() -> None:
-    names = ["encoder.layer.0.attention.query", "encoder.layer.1.output.dense", "classifier"]
-    assert select_modules(names, ["*"]) == names
-    assert select_modules(names, ["encoder.*"], ["*.query"]) == ["encoder.layer.1.output.dense"]
-    with pytest.raises(RecipeError, match=r"(?s)modules are: encoder.*targets: 'decoder.\*' matches no.*ignore: 'x'"):
-        select_modules(names, ["*", "decoder.*"], ["x"])
-    with pytest.raises(RecipeError, match="together leave no module"):
-        select_modules(names, ["classifier"], ["*"])

@@ -64,9 +64,9 @@ def test_a_worker_that_cannot_load_is_reported_in_its_own_words(tmp_path: Path, 
 
 def test_a_server_that_ends_at_once_is_reported_with_what_it_said_last(tmp_path: Path) -> None:
     properties = {**private_properties(SAFE), "vmargs": "-Xmx0nonsense"}
-    with TorchServe([echo_mar(tmp_path)], properties=properties) as server:
-        with pytest.raises(ServerError, match=r"(?s)ended while it started.*Xmx0nonsense"):
-            server.wait_ready(timeout=60)
+    server = TorchServe([echo_mar(tmp_path)], properties=properties)
+    with pytest.raises(ServerError, match=r"(?s)ended while it started.*Xmx0nonsense"), server:
+        server.wait_ready(timeout=60)
 
 
 def test_what_is_no_archive_is_refused_before_anything_starts(tmp_path: Path) -> None:
