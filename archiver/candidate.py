@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from archiver.compression.quantization import QuantizationPlan
+from archiver.compression.quantization import plan_of
 from archiver.errors import UnsupportedModelError
 from archiver.evaluation.metrics import measure
 from archiver.export.onnx import OnnxGraph, save_onnx
@@ -111,7 +111,7 @@ def batching(runtime: str, max_length: int) -> dict[str, Any]:
 
 def _export(subject: Subject, graph: OnnxGraph | None, runtime: str, folder: Path) -> dict[str, Any]:
     """Write the runtime's model files and return serving.json's `session`."""
-    plan: QuantizationPlan | None = getattr(subject.model, "quantization", None)
+    plan = plan_of(subject.model)
     session: dict[str, Any] = {
         "runtime": runtime,
         "requirement": requirement(runtime if runtime != "torch" else "transformers"),
@@ -127,7 +127,8 @@ def _export(subject: Subject, graph: OnnxGraph | None, runtime: str, folder: Pat
     if runtime == "onnxruntime":
         save_onnx(quantize_graph(graph, plan) if plan else graph.model, folder / "model.onnx")
         return session | {"model": "model.onnx"}
-    widths = [subject.model.get_submodule(name).in_features for name in plan.linears] if plan else []
+    linears = [subject.model.get_submodule(name) for name in plan.linears] if plan else []
+    widths = [linear.in_features for linear in linears if isinstance(linear, torch.nn.Linear)]
     return session | {"model": "model.xml", "config": export_openvino(graph, plan, folder, widths=widths)}
 
 

@@ -100,7 +100,7 @@ def choose(subject: Subject, folder: Path, progress: Progress) -> tuple[Candidat
     Returns the candidate, its speed, and for `auto` why each other runtime was not taken.
     """
     wanted = subject.recipe.serve.runtime
-    names = RUNTIMES if wanted == "auto" else (wanted,)
+    names: tuple[str, ...] = RUNTIMES if wanted == "auto" else (wanted,)
     if subject.recipe.serve.device == "cuda":
         names = tuple(name for name in names if name != "openvino")
     batches = sorted_batches(subject.inputs, subject.tokenizer)

@@ -83,10 +83,6 @@ def load(
     pooling, normalize = None, False
     if recipe.task == "feature-extraction":
         pooling, normalize = facts.pooling.mode, facts.pooling.normalize
-        if getattr(model, "pooler", None) is not None:
-            model.pooler = (
-                None  # the pooled vector is made from the token vectors; its weights would travel for nothing
-            )
     encoder = EncoderWithHead(model, recipe.task, pooling)
     original = copy.deepcopy(encoder).eval()
     tokenizer = Encoder(source.path / "tokenizer.json", max_length=recipe.serve.max_length, pad_id=facts.pad_token_id)

@@ -103,6 +103,7 @@ def _from_document(document: Any, parameters: Mapping[str, Parameter], max_input
         raise BadRequest(f"the body has no 'inputs'; {ALLOWED}")
     inputs = document["inputs"]
     single = not isinstance(inputs, list)
+    items: tuple[TextInput, ...]
     if single:
         items = (_input(inputs, "inputs"),)
     elif not inputs:

@@ -6,7 +6,7 @@ in the archive's serving.json under `session`.
 
 import importlib
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -35,7 +35,11 @@ def open_session(folder: Path, spec: Mapping[str, Any], *, threads: int) -> Sess
 
     UnsoundArchive says which package is missing or unfit.
     """
-    kinds = {"onnxruntime": OnnxRuntimeSession, "openvino": OpenVinoSession, "torch": TorchSession}
+    kinds: dict[str, Callable[[Path, Mapping[str, Any], int], Session]] = {
+        "onnxruntime": OnnxRuntimeSession,
+        "openvino": OpenVinoSession,
+        "torch": TorchSession,
+    }
     kind = kinds.get(spec["runtime"])
     if kind is None:
         raise UnsoundArchive(f"this archive needs the runtime {spec['runtime']!r}; known: {', '.join(kinds)}")

@@ -47,10 +47,16 @@ def weight_only(model: torch.nn.Module, options: Any, examples: Sequence[Batch])
 def static_int8(model: torch.nn.Module, options: Any, examples: Sequence[Batch]) -> StageReport:
     """int8 weights; activations to 8 bits with ranges measured once on `examples`."""
     report = _plan(model, options, "static-int8")
-    plan: QuantizationPlan = model.quantization
+    plan = plan_of(model)
+    assert plan is not None
     plan.calibration = examples
     plan.ranges = activation_ranges(model, plan.linears, examples)
     return report
+
+
+def plan_of(model: torch.nn.Module) -> QuantizationPlan | None:
+    """What a quantize stage has hung on the model; None where there was none."""
+    return getattr(model, "quantization", None)
 
 
 def activation_ranges(
@@ -98,11 +104,12 @@ def _plan(model: torch.nn.Module, options: Any, kind: str) -> StageReport:
         if isinstance(module, (torch.nn.Linear, torch.nn.Embedding))
     }
     chosen = select_modules(kinds, options.targets, options.ignore)
-    model.quantization = QuantizationPlan(
+    plan = QuantizationPlan(
         kind,
         linears=tuple(name for name in chosen if issubclass(kinds[name], torch.nn.Linear)),
         embeddings=tuple(name for name in chosen if issubclass(kinds[name], torch.nn.Embedding)),
     )
+    setattr(model, "quantization", plan)  # noqa: B010 - a plain attribute; Module would have it a tensor
     return StageReport(
         method=f"quantize/{kind}",
         options={key: value for key, value in asdict(options).items() if value not in (None, ())},
@@ -113,7 +120,7 @@ def _plan(model: torch.nn.Module, options: Any, kind: str) -> StageReport:
 
 def planned_bytes(model: torch.nn.Module) -> int:
     """Bytes of the weights as planned: one per quantized weight and four per row's scale; the rest as it is."""
-    plan: QuantizationPlan | None = getattr(model, "quantization", None)
+    plan = plan_of(model)
     packed = {f"{name}.weight" for name in (*plan.linears, *plan.embeddings)} if plan else set()
     total = 0
     for name, parameter in model.named_parameters():

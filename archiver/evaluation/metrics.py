@@ -32,7 +32,7 @@ def classification_metrics(
         return _rounded(metrics)
     truth = np.zeros(logits.shape, bool)
     for row, example in enumerate(examples):
-        ids = example.label if isinstance(example.label, tuple) else (int(example.label),)
+        ids = example.label if isinstance(example.label, tuple) else (int(example.label or 0),)
         truth[row, list(ids)] = True
     metrics["accuracy"] = float((predicted == truth).all(axis=1).mean())
     hits, calls, wanted = (predicted & truth).sum(0), predicted.sum(0), truth.sum(0)
@@ -66,12 +66,12 @@ def embedding_metrics(
     metrics = {"cosine": float((ours * theirs).sum(axis=1).mean())}
     if len(texts) > NEIGHBOURS:
         metrics[f"recall@{NEIGHBOURS}"] = neighbour_recall(ours[:MAX_NEIGHBOUR_TEXTS], theirs[:MAX_NEIGHBOUR_TEXTS])
-    pairs = [example for example in examples if example.text_pair is not None and example.label is not None]
+    pairs = [(e.text, e.text_pair, e.label) for e in examples if e.text_pair is not None and e.label is not None]
     if len(pairs) > 2:
         place = {text.text: index for index, text in enumerate(texts)}
-        left = ours[[place[pair.text] for pair in pairs]]
-        right = ours[[place[pair.text_pair] for pair in pairs]]
-        rho = spearmanr((left * right).sum(axis=1), [pair.label for pair in pairs]).statistic
+        left = ours[[place[text] for text, _, _ in pairs]]
+        right = ours[[place[text] for _, text, _ in pairs]]
+        rho = spearmanr((left * right).sum(axis=1), [label for _, _, label in pairs]).statistic
         if np.isfinite(rho):
             metrics["spearman"] = float(rho)
     return _rounded(metrics)

@@ -52,6 +52,7 @@ def export_onnx(encoder: EncoderWithHead, *, max_length: int) -> OnnxGraph:
         except torch.onnx.OnnxExporterError as error:
             reason = str(error).strip().splitlines()[0]
             raise UnsupportedModelError(f"the model cannot be exported to ONNX: {reason}") from error
+    assert program is not None  # None only without dynamo
     model = program.model_proto
     modules = {node.name: name for node in model.graph.node if (name := _module_of(node)) is not None}
     _strip_host(model)

@@ -16,6 +16,7 @@ Activations are unsigned (0 … 255) because x86's dot-product instructions mult
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -103,11 +104,11 @@ class _Writer:
     def keep(self, node: onnx.NodeProto) -> None:
         self._nodes.append(node)
 
-    def add(self, op: str, inputs: Iterable[str], output: str, domain: str = "", **attributes: object) -> str:
+    def add(self, op: str, inputs: Iterable[str], output: str, domain: str = "", **attributes: Any) -> str:
         self._nodes.append(helper.make_node(op, list(inputs), [output], name=output, domain=domain, **attributes))
         return output
 
-    def constant(self, name: str, value: np.ndarray) -> str:
+    def constant(self, name: str, value: np.ndarray | np.generic) -> str:
         self._constants.setdefault(name, numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
@@ -188,6 +189,7 @@ def _dynamic(writer: _Writer, node: onnx.NodeProto) -> None:
     )
     writer.add("Mul", [product, scale], node.output[0])
     if shift:
+        assert bias is not None
         adder, name = bias
         moved = writer.array(name) - np.float32(shift) * (wq.astype(np.float32) * sw).sum(axis=0)
         fresh = writer.constant(f"{name}_shifted", moved.astype(np.float32))

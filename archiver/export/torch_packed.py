@@ -1,6 +1,7 @@
 """torch module → packed safetensors and config.json, for the torch runtime."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -20,5 +21,6 @@ def export_packed(model: torch.nn.Module, plan: QuantizationPlan | None, folder:
         else:
             tensors[name] = tensor.detach().clone().contiguous()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    config = {key: value for key, value in model.config.to_dict().items() if key != "_name_or_path"}
+    settings: dict[str, Any] = model.config.to_dict()  # type: ignore[union-attr, operator]  # transformers' own
+    config = {key: value for key, value in settings.items() if key != "_name_or_path"}
     (folder / "config.json").write_bytes(canonical_json(config))
