@@ -1,6 +1,7 @@
 # Targets are explained in README.md. Everything is installed into .venv; nothing outside this folder is touched.
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+QUICK ?=
 RECIPE ?= archiver/recipes/default.yaml
 SET ?=
 VENV := .venv
@@ -39,7 +40,7 @@ lint: setup
 	$(BIN)/mypy
 
 bench: setup
-	$(BIN)/python -m benchmarks.table
+	QUICK=$(QUICK) $(BIN)/python -m benchmarks.table
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from archiver.data import Example, read_examples
-from archiver.errors import RecipeError
+from archiver.errors import DataError, RecipeError
 from archiver.evaluation.metrics import unique_texts
 from archiver.models import ModelFacts, ModelSource, inspect_model, load_model, resolve_model
 from archiver.recipe import Recipe
@@ -62,17 +62,20 @@ def check(recipe: Recipe) -> tuple[ModelSource, ModelFacts, list[Example], list[
         problems.append(
             "serve.device is cuda, but int8 activations run on the CPU only: use weight-only, or device: cpu"
         )
-    if problems:
-        raise RecipeError(f"the recipe {recipe.name} does not fit the model:", problems)
     how: dict[str, Any] = {"task": recipe.task, "id2label": facts.id2label or None, "multi_label": facts.multi_label}
     data = recipe.data
-    if data.validation is None:
-        examples = read_examples(FALLBACK_VALIDATION, task=recipe.task)
-    else:
-        examples = read_examples(data.validation, data.columns, **how)
-    wanted = [stage for stage in recipe.compress if stage.entry.needs_data]
-    train = read_examples(data.train, data.columns, **how) if wanted and data.train is not None else []
-    return source, facts, examples, train
+    wants_train = data.train is not None and any(stage.entry.needs_data for stage in recipe.compress)
+    sources = {"train": data.train if wants_train else None, "validation": data.validation or FALLBACK_VALIDATION}
+    found: dict[str, list[Example]] = {"train": [], "validation": []}
+    for part, where in sources.items():
+        try:
+            if where is not None:
+                found[part] = read_examples(where, None if where == FALLBACK_VALIDATION else data.columns, **how)
+        except DataError as error:
+            problems += [f"data.{part}: {error.message}", *error.problems]
+    if problems:
+        raise RecipeError(f"the recipe {recipe.name} does not fit its model and data:", problems)
+    return source, facts, found["validation"], found["train"]
 
 
 def load(

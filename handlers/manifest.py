@@ -20,6 +20,7 @@ TORCHSERVE_MANIFEST = "MAR-INF/MANIFEST.json"
 FORMAT = 1
 
 _CHUNK = 1 << 20
+_ENTRY = {"path", "sha256", "bytes"}
 
 
 def canonical_json(value: Any) -> bytes:
@@ -57,11 +58,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UnsoundArchive(f"{MANIFEST} cannot be read ({error}); this is no marpress archive") from error
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != FORMAT:
         raise UnsoundArchive(f"{MANIFEST} has format {found!r}; this code reads format {FORMAT}: rebuild the archive")
+    files = manifest.get("files")
+    if not isinstance(files, list) or not all(isinstance(entry, dict) and entry.keys() >= _ENTRY for entry in files):
+        raise UnsoundArchive(f"{MANIFEST} lists its files wrongly; each needs {', '.join(sorted(_ENTRY))}")
     return manifest
 
 
@@ -74,7 +78,7 @@ def find_damage(folder: Path, manifest: dict[str, Any], present: Iterable[str] |
     damage = []
     if content_sha256(manifest) != manifest.get("content_sha256"):
         damage.append(f"{MANIFEST}: its content_sha256 does not match what it lists")
-    listed = {entry["path"]: entry for entry in manifest.get("files", [])}
+    listed = {entry["path"]: entry for entry in manifest["files"]}
     for name, entry in sorted(listed.items()):
         path = folder / name
         if not is_safe_name(name):

@@ -47,7 +47,7 @@ def parse(
     """One request of TorchServe's batch. BadRequest says what is wrong and what is allowed."""
     field = next((name for name in ("data", "body") if name in row), None)
     if field is None:
-        found = ", ".join(repr(name) for name in row) or "nothing"
+        found = _quoted(list(row)) or "nothing"
         raise BadRequest(f"the request has no body: found {found}; send a body, or a form field 'data' or 'body'")
     value = row[field]
     content_type = _content_type(headers, field)
@@ -56,7 +56,7 @@ def parse(
     elif content_type == "application/json" or not isinstance(value, str):
         document = value
     else:
-        document = {"inputs": value}
+        document = {"inputs": value.removeprefix("\ufeff")}  # TorchServe decodes, and leaves the mark
     return _from_document(document, parameters, max_inputs)
 
 
@@ -153,7 +153,8 @@ def _parameters(value: Any, known: Mapping[str, Parameter]) -> dict[str, Any]:
         raise BadRequest(f"unknown parameter {_quoted(unknown)}; allowed: {_quoted(sorted(known))}")
     for name, found in value.items():
         if not known[name].check(found):
-            shown = json.dumps(found)
+            # Not all of a list or object: it may be nested as deeply as json could just read it.
+            shown = _kind(found) if isinstance(found, (list, dict)) else json.dumps(found)
             raise BadRequest(f"parameter '{name}' is {shown[:60]}; allowed: {known[name].allowed}")
     return value
 

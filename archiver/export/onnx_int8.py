@@ -77,10 +77,12 @@ def _split_gemms(model: onnx.ModelProto, modules: dict[str, str], linears: set[s
         )
         matmul = f"{node.name}_matmul"
         modules[matmul] = modules[node.name]
-        nodes.append(helper.make_node("MatMul", [node.input[0], name], [f"{matmul}_out"], name=matmul))
-        nodes.append(
-            helper.make_node("Add", [f"{matmul}_out", node.input[2]], list(node.output), name=f"{node.name}_add")
-        )
+        # The exporter leaves out a bias that is zero.
+        biased = len(node.input) > 2 and node.input[2]
+        product = f"{matmul}_out" if biased else node.output[0]
+        nodes.append(helper.make_node("MatMul", [node.input[0], name], [product], name=matmul))
+        if biased:
+            nodes.append(helper.make_node("Add", [product, node.input[2]], list(node.output), name=f"{node.name}_add"))
     del graph.node[:]
     graph.node.extend(nodes)
     return modules

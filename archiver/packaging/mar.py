@@ -5,11 +5,13 @@ torch-model-archiver stages in a shared folder, stores the current time and walk
 
 import os
 import stat
+import struct
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from archiver.errors import PackagingError
@@ -19,6 +21,18 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first time a zip can hold
 _MAX_FILES = 10_000
 _MAX_BYTES = 64 << 30
 _CHUNK = 1 << 20
+
+# What zipfile raises on files that are damaged, encrypted (RuntimeError), or not named in UTF-8.
+UNREADABLE = (
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    UnicodeDecodeError,
+)
 
 
 def list_files(folder: Path) -> list[str]:
@@ -74,17 +88,23 @@ def extract(mar: Path, folder: Path) -> list[str]:
                     while chunk := source.read(_CHUNK):
                         out.write(chunk)
             return sorted(entry.filename for entry in entries)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise PackagingError(f"{mar.name} is damaged: {error}") from error
-    except zlib.error as error:
+    except UNREADABLE as error:
         raise PackagingError(f"{mar.name} is damaged: {error}") from error
 
 
 def _check_entries(mar: Path, entries: list[zipfile.ZipInfo]) -> None:
-    names = [entry.filename for entry in entries]
+    names = Counter(entry.filename for entry in entries)
     problems = [f"{name!r} leaves the archive's folder" for name in names if not is_safe_name(name)]
-    problems += [f"{name!r} comes twice" for name in sorted({name for name in names if names.count(name) > 1})]
+    problems += [f"{name!r} comes twice" for name in sorted(names) if names[name] > 1]
+    folders = {parent.as_posix() for name in names for parent in PurePosixPath(name).parents}
+    problems += [f"{name!r} is a file and a folder" for name in sorted(folders & set(names))]
     problems += [f"{entry.filename!r} is a link" for entry in entries if stat.S_ISLNK(entry.external_attr >> 16)]
+    methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    problems += [
+        f"{entry.filename!r} is compressed by method {entry.compress_type}, which TorchServe cannot unpack"
+        for entry in entries
+        if entry.compress_type not in methods
+    ]
     if len(entries) > _MAX_FILES or sum(entry.file_size for entry in entries) > _MAX_BYTES:
         problems.append(f"it unpacks to more than {_MAX_FILES} files or {_MAX_BYTES >> 30} GiB")
     if problems:

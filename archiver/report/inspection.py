@@ -3,11 +3,12 @@
 import json
 import tempfile
 import zipfile
-import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from archiver.errors import PackagingError
+from archiver.packaging.mar import UNREADABLE
 from handlers.errors import UnsoundArchive
 from handlers.manifest import MANIFEST, TIMINGS, read_manifest, read_timings
 
@@ -27,12 +28,15 @@ def inspect_mar(mar: Path) -> dict[str, Any]:
                     if archive.getinfo(name).file_size > _MAX_MANIFEST:
                         raise PackagingError(f"{mar.name}: {name} is larger than {_MAX_MANIFEST} bytes")
                     (folder / name).write_bytes(archive.read(name))
-            manifest, timings = read_manifest(folder), read_timings(folder)
-        except KeyError as error:
+            return _report(read_manifest(folder), read_timings(folder), mar.stat().st_size)
+        except (KeyError, TypeError) as error:
             raise PackagingError(f"{mar.name} is no marpress archive: {error.args[0]}") from error
-        except (zipfile.BadZipFile, zlib.error, NotImplementedError, UnsoundArchive, json.JSONDecodeError) as error:
+        except (*UNREADABLE, UnsoundArchive, json.JSONDecodeError) as error:
             raise PackagingError(f"{mar.name} is no sound archive: {error}") from error
-    size = {**manifest["size"], "archive_bytes": mar.stat().st_size}
+
+
+def _report(manifest: Mapping[str, Any], timings: Mapping[str, Any], archive_bytes: int) -> dict[str, Any]:
+    size = {**manifest["size"], "archive_bytes": archive_bytes}
     order = ["name", "version", "task", "runtime", "content_sha256", "created_by", "model", "stages"]
     report = {key: manifest[key] for key in order}
     report |= {"size": size, "metrics": manifest["metrics"], "timings": timings, "gate": manifest["gate"]}
