@@ -1,6 +1,7 @@
 """How many cores this process may use, and what their instruction sets are."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 # What the int8 and bf16 kernels of ONNX Runtime and OpenVINO look for (names as in /proc/cpuinfo).
@@ -26,12 +27,10 @@ def _quota_v2(root: Path, proc: Path) -> float | None:
     folder = root / own.strip().lstrip("/")
     quotas = []
     for place in (folder, *folder.parents):
-        try:
+        with suppress(OSError, ValueError, ZeroDivisionError):  # no such file, or none of a kernel's making: no quota
             quota, period = (place / "cpu.max").read_text().split()
-        except (OSError, ValueError):
-            quota, period = "max", "1"
-        if quota != "max":
-            quotas.append(int(quota) / int(period))
+            if quota != "max":
+                quotas.append(int(quota) / int(period))
         if place == root:
             break
     return min(quotas, default=None)

@@ -20,7 +20,6 @@ TORCHSERVE_MANIFEST = "MAR-INF/MANIFEST.json"
 FORMAT = 1
 
 _CHUNK = 1 << 20
-_ENTRY = {"path", "sha256", "bytes"}
 
 
 def canonical_json(value: Any) -> bytes:
@@ -50,7 +49,7 @@ def seal_timings(timings: dict[str, Any]) -> bytes:
 def is_safe_name(name: str) -> bool:
     """Whether a path found in an archive stays inside the folder it is extracted to."""
     path = PurePosixPath(name)
-    return bool(name) and not path.is_absolute() and ".." not in path.parts and "\\" not in name and "\0" not in name
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\" not in name and "\0" not in name
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -64,9 +63,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if found != FORMAT:
         raise UnsoundArchive(f"{MANIFEST} has format {found!r}; this code reads format {FORMAT}: rebuild the archive")
     files = manifest.get("files")
-    if not isinstance(files, list) or not all(isinstance(entry, dict) and entry.keys() >= _ENTRY for entry in files):
-        raise UnsoundArchive(f"{MANIFEST} lists its files wrongly; each needs {', '.join(sorted(_ENTRY))}")
+    if not isinstance(files, list) or not all(isinstance(entry, dict) and _is_entry(entry) for entry in files):
+        raise UnsoundArchive(f"{MANIFEST} lists its files wrongly; each needs path, sha256 and bytes")
     return manifest
+
+
+def _is_entry(entry: dict[str, Any]) -> bool:
+    kinds = {"path": str, "sha256": str, "bytes": int}
+    return all(isinstance(entry.get(key), kind) for key, kind in kinds.items())
 
 
 def find_damage(folder: Path, manifest: dict[str, Any], present: Iterable[str] | None = None) -> list[str]:

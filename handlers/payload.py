@@ -1,7 +1,7 @@
 """What a request may be, and what a bad one is told (the table «Requests» of the README).
 
 TorchServe hands over, per request, a dict of form fields or {"body": …}, already decoded when the content type is exactly
-`application/json` or begins with `text`, and raw bytes otherwise (gRPC, forms, curl's default, a charset behind the type).
+`application/json` or begins with `text`, and raw bytes otherwise (gRPC, form fields, no type, a charset behind the type).
 """
 
 import json
@@ -13,6 +13,8 @@ from handlers.encoding import TextInput
 from handlers.errors import BadRequest
 
 ALLOWED = 'allowed: {"inputs": "text"}, {"inputs": ["text", …]}, {"inputs": {"text": …, "text_pair": …}}, or plain text'
+# TorchServe parses such a body itself: of one that is no form, as curl -d sends JSON, nothing arrives here.
+FORM = "application/x-www-form-urlencoded"
 MAX_CHARACTERS = 1_000_000  # of one text; far beyond any max_length, it bounds what one request may cost the tokenizer
 
 
@@ -48,6 +50,11 @@ def parse(
     field = next((name for name in ("data", "body") if name in row), None)
     if field is None:
         found = _quoted(list(row)) or "nothing"
+        if _content_type(headers, "") == FORM:
+            raise BadRequest(
+                f"the body has the content type {FORM} (curl's default) and no field 'data' or 'body': found {found}; "
+                "send the header 'Content-Type: application/json', or text/plain"
+            )
         raise BadRequest(f"the request has no body: found {found}; send a body, or a form field 'data' or 'body'")
     value = row[field]
     content_type = _content_type(headers, field)

@@ -67,7 +67,7 @@ def embedding_metrics(
     if len(texts) > NEIGHBOURS:
         metrics[f"recall@{NEIGHBOURS}"] = neighbour_recall(ours[:MAX_NEIGHBOUR_TEXTS], theirs[:MAX_NEIGHBOUR_TEXTS])
     pairs = [(e.text, e.text_pair, e.label) for e in examples if e.text_pair is not None and e.label is not None]
-    if len(pairs) > 2:
+    if len({label for _, _, label in pairs}) > 1:  # among equal scores there is no order to keep
         place = {text.text: index for index, text in enumerate(texts)}
         left = ours[[place[text] for text, _, _ in pairs]]
         right = ours[[place[text] for _, text, _ in pairs]]

@@ -100,11 +100,13 @@ class _Writer:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
         self.quantized: dict[object, tuple[str, str, str]] = {}
+        self.absorbed: set[str] = set()  # names of nodes whose work another one now does
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
 
     def keep(self, node: onnx.NodeProto) -> None:
-        self._nodes.append(node)
+        if node.name not in self.absorbed:
+            self._nodes.append(node)
 
     def add(self, op: str, inputs: Iterable[str], output: str, domain: str = "", **attributes: Any) -> str:
         self._nodes.append(helper.make_node(op, list(inputs), [output], name=output, domain=domain, **attributes))
@@ -172,7 +174,14 @@ def _static(writer: _Writer, node: onnx.NodeProto, span: tuple[float, float]) ->
         z = writer.constant(f"{node.name}_zero", np.uint8(zero))
         writer.quantized[key] = (writer.add("QuantizeLinear", [node.input[0], s, z], f"{node.name}_u"), s, z)
     u, s, z = writer.quantized[key]
-    writer.add("MatMulIntegerToFloat", [u, wq, s, sw, z], node.output[0], domain=MICROSOFT)
+    inputs, output = [u, wq, s, sw, z], node.output[0]
+    bias = writer.bias_of(node)
+    if bias is not None:
+        # The product adds its bias as it writes; a separate Add would read and write everything once more.
+        adder, name = bias
+        inputs, output = [*inputs, "", name], adder.output[0]
+        writer.absorbed.add(adder.name)
+    writer.add("MatMulIntegerToFloat", inputs, output, domain=MICROSOFT)
 
 
 def _dynamic(writer: _Writer, node: onnx.NodeProto) -> None:

@@ -99,6 +99,7 @@ def _check_entries(mar: Path, entries: list[zipfile.ZipInfo]) -> None:
     folders = {parent.as_posix() for name in names for parent in PurePosixPath(name).parents}
     problems += [f"{name!r} is a file and a folder" for name in sorted(folders & set(names))]
     problems += [f"{entry.filename!r} is a link" for entry in entries if stat.S_ISLNK(entry.external_attr >> 16)]
+    problems += [f"{entry.filename!r} begins outside the file" for entry in entries if entry.header_offset < 0]
     methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
     problems += [
         f"{entry.filename!r} is compressed by method {entry.compress_type}, which TorchServe cannot unpack"

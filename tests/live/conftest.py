@@ -56,7 +56,7 @@ def archives(
     classify, embed = "text-classification", "feature-extraction"
     static, dynamic = [{"quantize": {"method": "static-int8"}}], [{"quantize": {"method": "dynamic-int8"}}]
     weights = [{"quantize": {"method": "weight-only", "bits": 8}}]
-    slow = {"batch_size": BATCH, "max_batch_delay_ms": 300}
+    slow = {"batch_size": BATCH, "max_batch_delay_ms": 100}
     kinds: list[tuple[str, str, Path, list[dict[str, Any]], dict[str, Any]]] = [
         ("films", classify, tiny_model("bert", classify), static, {"runtime": "onnxruntime"}),
         ("pairs", classify, tiny_model("bert", classify, **three), dynamic, {"runtime": "onnxruntime", **slow}),

@@ -1,0 +1,45 @@
+"""/metrics speaks Prometheus' text format, and our numbers in it add up."""
+
+from __future__ import annotations
+
+import time
+
+from live_client import Rest, metrics
+
+from archiver.serving.client import get_rest
+from archiver.serving.server import TorchServe
+
+NAME = "films"
+
+
+def test_the_numbers_of_known_traffic(server: TorchServe) -> None:
+    before = metrics(server, NAME)
+    with Rest(server) as rest:
+        for _ in range(5):
+            assert rest.post(NAME, {"inputs": ["a dull film", "not one funny scene, not one!"]}).status == 200
+        assert rest.post(NAME, {"inputs": 5}).status == 400
+    counted = {
+        "marpress_requests": 6,
+        "marpress_request_errors": 1,
+        "marpress_inputs": 10,
+        "marpress_batches": 6,
+        "marpress_batch_seconds_count": 6,
+    }
+    deadline = time.monotonic() + 10
+    while True:
+        after = metrics(server, NAME)
+        grown = {name: after.get(name, 0) - before.get(name, 0) for name in after}
+        if grown.get("marpress_batches", 0) >= 6 or time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    assert {name: grown.get(name) for name in counted} == counted
+    assert 0 < grown["marpress_batch_seconds_sum"] < 60
+    assert 10 * 5 <= grown["marpress_tokens"] <= grown["marpress_computed_tokens"] <= 10 * 32
+    assert after["marpress_batch_size"] == 1
+    assert 0 <= after["marpress_padding_waste"] < 1
+
+    text = get_rest(f"{server.properties['metrics_address']}/metrics", token=server.management_key).text
+    assert "# TYPE marpress_requests counter" in text
+    assert "# TYPE marpress_batch_seconds histogram" in text
+    assert "# TYPE marpress_padding_waste gauge" in text
+    assert "ts_inference_requests_total" in text

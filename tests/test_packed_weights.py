@@ -1,0 +1,59 @@
+"""The int8-rows codec: a tensor by hand, its error bound, and how it lies in a file."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from handlers.packed_weights import SCALE, dequantize_rows, load_packed, quantize_rows
+
+
+def test_by_hand():
+    weight = torch.tensor([[127.0, -127.0, 1.0, 0.4], [0.5, -0.254, 0.0, 0.006], [0.0, 0.0, 0.0, 0.0]])
+    q, scale = quantize_rows(weight)
+    # Row 2: scale 0.5 / 127 = 0.003937; −0.254 / 0.003937 = −64.5, and 0.006 / 0.003937 = 1.52.
+    assert scale.flatten().tolist() == pytest.approx([1.0, 0.5 / 127, 1.0])
+    assert q[0].tolist() == [127, -127, 1, 0]
+    assert q[1].tolist()[0] == 127
+    assert q[1].tolist()[2:] == [0, 2]
+    assert q[2].tolist() == [0, 0, 0, 0]
+    assert q.dtype == torch.int8
+    assert torch.equal(dequantize_rows(q, scale)[2], torch.zeros(4))
+
+
+def test_the_error_is_at_most_half_a_step():
+    weight = torch.randn(64, 96, generator=torch.Generator().manual_seed(0)) * torch.logspace(-6, 4, 64)[:, None]
+    q, scale = quantize_rows(weight)
+    assert int(q.min()) >= -127
+    assert ((dequantize_rows(q, scale) - weight).abs() <= scale / 2 * (1 + 1e-5)).all()
+
+
+def test_sqnr_floor():
+    weight = torch.randn(256, 384, generator=torch.Generator().manual_seed(1)).double()
+    q, scale = quantize_rows(weight)
+    noise = dequantize_rows(q, scale).double() - weight
+    sqnr = 10 * torch.log10(weight.square().sum() / noise.square().sum())
+    assert float(sqnr) > 40  # Gaussian rows of 384: peak ≈ 3 σ, so a step of σ · 3/127 and 10·log10(12/0.0236²) ≈ 43 dB
+
+
+def test_saved_and_loaded(tmp_path):
+    weight = torch.randn(8, 16, generator=torch.Generator().manual_seed(2))
+    q, scale = quantize_rows(weight)
+    plain = {"bias": torch.arange(3.0), "ids": torch.arange(4)}
+    save_file({"w": q, "w" + SCALE: scale, **plain}, tmp_path / "packed.safetensors")
+    found = load_packed(tmp_path / "packed.safetensors")
+    assert found.keys() == {"w", "bias", "ids"}
+    assert torch.equal(found["w"], dequantize_rows(q, scale))
+    assert found["w"].dtype == torch.float32
+    assert torch.equal(found["bias"], plain["bias"])
+    assert torch.equal(found["ids"], plain["ids"])
+
+
+def test_a_quarter_of_the_bytes(tmp_path):
+    weight = torch.randn(256, 256)
+    q, scale = quantize_rows(weight)
+    save_file({"w": weight}, tmp_path / "plain.safetensors")
+    save_file({"w": q, "w" + SCALE: scale}, tmp_path / "packed.safetensors")
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("packed", "plain")]
+    assert sizes[0] < 0.27 * sizes[1]
