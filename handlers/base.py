@@ -21,7 +21,7 @@ from handlers.errors import BadRequest, UnsoundArchive
 from handlers.examples import check_examples, read_examples
 from handlers.manifest import SERVING, find_damage, read_manifest, read_timings, timings_damage
 from handlers.payload import Parameter, Request, is_bool, parse
-from handlers.runtime import host_warnings, open_session
+from handlers.runtime import host_warnings, open_session, required
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,10 @@ class EncoderHandler(ABC):
                 raise UnsoundArchive("the archive is damaged: " + "; ".join(damage))
         self.serving = json.loads((folder / SERVING).read_text())
         self.encoder = Encoder(
-            folder / "tokenizer.json", max_length=self.serving["max_length"], pad_id=self.serving["pad_id"]
+            folder / "tokenizer.json",
+            max_length=self.serving["max_length"],
+            pad_id=self.serving["pad_id"],
+            requirement=required(folder, "tokenizers"),
         )
         self.session = open_session(folder, self.serving["session"], threads=threads)
         if not trust_files:

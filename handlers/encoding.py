@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from handlers.runtime import require
+
 # One request's few sentences are encoded faster on one thread, and the cores belong to the runtime.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -31,12 +33,11 @@ class Encoder:
     """Encodes texts and pairs with a tokenizer.json.
 
     max_length: most tokens of one input, special tokens included; the longer of a pair is cut first (longest_first).
+    requirement: the `tokenizers` that is needed, as in requirements.txt; UnsoundArchive where the host has none such.
     """
 
-    def __init__(self, tokenizer_json: Path, *, max_length: int, pad_id: int) -> None:
-        from tokenizers import Tokenizer
-
-        self._tokenizer = Tokenizer.from_file(str(tokenizer_json))
+    def __init__(self, tokenizer_json: Path, *, max_length: int, pad_id: int, requirement: str = "tokenizers") -> None:
+        self._tokenizer = require("tokenizers", requirement).Tokenizer.from_file(str(tokenizer_json))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length, strategy="longest_first")
         self.max_length = max_length

@@ -49,7 +49,9 @@ def seal_timings(timings: dict[str, Any]) -> bytes:
 def is_safe_name(name: str) -> bool:
     """Whether a path found in an archive stays inside the folder it is extracted to."""
     path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\" not in name and "\0" not in name
+    return (
+        bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\" not in name and "\0" not in name
+    )
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -68,6 +68,12 @@ def require(package: str, requirement: str) -> ModuleType:
     return module
 
 
+def required(folder: Path, package: str) -> str:
+    """The line of the archive's requirements.txt for `package`; its bare name where there is none."""
+    lines = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    return next((line for line in lines if line.partition(">=")[0] == package), package)
+
+
 def _version(text: str) -> tuple[int, ...]:
     """The leading numbers of a version: `2026.4.1-21905-…` → (2026, 4, 1)."""
     numbers = []

@@ -41,10 +41,21 @@ def export_openvino(
             if plan.kind != "static-int8":
                 group = WEIGHT_ONLY_GROUP if plan.kind == "weight-only" else gcd(*widths)
                 config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(group)
+        _name_by_place(model)
         ov.save_model(model, folder / "model.xml", compress_to_fp16=False)
     finally:
         plain.unlink(missing_ok=True)
     return config
+
+
+def _name_by_place(model: Any) -> None:
+    """Operations that OpenVINO made carry a number of a counter that runs on through the process (`Constant_3606`).
+
+    Named by their place in the graph, the same model gives the same file.
+    """
+    for place, operation in enumerate(model.get_ordered_ops()):
+        if operation.get_type_name() not in ("Parameter", "Result"):
+            operation.set_friendly_name(f"{operation.get_type_name()}_{place}")
 
 
 def _compress(model: Any, exported: OnnxGraph, plan: QuantizationPlan) -> Any:

@@ -91,7 +91,7 @@ def predict_grpc(
     """
     import grpc
 
-    messages, services = _interface()
+    messages, services = interface()
     options = [
         ("grpc.max_send_message_length", _LARGEST_MESSAGE),
         ("grpc.max_receive_message_length", _LARGEST_MESSAGE),
@@ -126,6 +126,8 @@ def grpc_status(code: str, details: str) -> int | None:
         return None
     if "Token Authorization failed" in details:
         return 400
+    if details.startswith("Worker died"):
+        return 507
     if details.startswith("Model not found"):
         return 404
     known = {"NOT_FOUND": 404, "INVALID_ARGUMENT": 400, "PERMISSION_DENIED": 403, "RESOURCE_EXHAUSTED": 413}
@@ -200,9 +202,17 @@ def read_key(key_file: Path, which: str) -> str:
 
 
 @functools.cache
-def _interface() -> tuple[ModuleType, ModuleType]:
+def interface() -> tuple[ModuleType, ModuleType]:
+    """Message classes and stubs of TorchServe's inference API, made from our own inference.proto when first asked for.
+
+    `messages.PredictionsRequest`, `services.InferenceAPIsServiceStub`.
+    """
     import grpc
 
+    # grpc_tools looks for the .proto along sys.path; an installed package need not lie on it.
+    root = str(Path(__file__).resolve().parent.parent.parent)
+    if root not in sys.path:
+        sys.path.append(root)
     messages, services = grpc.protos_and_services("archiver/serving/inference.proto")
     return messages, services
 

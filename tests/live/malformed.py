@@ -18,7 +18,7 @@ _TYPES: tuple[str | bytes | None, ...] = (
     "application/octet-stream",
     "image/png",
     "multipart/form-data",
-    "multipart/form-data; boundary=",
+    "multipart/form-data; boundary=x",
     FORM,
     b"text/\xff\xe9",
     b"application/json\xc3\xa9; charset=\x80",
@@ -122,7 +122,16 @@ def _nested(chance: random.Random) -> Case:
 
 
 def _not_json(chance: random.Random) -> Case:
-    wrong = [_text(chance), "<inputs>a</inputs>", "inputs: a", "'inputs'", '{"inputs": \'a\'}', "{inputs: 1}", "nul", "+1"]
+    wrong = [
+        _text(chance),
+        "<inputs>a</inputs>",
+        "inputs: a",
+        "'inputs'",
+        "{\"inputs\": 'a'}",
+        "{inputs: 1}",
+        "nul",
+        "+1",
+    ]
     wrong += ["[1, 2", "[]", "3", "null", '"text"', "NaN", "\x00", '{"inputs": "a"} trailing', '{"inputs": "a",}']
     body = chance.choice(wrong).encode()
     return Case("not JSON", body, grpc=body.startswith(b"{"))
@@ -136,7 +145,9 @@ def _odd_headers(chance: random.Random) -> Case:
 
 
 def _broken_form(chance: random.Random) -> Case:
-    body, content_type = multipart({chance.choice(("data", "body")): b"caf\xc3"}, chance.choice((None, "text/plain", JSON)))
+    body, content_type = multipart(
+        {chance.choice(("data", "body")): b"caf\xc3"}, chance.choice((None, "text/plain", JSON))
+    )
     other, _ = multipart({"text": _text(chance).encode()})
     json_form, _ = multipart({"data": b'{"inputs": 3}'})
     chosen = chance.choice((body, other, json_form, body[: len(body) // 3], b"--"))

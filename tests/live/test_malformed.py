@@ -54,6 +54,15 @@ def test_a_body_beyond_the_frontends_limit_is_its_own_affair(server: TorchServe)
     assert server.workers("films") == workers
 
 
+def test_a_form_without_boundary_fails_in_the_frontend_alone(server: TorchServe) -> None:
+    workers = server.workers("films")
+    with Rest(server) as rest:
+        reply = rest.post("films", b"a fine film", "multipart/form-data; boundary=")
+        assert (reply.status, reply.value["type"]) == (500, "StringIndexOutOfBoundsException")
+        assert rest.post("films", b"a fine film", "text/plain").status == 200
+    assert server.workers("films") == workers
+
+
 def _client(
     server: TorchServe, archives: dict[str, Served], number: int, share: list[Case]
 ) -> tuple[list[str], Counter[str]]:
@@ -90,7 +99,12 @@ def _is_refusal(reply: Reply) -> bool:
         error = json.loads(reply.body)["error"]
     except (ValueError, KeyError, TypeError):
         return False
-    return reply.status == 400 and set(error) == {"code", "message"} and error["code"] == 400 and len(error["message"]) > 10
+    return (
+        reply.status == 400
+        and set(error) == {"code", "message"}
+        and error["code"] == 400
+        and len(error["message"]) > 10
+    )
 
 
 def _deaths(server: TorchServe) -> int:

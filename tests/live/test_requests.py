@@ -69,7 +69,9 @@ def _refused(reply: Reply, *parts: str) -> None:
 def test_each_form_of_input_is_answered_alike_over_rest_and_grpc(
     rest: Rest, grpc: Grpc, archives: dict[str, Served], name: str, inputs: Any, single: bool
 ) -> None:
-    meant = [TextInput(item) if isinstance(item, str) else TextInput(**item) for item in ([inputs] if single else inputs)]
+    meant = [
+        TextInput(item) if isinstance(item, str) else TextInput(**item) for item in ([inputs] if single else inputs)
+    ]
     body = json.dumps({"inputs": inputs}, ensure_ascii=False).encode()
     over_rest, over_grpc = rest.post(name, body), grpc.predict(name, body)
     _check(over_rest, archives[name], meant, single)
