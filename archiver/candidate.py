@@ -87,7 +87,7 @@ def serving(subject: Subject, session: dict[str, Any]) -> dict[str, Any]:
     }
     if subject.recipe.task == "text-classification":
         settings["labels"] = [facts.id2label[index] for index in range(facts.num_labels)]
-        regression = facts.num_labels == 1 and facts.problem_type == "regression"
+        regression = facts.problem_type == "regression"
         sigmoid = facts.multi_label or facts.num_labels == 1
         settings["activation"] = "none" if regression else "sigmoid" if sigmoid else "softmax"
     else:

@@ -17,7 +17,7 @@ from archiver import subject as subjects
 from archiver.candidate import RUNTIMES, Candidate, make_candidate, torch_run
 from archiver.compression.report import StageReport
 from archiver.data import read_examples
-from archiver.errors import GateFailed, PackagingError, UnsupportedModelError
+from archiver.errors import DataError, GateFailed, PackagingError, UnsupportedModelError
 from archiver.evaluation.gate import missed_bounds, require_passed
 from archiver.evaluation.metrics import measure
 from archiver.evaluation.speed import Speed, compare_speed, sorted_batches
@@ -134,6 +134,10 @@ def choose(subject: Subject, folder: Path, progress: Progress) -> tuple[Candidat
                 raise
             rejected[name] = str(error)
             progress.say(f"  {name}: {error}")
+            continue
+        except DataError as error:  # the compressed model's answers are no numbers: nothing about it can be measured
+            failures.append(f"{name}: {error}")
+            rejected[name] = str(error)
             continue
         missed = _missed(subject.recipe, before, candidate.metrics, speedup=speed.speedup)
         tolerance = candidate.handler.serving["tolerance"]

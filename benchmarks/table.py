@@ -28,7 +28,10 @@ def main() -> int:
             print(f"no real data at {SHARED}: SST-2 and STS-B are left out")
             _compare(store / "all-MiniLM-L6-v2.mar", default, [], rounds)
             return 0
-        stsb = ["data.validation=" + str(SHARED / "data/stsb/dev.csv"), "data.columns={text: 0, text_pair: 1, label: 2}"]
+        stsb = [
+            "data.validation=" + str(SHARED / "data/stsb/dev.csv"),
+            "data.columns={text: 0, text_pair: 1, label: 2}",
+        ]
         _build(default, store, [*stsb, "name=stsb"])
         sst2 = [
             f"model={SHARED / 'models/minilm-sst2'}",

@@ -59,6 +59,8 @@ def load_encoder(folder: Path, spec: Mapping[str, Any]) -> EncoderWithHead:
         "feature-extraction": transformers.AutoModel,
     }
     model = kinds[spec["task"]].from_config(config, attn_implementation="eager")
+    if spec["task"] == "feature-extraction" and getattr(model, "pooler", None) is not None:
+        model.pooler = None  # as in the build: the token vectors are pooled by `pooling`, and its weights do not travel
     missing, unexpected = model.load_state_dict(load_packed(folder / spec["model"]), strict=False)
     absent = [name for name in missing if not name.endswith("position_ids")]
     if absent or unexpected:

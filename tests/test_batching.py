@@ -104,9 +104,7 @@ def test_no_split_is_cheaper(seed):
     rows = random_.choice([(), (1, 2, 4, 8)])
     steps = random_.choice([(), (8, 16, 24)])
     budget, most, run_cost = random_.choice([30, 64, 512]), random_.choice([2, 4, 16]), random_.choice([0, 5, 16, 60])
-    batches = plan(
-        lengths, token_budget=budget, max_rows=most, run_cost=run_cost, row_sizes=rows, length_sizes=steps
-    )
+    batches = plan(lengths, token_budget=budget, max_rows=most, run_cost=run_cost, row_sizes=rows, length_sizes=steps)
     assert cost(batches, run_cost) == brute_force(lengths, budget, most, run_cost, rows, steps)
 
 

@@ -37,8 +37,7 @@ def archive(tmp_path: Path) -> Path:
 
 def write_manifest(folder: Path, names: list[str], **more: Any) -> None:
     files = [
-        {"path": name, "sha256": file_sha256(folder / name), "bytes": (folder / name).stat().st_size}
-        for name in names
+        {"path": name, "sha256": file_sha256(folder / name), "bytes": (folder / name).stat().st_size} for name in names
     ]
     manifest: dict[str, Any] = {"format": 1, "name": "m", "files": files, **more}
     manifest["content_sha256"] = content_sha256(manifest)

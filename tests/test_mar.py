@@ -100,7 +100,9 @@ def test_links_doubles_and_files_that_are_folders(tmp_path):
     assert problems_of(path, tmp_path / "d") == ["'x' comes twice"]
     path = forge(tmp_path / "f.mar", ("x", b"1"), ("x/y", b"2"))
     assert problems_of(path, tmp_path / "f") == ["'x' is a file and a folder"]
-    assert problems_of(forge(tmp_path / "dot.mar", (".", b"1")), tmp_path / "dot") == ["'.' leaves the archive's folder"]
+    assert problems_of(forge(tmp_path / "dot.mar", (".", b"1")), tmp_path / "dot") == [
+        "'.' leaves the archive's folder"
+    ]
 
 
 def test_only_what_torchserve_can_unpack(tmp_path):

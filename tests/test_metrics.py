@@ -103,7 +103,9 @@ def test_recall_against_brute_force(seed):
         nearest = []
         for matrix in (original, vectors):
             cosine = [-(matrix[i] @ m) / np.linalg.norm(matrix[i]) / np.linalg.norm(m) for m in matrix]
-            nearest.append({j for j in np.argsort(cosine) if j != i and sorted(cosine[:i] + cosine[i + 1 :])[9] >= cosine[j]})
+            nearest.append(
+                {j for j in np.argsort(cosine) if j != i and sorted(cosine[:i] + cosine[i + 1 :])[9] >= cosine[j]}
+            )
         shares.append(len(nearest[0] & nearest[1]) / 10)
     texts = [TextInput(str(i)) for i in range(60)]
     found = embedding_metrics(vectors, original, texts, [Example(text.text) for text in texts])

@@ -16,7 +16,7 @@ from handlers.packed_weights import dequantize_rows, quantize_rows
 
 
 def graph(nodes: list[tuple], weights: dict[str, list], *, width: int, rank: int = 3, kind: int = TensorProto.FLOAT):
-    """An OnnxGraph x → y of `nodes` (op, inputs, output, attributes); a node is named, and its module too, as its output."""
+    """An OnnxGraph x → y of `nodes` (op, inputs, output, attributes); node and module are named as the output."""
     shape = ["rows", "tokens", width][3 - rank :] if kind == TensorProto.FLOAT else ["rows", "tokens"]
     made = [helper.make_node(op, inputs, [output], name=output, **more) for op, inputs, output, more in nodes]
     constants = [numpy_helper.from_array(np.array(value, np.float32), name) for name, value in weights.items()]
@@ -156,9 +156,7 @@ def test_linears_that_share_an_input_share_its_quantization(kind):
 
 
 def test_only_the_plans_modules_change():
-    made = graph(
-        [("MatMul", ["x", "W"], "p", {}), ("MatMul", ["p", "V"], "y", {})], {"W": W, "V": W}, width=2
-    )
+    made = graph([("MatMul", ["x", "W"], "p", {}), ("MatMul", ["p", "V"], "y", {})], {"W": W, "V": W}, width=2)
     made.modules.update({"p": "fc", "y": "other"})
     model = quantize_graph(made, plan("dynamic-int8"))
     assert ops(model).count("MatMul") == 1

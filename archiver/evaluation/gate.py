@@ -33,8 +33,8 @@ def missed_bounds(
             value = {"max_drop": before - after, "max_increase": _increase(before, after), "min": after}[kind]
             # Written so that a NaN, which is neither above nor below anything, does not pass.
             if not (value >= bound - _SLACK if kind == "min" else value <= bound + _SLACK):
-                change = f"{name} is {after:.4f}, the original has {before:.4f}"
-                missed.append(f"{kind}.{name}: {value:.4f} measured, {bound:g} allowed ({change})")
+                change = f"{name} is {after:.6g}, the original has {before:.6g}"
+                missed.append(f"{kind}.{name}: {value:.6g} measured, {bound} allowed ({change})")
     if gate.min_speedup is not None and speedup is not None and not speedup >= gate.min_speedup:
         missed.append(f"min_speedup: {speedup:.2f} × PyTorch eager fp32 measured, {gate.min_speedup:g} × asked for")
     if gate.max_size_mb is not None and archive_bytes is not None and archive_bytes > gate.max_size_mb * 1e6:

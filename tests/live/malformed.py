@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from live_client import FORM, JSON, multipart
 
-_WORDS = "a good dull film größe 🎬 naïve ничего 映画 ok".split()
+_WORDS = ["a", "good", "dull", "film", "größe", "🎬", "naïve", "ничего", "映画", "ok"]
 _TYPES: tuple[str | bytes | None, ...] = (
     JSON,
     "application/json; charset=utf-8",
@@ -138,7 +138,7 @@ def _not_json(chance: random.Random) -> Case:
 
 
 def _odd_headers(chance: random.Random) -> Case:
-    values: list[str | bytes] = [b"\xff\xe9\x80", "größe".encode(), "a" * 4000, "True", "", b"\xf0\x9f\x8e\xac", "\t x"]
+    values: list[str | bytes] = [b"\xff\xe9\x80", "größe".encode(), "a" * 1500, "True", "", b"\xf0\x9f\x8e\xac", "\t x"]
     names = ["X-Odd", "describe", "explain", "Accept", "Accept-Charset", "X-Request-Id", "data", "body"]
     headers = {name: chance.choice(values) for name in chance.sample(names, 3)}
     return Case("odd headers", b'{"inputs": ', JSON, headers)

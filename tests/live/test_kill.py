@@ -24,7 +24,7 @@ TEXTS = ("this film is very good", "a dull and boring story", "größe 🎬", "n
 
 @dataclass
 class Seen:
-    """What the clients were told. good: times of right answers; errors: by status; wrong: answers that were not right."""
+    """What the clients were told. good: times of right answers; errors: by status; wrong: answers not as known."""
 
     good: list[float] = field(default_factory=list)
     errors: Counter[int] = field(default_factory=Counter)
