@@ -156,6 +156,9 @@ def choose(subject: Subject, folder: Path, progress: Progress) -> tuple[Candidat
             best = (candidate, speed)
         else:
             rejected[name] = f"not {FASTER - 1:.0%} faster than {best[0].runtime} here: " + _rates(speed, best[1])
+    if best is None and not failures:
+        reasons = [f"{name}: {reason}" for name, reason in rejected.items()]
+        raise UnsupportedModelError(f"{subject.recipe.name}: no runtime can take this model", reasons)
     if best is None:
         raise GateFailed(f"{subject.recipe.name}: the gate is not passed, and no archive was written", failures)
     return *best, rejected

@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from archiver.serving.client import predict_rest
+from archiver.serving.server import TorchServe
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("MARPRESS_SHARED", ROOT.parent / "shared"))
 RECIPES = ROOT / "archiver" / "recipes"
@@ -42,6 +45,7 @@ def main() -> int:
         for runtime in ("auto", "onnxruntime", "openvino"):
             _build(RECIPES / "sst2.yaml", store, [*sst2, f"name=sst2-{runtime}", f"serve.runtime={runtime}"])
         for runtime in ("onnxruntime", "openvino"):
+            _served_accuracy(store / f"sst2-{runtime}.mar", SHARED / "data/sst2/dev.tsv")
             _compare(store / f"sst2-{runtime}.mar", RECIPES / "sst2.yaml", sst2, rounds)
         _compare(store / "all-MiniLM-L6-v2.mar", default, stsb, rounds)
     return 0
@@ -64,6 +68,23 @@ def _compare(mar: Path, recipe: Path, overrides: Sequence[str], rounds: Sequence
     """Serve `mar` and the plain fp32 handler in turns and print the table."""
     print(_run(["bench", str(mar), "--against", "stock", "--recipe", str(recipe), "--clients", "1,32", *rounds,
                 *_set(overrides)]))  # fmt: skip
+
+
+def _served_accuracy(mar: Path, dev: Path) -> None:
+    """Accuracy of what comes back over REST, all rows of `dev` (text, tab, 0 or 1)."""
+    rows = [line.rsplit("\t", 1) for line in dev.read_text(encoding="utf-8").splitlines()]
+    right = 0
+    with TorchServe([mar], config=ROOT / "config.properties") as server:
+        server.wait_ready()
+        for start in range(0, len(rows), 64):
+            chunk = rows[start : start + 64]
+            body = json.dumps({"inputs": [text for text, _ in chunk]}).encode()
+            answer = predict_rest(server.prediction_url(mar.stem), body, token=server.inference_key)
+            found = [item[0]["label"] for item in json.loads(answer.body)]
+            right += sum(
+                ("0", "1")[label == "POSITIVE"] == wanted for label, (_, wanted) in zip(found, chunk, strict=True)
+            )
+    print(f"{mar.name}: {100 * right / len(rows):.2f} % right through REST, {len(rows)} rows")
 
 
 def _set(overrides: Sequence[str]) -> list[str]:
