@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +77,8 @@ def small_archive(tiny_model: Any, tmp_path_factory: pytest.TempPathFactory) -> 
         )
         _done["small"] = build(recipe, folder / "store")
     return _done["small"]
+
+
+def heed_interrupts() -> None:
+    """For a child about to start: a test run in the background ignores SIGINT, and its children would with it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

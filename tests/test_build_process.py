@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from built import heed_interrupts
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = {
@@ -194,6 +195,7 @@ def test_an_interrupted_build_leaves_the_old_archive_whole(place: Path, after: s
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
     )
     assert build.stderr is not None
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from built import quantize, small_archive, write_recipe
+from built import heed_interrupts, quantize, small_archive, write_recipe
 
 from archiver import __version__
 from archiver.cli import main
@@ -166,7 +166,7 @@ def test_an_interrupted_build_leaves_the_old_archive_whole(tiny_model, tmp_path,
     store.mkdir()
     (store / "tiny.mar").write_text("the old one")
     command = [sys.executable, "-m", "archiver", "build", str(path), "--model-store", str(store)]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts)
     try:
         deadline = time.monotonic() + 60
         while not list(store.glob(".building/*/*")) and time.monotonic() < deadline:

@@ -82,7 +82,7 @@ def test_facts_agree_with_the_loaded_model(tiny_model, kind, task) -> None:
 
 
 def test_the_same_arguments_give_the_same_model(tiny_model, tmp_path) -> None:
-    from conftest import build_tiny_model
+    from tiny_models import build_tiny_model
 
     build_tiny_model(tmp_path, "bert", "text-classification")
     assert resolve_model(tmp_path).sha256 == resolve_model(tiny_model()).sha256

@@ -112,6 +112,8 @@ def test_an_archive_that_refuses_the_texts_is_not_compared(tmp_path: Path) -> No
     refuses = ECHO.replace("{delay}", "0").replace(
         "        return [", "        context.set_response_status(400, 'no', 0)\n        return ["
     )
+    before = set(psutil.Process().children(recursive=True))
     with pytest.raises(ServerError, match=r"refuses\.mar: the first request was answered 400"):
         run_bench(write_mar(tmp_path, "refuses", refuses), None, [b"a"], "text/plain", clients=(1,), seconds=0.5)
-    assert not [each for each in psutil.Process().children(recursive=True) if each.status() != "zombie"]
+    left = set(psutil.Process().children(recursive=True)) - before
+    assert not [each for each in left if each.status() != "zombie"]

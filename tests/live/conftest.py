@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from served import BATCH, MAX_INPUTS, MAX_LENGTH, ROOT, Served
 
 from archiver import pipeline
 from archiver.packaging.layout import HANDLERS
@@ -19,26 +19,8 @@ from archiver.recipe import load_recipe
 from archiver.serving.server import TorchServe
 from handlers.base import EncoderHandler
 
-ROOT = Path(__file__).resolve().parents[2]
-MAX_LENGTH = 32
-MAX_INPUTS = 8
-BATCH = 16
-
 _PAIRS = (("the dog runs fast", "the cat eats"), ("a dull story", "this film is very good"), ("one man", "two dogs"))
 _LABELS = {"films": ["0", "1"], "pairs": ["no", "maybe", "yes"], "tags": ["funny", "dull|größe", ""]}
-
-
-@dataclass
-class Served:
-    """A built archive: its file, its settings, and its handler in this process, which says what is right."""
-
-    name: str
-    path: Path
-    handler: EncoderHandler
-
-    @property
-    def tolerance(self) -> float:
-        return float(self.handler.serving["tolerance"])
 
 
 @pytest.fixture(scope="session")

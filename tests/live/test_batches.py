@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
-from conftest import BATCH, Served
 from live_client import Grpc, Reply, Rest, metrics
+from served import BATCH, Served
 
 from archiver.serving.server import TorchServe
 from handlers.encoding import TextInput

@@ -10,8 +10,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
-from conftest import Served
 from live_client import Grpc, Rest
+from served import Served
 
 from archiver.serving.server import TorchServe
 from handlers.encoding import TextInput

@@ -8,9 +8,9 @@ import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-from conftest import Served
 from live_client import FORM, Grpc, Reply, Rest
 from malformed import Case, cases
+from served import Served
 
 from archiver.serving.server import TorchServe
 from handlers.encoding import TextInput

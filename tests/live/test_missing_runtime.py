@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Served
+from served import ROOT, Served
 
 from archiver.serving import logs
 from archiver.serving import server as server_module

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import MAX_INPUTS, MAX_LENGTH, Served
 from live_client import FORM, JSON, Grpc, Reply, Rest, multipart
+from served import MAX_INPUTS, MAX_LENGTH, Served
 
 from archiver.serving.server import TorchServe
 from handlers.encoding import TextInput

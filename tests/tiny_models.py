@@ -1,0 +1,106 @@
+"""Tiny random models with tokenizers, from a config and a seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_WORDS_TEXT = """
+a the this that film movie plot actor scene is was are not very never good bad fine great poor dull boring
+bright warm funny slow fast long short story music sound man woman dog cat plays runs eats reads writes sings in
+on at of and or but with without one two three , . ! ? ' - ab cd un ##ed ##ing ##ly ##s ##er ##est ##n ##t
+"""
+WORDS = tuple(_WORDS_TEXT.split())
+SENTENCES = (
+    "this film is very good",
+    "a dull and boring story",
+    "the man plays music in the warm scene",
+    "the dog runs fast, the cat eats!",
+    "not one funny scene",
+    "a great actor in a poor plot",
+)
+
+
+def build_tiny_model(path: Path, kind: str, task: str, **config: object) -> None:
+    """Save a random model of 2 layers × 32, 4 heads, with its tokenizer: safetensors, from seed 0."""
+    import torch
+    import transformers
+
+    tokenizer = _bpe_tokenizer() if kind in ("roberta", "xlm-roberta", "camembert") else _wordpiece_tokenizer()
+    sizes = (
+        {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
+        if kind == "distilbert"
+        else {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    )
+    positions = {"max_position_embeddings": 66, "pad_token_id": 1} if tokenizer.pad_token_id == 1 else {
+        "max_position_embeddings": 64, "pad_token_id": 0
+    }  # fmt: skip
+    if kind == "electra":
+        sizes["embedding_size"] = 16
+    labels = {} if "id2label" in config else {"num_labels": 2}
+    settings = {"vocab_size": len(tokenizer), **labels, **sizes, **positions, **config}
+    auto = transformers.AutoModelForSequenceClassification if task == "text-classification" else transformers.AutoModel
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = auto.from_config(transformers.AutoConfig.for_model(kind, **settings))
+        # transformers initialises near zero; larger weights give answers that differ between texts.
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() == 2:
+                    parameter.mul_(5.0)
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+
+
+def _wordpiece_tokenizer():  # type: ignore[no-untyped-def]
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    letters = [prefix + letter for letter in "abcdefghijklmnopqrstuvwxyz" for prefix in ("", "##")]
+    vocab = {token: index for index, token in enumerate(dict.fromkeys([*special, *WORDS, *letters]))}
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", vocab["[CLS]"]), ("[SEP]", vocab["[SEP]"])],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=64,
+        **{
+            "pad_token": "[PAD]",
+            "unk_token": "[UNK]",
+            "cls_token": "[CLS]",
+            "sep_token": "[SEP]",
+            "mask_token": "[MASK]",
+        },
+    )
+
+
+def _bpe_tokenizer():  # type: ignore[no-untyped-def]
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([*SENTENCES, " ".join(WORDS)], trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(
+        sep=("</s>", tokenizer.token_to_id("</s>")), cls=("<s>", tokenizer.token_to_id("<s>"))
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=64,
+        **{"pad_token": "<pad>", "unk_token": "<unk>", "cls_token": "<s>", "sep_token": "</s>", "bos_token": "<s>"},
+        **{"eos_token": "</s>", "mask_token": "<mask>"},
+    )
