@@ -9,7 +9,6 @@ from serving_mar import echo_mar
 from archiver.serving.bench import WIDEST, run_bench
 from archiver.serving.bench_table import format_bench
 
-
 # The interval is one of 95 %: it may exclude 1.00 in one run of twenty. A bench that favours a side does so every time.
 ATTEMPTS = 3
 
