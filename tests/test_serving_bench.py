@@ -96,7 +96,8 @@ def test_half_the_delay_is_twice_the_throughput(tmp_path: Path) -> None:
     ]
     for cell in result["cells"]:
         assert 1.5 < cell["ratio"]["ratio"] < 2.5
-        assert cell["ratio"]["low"] < cell["ratio"]["ratio"] < cell["ratio"]["high"]
+        # Two rounds may count the very same answers: the interval then has no width.
+        assert cell["ratio"]["low"] <= cell["ratio"]["ratio"] <= cell["ratio"]["high"]
         assert len(cell["ratios"]) == 2
     assert result["errors"] == 0
     assert [len(side["ready_s"]) for side in result["sides"].values()] == [2, 2]
