@@ -11,7 +11,6 @@ import torch
 
 from archiver.compression.quantization import plan_of
 from archiver.errors import UnsupportedModelError
-from archiver.evaluation.metrics import measure
 from archiver.export.onnx import OnnxGraph, save_onnx
 from archiver.export.onnx_int8 import quantize_graph
 from archiver.export.openvino import export_openvino
@@ -21,7 +20,7 @@ from archiver.subject import Subject
 from handlers.base import EncoderHandler
 from handlers.cpu import container_cores
 from handlers.encoding import TextInput
-from handlers.examples import answer_difference
+from handlers.examples import answer_difference, respond_fully
 
 RUNTIMES = ("openvino", "onnxruntime", "torch")  # the order in which `runtime: auto` prefers them
 
@@ -61,14 +60,7 @@ def make_candidate(subject: Subject, graph: OnnxGraph | None, runtime: str, fold
     handler = getattr(importlib.import_module(module), name)()
     handler.open(folder, threads=container_cores(), trust_files=True)
     outputs = handler.predict(subject.inputs)
-    metrics = measure(
-        outputs,
-        subject.reference,
-        subject.inputs,
-        subject.examples,
-        task=subject.recipe.task,
-        multi_label=subject.facts.multi_label,
-    )
+    metrics = subject.metrics(outputs)
     difference = _batch_difference(handler, subject.inputs)
     return Candidate(runtime, folder, handler, metrics, outputs, weight_bytes, difference)
 
@@ -135,9 +127,8 @@ def _export(subject: Subject, graph: OnnxGraph | None, runtime: str, folder: Pat
 def _batch_difference(handler: EncoderHandler, inputs: Sequence[TextInput]) -> float:
     """The largest difference of an answer alone from the same answer among up to 64 others."""
     sample = list(inputs[:: -(-len(inputs) // _BATCH_SAMPLE)])
-    everything = {"top_k": 1 << 30} if "top_k" in handler.parameters else {}
-    together = handler.respond(sample, everything)
-    alone = [handler.respond([item], everything)[0] for item in sample]
+    together = respond_fully(handler, sample)
+    alone = [respond_fully(handler, [item])[0] for item in sample]
     return max((answer_difference(a, b) for a, b in zip(together, alone, strict=True)), default=0.0)
 
 

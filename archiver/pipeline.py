@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 
 from archiver import subject as subjects
@@ -19,7 +18,6 @@ from archiver.compression.report import StageReport
 from archiver.data import read_examples
 from archiver.errors import DataError, GateFailed, PackagingError, UnsupportedModelError
 from archiver.evaluation.gate import missed_bounds, require_passed
-from archiver.evaluation.metrics import measure
 from archiver.evaluation.speed import Speed, compare_speed, sorted_batches
 from archiver.export.onnx import OnnxGraph, export_onnx
 from archiver.host import describe_host
@@ -30,6 +28,7 @@ from archiver.progress import Progress
 from archiver.recipe import GateSpec, Recipe, Stage, as_dict
 from archiver.subject import Subject
 from handlers.encoding import TextInput
+from handlers.examples import respond_fully
 
 # A runtime further down the list is taken when it is at least this much faster here.
 FASTER = 1.10
@@ -58,7 +57,7 @@ def build(recipe: Recipe, model_store: Path, progress: Progress) -> Built:
             subject = subjects.load(recipe, *checked)
         stages = compress(subject, progress)
         chosen, speed, rejected = choose(subject, folder, progress)
-        original = _original_metrics(subject)
+        original = subject.original_metrics
         with progress.step("pack"):
             facts = _facts(subject, stages, chosen, original)
             timings = _timings(speed, rejected, progress)
@@ -95,8 +94,8 @@ def compress(subject: Subject, progress: Progress) -> list[StageReport]:
             reports.append(stage.entry.load()(subject.model, stage.options, batches))
         if stage.max_drop and stage.verb != "quantize":
             with progress.step(f"measure: after {stage.label}"):
-                found = _metrics(subject, subjects.raw_outputs(subject.encoder, subject.tokenizer, subject.inputs))
-            require_passed(subject.recipe.name, _missed_by(stage, _original_metrics(subject), found))
+                found = subject.metrics(subjects.raw_outputs(subject.encoder, subject.tokenizer, subject.inputs))
+            require_passed(subject.recipe.name, _missed_by(stage, subject.original_metrics, found))
     return reports
 
 
@@ -111,7 +110,7 @@ def choose(subject: Subject, folder: Path, progress: Progress) -> tuple[Candidat
         names = tuple(name for name in names if name != "openvino")
     batches = sorted_batches(subject.inputs, subject.tokenizer)
     original = torch_run(subject.original)
-    before = _original_metrics(subject)
+    before = subject.original_metrics
     graph: OnnxGraph | None = None
     rejected: dict[str, str] = {}
     best: tuple[Candidate, Speed] | None = None
@@ -223,21 +222,6 @@ def _missed_by(stage: Stage, original: dict[str, float], found: dict[str, float]
     return [f"{stage.label}: {line}" for line in missed_bounds(GateSpec(max_drop=stage.max_drop), original, found)]
 
 
-def _original_metrics(subject: Subject) -> dict[str, float]:
-    return _metrics(subject, subject.reference)
-
-
-def _metrics(subject: Subject, outputs: np.ndarray) -> dict[str, float]:
-    return measure(
-        outputs,
-        subject.reference,
-        subject.inputs,
-        subject.examples,
-        task=subject.recipe.task,
-        multi_label=subject.facts.multi_label,
-    )
-
-
 def _rates(speed: Speed, other: Speed) -> str:
     return f"{speed.compressed_per_s:.0f} against {other.compressed_per_s:.0f} sentences/s"
 
@@ -295,7 +279,7 @@ def _examples(subject: Subject, chosen: Candidate) -> list[dict[str, Any]]:
         inputs = [TextInput(example.text, example.text_pair) for example in found][:MAX_EXAMPLES]
     else:
         inputs = subject.inputs[:wanted]
-    answers = chosen.handler.respond(inputs, {"top_k": 1 << 30} if "top_k" in chosen.handler.parameters else {})
+    answers = respond_fully(chosen.handler, inputs)
     return [
         {
             "input": item.text if item.text_pair is None else {"text": item.text, "text_pair": item.text_pair},

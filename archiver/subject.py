@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from archiver.data import Example, read_examples
 from archiver.errors import DataError, RecipeError
-from archiver.evaluation.metrics import unique_texts
+from archiver.evaluation.metrics import measure, unique_texts
 from archiver.models import ModelFacts, ModelSource, inspect_model, load_model, resolve_model
 from archiver.recipe import Recipe
 from handlers.encoding import Encoder, TextInput
@@ -25,7 +26,6 @@ class Subject:
     """model: the transformers module that the stages change. encoder: it with its head. original: an untouched copy.
 
     inputs: what is measured on (feature-extraction: every single text once). reference: the original's raw outputs.
-    labelled: whether `examples` come from the recipe (else they are the fallback's, without labels).
     """
 
     recipe: Recipe
@@ -40,6 +40,15 @@ class Subject:
     inputs: list[TextInput]
     reference: np.ndarray
     normalize: bool
+
+    def metrics(self, outputs: np.ndarray) -> dict[str, float]:
+        """The task's metrics of raw outputs on `inputs`, against the labels and the original's outputs."""
+        how: dict[str, Any] = {"task": self.recipe.task, "multi_label": self.facts.multi_label}
+        return measure(outputs, self.reference, self.inputs, self.examples, **how)
+
+    @cached_property
+    def original_metrics(self) -> dict[str, float]:
+        return self.metrics(self.reference)
 
 
 def check(recipe: Recipe) -> tuple[ModelSource, ModelFacts, list[Example], list[Example]]:

@@ -24,10 +24,8 @@ def as_input(stored: Any) -> TextInput:
 def check_examples(handler: Any, examples: Sequence[dict[str, Any]], tolerance: float) -> list[str]:
     """Answer every example one by one and all together; a sentence for each answer beyond the tolerance."""
     inputs = [as_input(example["input"]) for example in examples]
-    # Every label is stored, not the best alone: the second best must not slip in unseen.
-    everything = {"top_k": 1 << 30} if "top_k" in handler.parameters else {}
-    alone = [handler.respond([item], everything)[0] for item in inputs]
-    together = handler.respond(inputs, everything) if inputs else []
+    alone = [respond_fully(handler, [item])[0] for item in inputs]
+    together = respond_fully(handler, inputs) if inputs else []
     problems = []
     for index, example in enumerate(examples):
         for how, answer in (("alone", alone[index]), ("in a batch", together[index])):
@@ -35,6 +33,11 @@ def check_examples(handler: Any, examples: Sequence[dict[str, Any]], tolerance: 
             if difference > tolerance:
                 problems.append(f"example {index} {how} differs by {difference:.3g}, allowed {tolerance:.3g}")
     return problems
+
+
+def respond_fully(handler: Any, inputs: Sequence[TextInput]) -> list[Any]:
+    """The answers with every label, not the best alone: a second best that moves must not slip by unseen."""
+    return handler.respond(inputs, {"top_k": 1 << 30} if "top_k" in handler.parameters else {})
 
 
 def answer_difference(stored: Any, found: Any) -> float:

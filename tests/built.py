@@ -7,22 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_models
 import yaml
 
 from archiver import pipeline
 from archiver.progress import Progress
 from archiver.recipe import Recipe, load_recipe
 
-SENTENCES = (
-    "this film is very good",
-    "a dull and boring story",
-    "the man plays music in the warm scene",
-    "the dog runs fast, the cat eats!",
-    "not one funny scene",
-    "a great actor in a poor plot",
-    "good",
-    "two men and three women in one long short story without sound",
-)
+SENTENCES = (*tiny_models.SENTENCES, "good", "two men and three women in one long short story without sound")
 _done: dict[str, pipeline.Built] = {}
 
 

@@ -131,7 +131,8 @@ class _Writer:
         if len(readers) != 1 or readers[0].op_type != "Add":
             return None
         bias = next((name for name in readers[0].input if name in self.weights), None)
-        return (readers[0], bias) if bias is not None and self.array(bias).ndim == 1 else None
+        width = self.array(node.input[1]).shape[1:]
+        return (readers[0], bias) if bias is not None and self.array(bias).shape == width else None
 
     def finish(self) -> None:
         graph = self.model.graph
@@ -203,7 +204,7 @@ def _dynamic(writer: _Writer, node: onnx.NodeProto) -> None:
         assert bias is not None
         adder, name = bias
         moved = writer.array(name) - np.float32(shift) * (wq.astype(np.float32) * sw).sum(axis=0)
-        fresh = writer.constant(f"{name}_shifted", moved.astype(np.float32))
+        fresh = writer.constant(f"{node.name}_bias", moved.astype(np.float32))
         for position, found in enumerate(adder.input):
             if found == name:
                 adder.input[position] = fresh
