@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from archiver.compression.quantization import plan_of
+from archiver.compression.plan import plan_of
+from archiver.encoder_subject import EncoderSubject
 from archiver.errors import UnsupportedModelError
 from archiver.export.onnx import OnnxGraph, save_onnx
 from archiver.export.onnx_int8 import quantize_graph
 from archiver.export.openvino import export_openvino
 from archiver.export.torch_packed import export_packed
 from archiver.packaging.layout import HANDLERS, requirement, write_code, write_serving
-from archiver.subject import Subject
 from handlers.base import EncoderHandler
 from handlers.cpu import container_cores
 from handlers.encoding import TextInput
@@ -47,11 +47,11 @@ class Candidate:
     batch_difference: float
 
 
-def make_candidate(subject: Subject, graph: OnnxGraph | None, runtime: str, folder: Path) -> Candidate:
+def make_candidate(subject: EncoderSubject, graph: OnnxGraph | None, runtime: str, folder: Path) -> Candidate:
     """Stage `runtime`'s files in `folder`, open them with the handler that will serve them, and measure."""
     folder.mkdir(parents=True)
     write_code(folder, subject.recipe, runtime)
-    (folder / "tokenizer.json").write_bytes((subject.source.path / "tokenizer.json").read_bytes())
+    (folder / "tokenizer.json").write_bytes(subject.tokenizer_json)
     before = set(folder.iterdir())
     session = _export(subject, graph, runtime, folder)
     weight_bytes = sum(path.stat().st_size for path in set(folder.iterdir()) - before)
@@ -65,7 +65,7 @@ def make_candidate(subject: Subject, graph: OnnxGraph | None, runtime: str, fold
     return Candidate(runtime, folder, handler, metrics, outputs, weight_bytes, difference)
 
 
-def serving(subject: Subject, session: dict[str, Any]) -> dict[str, Any]:
+def serving(subject: EncoderSubject, session: dict[str, Any]) -> dict[str, Any]:
     """serving.json: everything the worker must know that is not in the graph."""
     serve, facts = subject.recipe.serve, subject.facts
     settings: dict[str, Any] = {
@@ -73,7 +73,7 @@ def serving(subject: Subject, session: dict[str, Any]) -> dict[str, Any]:
         "session": session,
         "max_length": serve.max_length,
         "max_inputs": serve.max_inputs,
-        "pad_id": facts.pad_token_id,
+        "pad_id": subject.pad_id,
         "tolerance": TOLERANCE_INT8 if session["int8"] else TOLERANCE_FP32,
         "batching": batching(session["runtime"], serve.max_length),
     }
@@ -101,7 +101,7 @@ def batching(runtime: str, max_length: int) -> dict[str, Any]:
     return settings
 
 
-def _export(subject: Subject, graph: OnnxGraph | None, runtime: str, folder: Path) -> dict[str, Any]:
+def _export(subject: EncoderSubject, graph: OnnxGraph | None, runtime: str, folder: Path) -> dict[str, Any]:
     """Write the runtime's model files and return serving.json's `session`."""
     plan = plan_of(subject.model)
     session: dict[str, Any] = {
@@ -113,7 +113,7 @@ def _export(subject: Subject, graph: OnnxGraph | None, runtime: str, folder: Pat
     if runtime == "torch":
         export_packed(subject.model, plan, folder)
         more = {"model": "model.safetensors", "config": "config.json", "task": subject.recipe.task}
-        return session | more | {"pooling": subject.encoder.pooling}
+        return session | more | {"pooling": subject.module.pooling}
     if graph is None:
         raise UnsupportedModelError(f"the runtime {runtime} needs an ONNX graph, and the model could not be exported")
     if runtime == "onnxruntime":
@@ -130,13 +130,3 @@ def _batch_difference(handler: EncoderHandler, inputs: Sequence[TextInput]) -> f
     together = respond_fully(handler, sample)
     alone = [respond_fully(handler, [item])[0] for item in sample]
     return max((answer_difference(a, b) for a, b in zip(together, alone, strict=True)), default=0.0)
-
-
-def torch_run(encoder: torch.nn.Module):
-    """The fp32 original as a function of arrays, like a session's `run`."""
-
-    def run(arrays: dict[str, np.ndarray]) -> np.ndarray:
-        with torch.inference_mode():
-            return encoder(**{name: torch.from_numpy(value) for name, value in arrays.items()}).numpy()
-
-    return run

@@ -7,10 +7,11 @@ A field made with `option(...)` carries its kind, range, choices and help in `da
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Kind = Literal["integer", "number", "string", "boolean", "globs"]
+Kind = Literal["integer", "number", "string", "boolean", "globs", "parsed", "options"]
 
 REQUIRED = dataclasses.MISSING
 
@@ -19,7 +20,9 @@ REQUIRED = dataclasses.MISSING
 class Allowed:
     """What one field may hold.
 
-    kind: "globs" is one string or a list of strings, kept as a tuple
+    kind: "globs" is one string or a list of strings, kept as a tuple; "options" a mapping, read into the dataclass `of`;
+        "parsed" is whatever `parse` takes: it returns the value to keep and raises ValueError for what is not allowed,
+        which `says` puts in words
     choices: for strings the only values; for numbers words allowed beside a number ("auto")
     minimum, maximum: inclusive bounds of a number; above: an exclusive lower bound
     """
@@ -30,11 +33,18 @@ class Allowed:
     maximum: float | None = None
     above: float | None = None
     help: str = ""
+    parse: Callable[[Any], Any] | None = None
+    says: str = ""
+    of: type | None = None
 
     def describe(self) -> str:
         """What is allowed, in words: "an integer from 1 to 64, or auto"."""
         if self.kind == "globs":
             return "a glob over module names, or a list of globs"
+        if self.kind == "parsed":
+            return self.says
+        if self.kind == "options":
+            return "a mapping with keys among " + ", ".join(options_of(self.of)) if self.of else "a mapping"
         if self.kind == "boolean":
             return "true or false"
         if self.kind == "string":
@@ -57,6 +67,10 @@ class Allowed:
         if self.kind == "globs":
             globs = value if isinstance(value, (list, tuple)) else [value]
             good = all(isinstance(glob, str) and glob.strip() for glob in globs)
+        elif self.kind == "parsed":
+            good = self._parses(value)
+        elif self.kind == "options":
+            good = isinstance(value, dict)
         elif self.kind == "boolean":
             good = isinstance(value, bool)
         elif self.kind == "string":
@@ -64,6 +78,14 @@ class Allowed:
         else:
             good = self._number_allowed(value)
         return None if good else f"must be {self.describe()}"
+
+    def _parses(self, value: Any) -> bool:
+        assert self.parse is not None
+        try:
+            self.parse(value)
+        except ValueError:
+            return False
+        return True
 
     def _number_allowed(self, value: Any) -> bool:
         if self.choices and not isinstance(value, bool) and value in self.choices:
@@ -83,7 +105,7 @@ class Allowed:
 
 
 def option(kind: Kind, default: Any = REQUIRED, **allowed: Any) -> Any:
-    """A dataclass field of this kind; `allowed` as in `Allowed` (choices, minimum, maximum, above, help)."""
+    """A dataclass field of this kind; `allowed` as in `Allowed` (choices, minimum, maximum, above, help, parse)."""
     return dataclasses.field(default=default, metadata={"option": Allowed(kind=kind, **allowed)})
 
 

@@ -107,6 +107,23 @@ def _snapshot(model: str) -> Path:
         ) from error
 
 
+def skeleton(source: ModelSource | Path, task: str) -> torch.nn.Module:
+    """The model's modules by its config alone, without reading a weight: for a look at names and shapes.
+
+    Inside `torch.device("meta")` it costs neither memory nor time.
+    """
+    import transformers
+
+    path = source.path if isinstance(source, ModelSource) else Path(source)
+    facts = inspect_model(path, task)
+    extra: dict[str, Any] = {}
+    if task == "feature-extraction" and FAMILIES[facts.model_type].pooler:
+        extra["add_pooling_layer"] = False
+    config = transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    auto = getattr(transformers, TASKS[task].auto_class)
+    return auto.from_config(config, attn_implementation="eager", trust_remote_code=False, **extra)
+
+
 def load_model(source: ModelSource | Path, task: str) -> torch.nn.Module:
     """The model of a task: fp32, in eval mode, eager attention, from safetensors only, no remote code, no download.
 

@@ -12,20 +12,22 @@ from typing import Any
 
 import psutil
 
-from archiver import subject as subjects
-from archiver.candidate import RUNTIMES, Candidate, make_candidate, torch_run
+from archiver import preparation
+from archiver.candidate import RUNTIMES, Candidate, make_candidate
 from archiver.compression.report import StageReport
 from archiver.data import read_examples
+from archiver.encoder_subject import EncoderSubject
 from archiver.errors import DataError, GateFailed, PackagingError, UnsupportedModelError
 from archiver.evaluation.gate import missed_bounds, require_passed
-from archiver.evaluation.speed import Speed, compare_speed, sorted_batches
+from archiver.evaluation.speed import Speed, compare_speed
 from archiver.export.onnx import OnnxGraph, export_onnx
 from archiver.host import describe_host
 from archiver.packaging.layout import created_by, seal
 from archiver.packaging.mar import list_files, replace_file, write_mar
 from archiver.packaging.verify import verify_folder
 from archiver.progress import Progress
-from archiver.recipe import GateSpec, Recipe, Stage, as_dict
+from archiver.recipe import GateSpec, Recipe, as_dict
+from archiver.stages import Compressed, compress, forget_checkpoints
 from archiver.subject import Subject
 from handlers.encoding import TextInput
 from handlers.examples import respond_fully
@@ -51,16 +53,16 @@ def build(recipe: Recipe, model_store: Path, progress: Progress) -> Built:
     has passed the gate and answered its own examples from its own files.
     """
     with progress.step("check the recipe, the model and the data"):
-        checked = subjects.check(recipe)
+        checked = preparation.check(recipe)
     with workspace(model_store) as folder:
         with progress.step("load the model, answer the validation texts"):
-            subject = subjects.load(recipe, *checked)
-        stages = compress(subject, progress)
+            subject = preparation.load(checked)
+        compressed = compress(subject, progress, model_store)
         chosen, speed, rejected = choose(subject, folder, progress)
         original = subject.original_metrics
         with progress.step("pack"):
-            facts = _facts(subject, stages, chosen, original)
-            timings = _timings(speed, rejected, progress)
+            facts = _facts(subject, compressed.reports, chosen, original)
+            timings = _timings(speed, rejected, compressed, progress)
             manifest = seal(chosen.folder, facts, _examples(subject, chosen), timings)
             part = folder / "archive.mar"
             write_mar(chosen.folder, part)
@@ -71,35 +73,17 @@ def build(recipe: Recipe, model_store: Path, progress: Progress) -> Built:
                 raise PackagingError("the new archive does not stand on its own; nothing was written", problems)
         target = model_store / f"{recipe.name}.mar"
         replace_file(part, target)
+        forget_checkpoints(subject, model_store)
     return Built(target, manifest, timings)
 
 
 def check_only(recipe: Recipe, progress: Progress) -> None:
     """`build --check`: everything that is looked at before work starts, and no work."""
     with progress.step("check the recipe, the model and the data"):
-        subjects.check(recipe)
+        preparation.check(recipe)
 
 
-def compress(subject: Subject, progress: Progress) -> list[StageReport]:
-    """Run the stages in the recipe's order on `subject.model`, in place.
-
-    GateFailed when a stage's own max_drop is missed. A quantize stage changes no weight before the export: its bounds
-    are looked at where the gate's are.
-    """
-    reports = []
-    for stage in subject.recipe.compress:
-        with progress.step(f"compress: {stage.label}"):
-            samples = getattr(stage.options, "samples", None)
-            batches = subjects.calibration_batches(subject, samples) if samples else []
-            reports.append(stage.entry.load()(subject.model, stage.options, batches))
-        if stage.max_drop and stage.verb != "quantize":
-            with progress.step(f"measure: after {stage.label}"):
-                found = subject.metrics(subjects.raw_outputs(subject.encoder, subject.tokenizer, subject.inputs))
-            require_passed(subject.recipe.name, _missed_by(stage, subject.original_metrics, found))
-    return reports
-
-
-def choose(subject: Subject, folder: Path, progress: Progress) -> tuple[Candidate, Speed, dict[str, str]]:
+def choose(subject: EncoderSubject, folder: Path, progress: Progress) -> tuple[Candidate, Speed, dict[str, str]]:
     """The runtime that the recipe names, or for `auto` the first that passes the gate unless a later one is faster.
 
     Returns the candidate, its speed, and for `auto` why each other runtime was not taken.
@@ -108,8 +92,7 @@ def choose(subject: Subject, folder: Path, progress: Progress) -> tuple[Candidat
     names: tuple[str, ...] = RUNTIMES if wanted == "auto" else (wanted,)
     if subject.recipe.serve.device == "cuda":
         names = tuple(name for name in names if name != "openvino")
-    batches = sorted_batches(subject.inputs, subject.tokenizer)
-    original = torch_run(subject.original)
+    batches, original = subject.original_speed_batches(), subject.run_of(subject.original)
     before = subject.original_metrics
     graph: OnnxGraph | None = None
     rejected: dict[str, str] = {}
@@ -123,11 +106,12 @@ def choose(subject: Subject, folder: Path, progress: Progress) -> tuple[Candidat
         try:
             if graph is None and name != "torch":
                 with progress.step("export to ONNX"):
-                    graph = export_onnx(subject.encoder, max_length=subject.recipe.serve.max_length)
+                    graph = export_onnx(subject.module, max_length=subject.recipe.serve.max_length)
             with progress.step(f"{name}: write, load, measure"):
                 candidate = make_candidate(subject, graph, name, folder / name)
             with progress.step(f"{name}: time against PyTorch eager fp32"):
-                speed = compare_speed(original, candidate.handler.session.run, batches)
+                run, mine = candidate.handler.session.run, subject.speed_batches()
+                speed = compare_speed(original, run, batches, compressed_batches=mine)
         except UnsupportedModelError as error:
             if len(names) == 1:
                 raise
@@ -213,13 +197,9 @@ def _missed(
     gate = recipe.gate or GateSpec()
     missed = missed_bounds(gate, original, compressed, speedup=speedup, archive_bytes=archive_bytes)
     for stage in recipe.compress:
-        if stage.verb == "quantize":
-            missed += _missed_by(stage, original, compressed)
+        if stage.verb == "quantize" and stage.bounds is not None:
+            missed += [f"{stage.label}: {line}" for line in missed_bounds(stage.bounds, original, compressed)]
     return missed
-
-
-def _missed_by(stage: Stage, original: dict[str, float], found: dict[str, float]) -> list[str]:
-    return [f"{stage.label}: {line}" for line in missed_bounds(GateSpec(max_drop=stage.max_drop), original, found)]
 
 
 def _rates(speed: Speed, other: Speed) -> str:
@@ -247,7 +227,7 @@ def _facts(
         "size": {"original_bytes": subject.facts.weight_bytes, "weight_bytes": chosen.weight_bytes},
         "metrics": {"original": original, "compressed": chosen.metrics},
         "measured_on": {
-            "source": recipe["data"].get("validation", subjects.FALLBACK_VALIDATION),
+            "source": recipe["data"].get("validation", preparation.FALLBACK_VALIDATION),
             "examples": len(subject.examples),
             "max_length": subject.recipe.serve.max_length,
         },
@@ -259,7 +239,7 @@ def _facts(
     }
 
 
-def _timings(speed: Speed, rejected: dict[str, str], progress: Progress) -> dict[str, Any]:
+def _timings(speed: Speed, rejected: dict[str, str], compressed: Compressed, progress: Progress) -> dict[str, Any]:
     """timings.json: what another run or another host would measure differently."""
     return {
         "original_per_s": round(speed.original_per_s, 1),
@@ -267,11 +247,12 @@ def _timings(speed: Speed, rejected: dict[str, str], progress: Progress) -> dict
         "speedup": round(speed.speedup, 2),
         "host": describe_host(),
         "stage_seconds": dict(progress.seconds),
+        "stages": compressed.speeds,
         "other_runtimes": rejected,
     }
 
 
-def _examples(subject: Subject, chosen: Candidate) -> list[dict[str, Any]]:
+def _examples(subject: EncoderSubject, chosen: Candidate) -> list[dict[str, Any]]:
     """Inputs with the answers given now; from the recipe's own file of texts where validation data must not travel."""
     wanted = subject.recipe.serve.examples
     if isinstance(wanted, Path):

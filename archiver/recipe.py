@@ -34,17 +34,31 @@ class Stage:
     """One compression stage: METHODS[verb][method] with its options dataclass.
 
     max_drop: {metric: fraction} against the original, measured after this stage and before later ones
+    max_increase: {metric: fraction} relative to the original, likewise, for metrics that are better when lower
     """
 
     verb: str
     method: str
     options: Any
     max_drop: Mapping[str, float] = field(default_factory=dict)
+    max_increase: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def bounds(self) -> GateSpec | None:
+        """The stage's own bounds in the gate's form; None where it has none."""
+        if not self.max_drop and not self.max_increase:
+            return None
+        return GateSpec(max_drop=self.max_drop, max_increase=self.max_increase)
 
     @property
     def label(self) -> str:
-        """How reports name the stage: "quantize/static-int8"."""
-        return f"{self.verb}/{self.method}"
+        """How reports name the stage: "quantize/static-int8", "retrain"."""
+        return self.verb if self.verb == self.method else f"{self.verb}/{self.method}"
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it cannot work without data.train."""
+        return self.entry.needs_data or getattr(self.options, "needs_data", False)
 
     @property
     def entry(self) -> Method:
@@ -169,8 +183,7 @@ def as_dict(recipe: Recipe) -> dict[str, Any]:
 
 def _stage_dict(stage: Stage) -> dict[str, Any]:
     body = {"method": stage.method, **_plain(dataclasses.asdict(stage.options))}
-    if stage.max_drop:
-        body["max_drop"] = dict(stage.max_drop)
+    body |= {key: dict(getattr(stage, key)) for key in ("max_drop", "max_increase") if getattr(stage, key)}
     return {stage.verb: body}
 
 

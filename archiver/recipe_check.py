@@ -134,6 +134,11 @@ def read_options(cls: type[T], entries: dict[str, Node], prefix: str, problems: 
 
 def read_value(node: Node, what: str, allowed: Allowed, problems: Problems) -> Any:
     """The node's value when it is allowed, globs as a tuple and numbers as their kind; None when it is not."""
+    if allowed.kind == "options" and allowed.of is not None and isinstance(node.value, dict):
+        before = len(problems.lines())
+        entries = mapping(node, what, options_of(allowed.of), problems) or {}
+        found = read_options(allowed.of, entries, f"{what}.", problems)
+        return found if len(problems.lines()) == before else None
     value = plain(node)
     problem = allowed.problem(value)
     if problem:
@@ -143,6 +148,9 @@ def read_value(node: Node, what: str, allowed: Allowed, problems: Problems) -> A
         return None
     if allowed.kind == "globs":
         return tuple(value) if isinstance(value, list) else (value,)
+    if allowed.kind == "parsed":
+        assert allowed.parse is not None
+        return allowed.parse(value)
     return float(value) if allowed.kind == "number" and not isinstance(value, str) else value
 
 
@@ -214,11 +222,19 @@ def _stage(node: Node, what: str, task: Task | None, problems: Problems) -> Stag
     if method is None:
         return None
     options_class = methods[method].options
-    allowed = ("method", *options_of(options_class), "max_drop")
+    allowed = ("method", *options_of(options_class), "max_drop", "max_increase")
     entries = mapping(body, f"{verb} {method}", allowed, problems) or {}
     options = read_options(options_class, entries, f"{what}.{verb}.", problems)
-    drops = _bounds(entries, "max_drop", f"{what}.{verb}.", task, problems)
-    return Stage(verb, method, options, drops) if options is not None else None
+    drops, increases = (
+        _bounds(entries, key, f"{what}.{verb}.", task, problems) for key in ("max_drop", "max_increase")
+    )
+    if options is None:
+        return None
+    # What several options say together: each dataclass knows its own.
+    bounded = any(_given(entries, key) for key in ("max_drop", "max_increase"))
+    for mistake in getattr(options, "mistakes", lambda bounded: ())(bounded):
+        problems.add_at(where, order, f"{what}: {verb}/{method}: {mistake}")
+    return Stage(verb, method, options, drops, increases)
 
 
 def _gate(node: Node, task: Task | None, problems: Problems) -> GateSpec | None:

@@ -26,13 +26,15 @@ def check_combinations(
             continue
         node = root.value["compress"].value[index]
         what = f"compress.{index}: {stage.label}"
-        if stage.entry.needs_data and not has_train:
-            problems.add(node, f"{what} is calibrated on data.train, which is missing: add it, or use another method")
+        if stage.needs_data and not has_train:
+            use = "is calibrated on" if stage.verb == "quantize" and stage.entry.needs_data else "learns from"
+            problems.add(node, f"{what} {use} data.train, which is missing: add it, or use another method")
         if any(earlier is not None and earlier.verb == "quantize" for earlier in stages[:index]):
             what = f"compress.{index}: {stage.verb} stands after a quantize stage"
             problems.add(node, f"{what}: quantize once, as the last stage")
-        if stage.max_drop:
-            _check_metrics(node, f"{what}: max_drop", tuple(stage.max_drop), task, data, has_validation, problems)
+        for key in ("max_drop", "max_increase"):
+            if metrics := tuple(getattr(stage, key)):
+                _check_metrics(node, f"{what}: {key}", metrics, task, data, has_validation, problems)
     gate_node = root.value.get("gate")
     if gate is not None and gate_node is not None:
         if gate.min_speedup is not None and not has_validation:

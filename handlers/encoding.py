@@ -30,14 +30,18 @@ class Encoded:
 
 
 class Encoder:
-    """Encodes texts and pairs with a tokenizer.json.
+    """Encodes texts and pairs with a tokenizer.json, its path or its bytes.
 
     max_length: most tokens of one input, special tokens included; the longer of a pair is cut first (longest_first).
     requirement: the `tokenizers` that is needed, as in requirements.txt; UnsoundArchive where the host has none such.
     """
 
-    def __init__(self, tokenizer_json: Path, *, max_length: int, pad_id: int, requirement: str = "tokenizers") -> None:
-        self._tokenizer = require("tokenizers", requirement).Tokenizer.from_file(str(tokenizer_json))
+    def __init__(
+        self, tokenizer_json: Path | bytes, *, max_length: int, pad_id: int, requirement: str = "tokenizers"
+    ) -> None:
+        kind = require("tokenizers", requirement).Tokenizer
+        from_bytes = isinstance(tokenizer_json, bytes)
+        self._tokenizer = kind.from_buffer(tokenizer_json) if from_bytes else kind.from_file(str(tokenizer_json))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length, strategy="longest_first")
         self.max_length = max_length

@@ -37,3 +37,7 @@ def load_packed(path: Path) -> dict[str, torch.Tensor]:
         for name, tensor in stored.items()
         if not name.endswith(SCALE)
     }
+
+
+def encoded_bytes(array, grouping=None) -> int:
+    return array.nbytes

@@ -9,7 +9,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from archiver.compression.quantization import QuantizationPlan
+from archiver.compression.plan import QuantizationPlan
 from archiver.export.onnx import OnnxGraph, save_onnx
 from archiver.export.onnx_int8 import quantize_graph
 from handlers.packed_weights import dequantize_rows, quantize_rows

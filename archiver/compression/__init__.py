@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from archiver.compression.options import DynamicInt8, StaticInt8, WeightOnly
+from archiver.compression.retrain_options import Retrain
 
 
 @dataclass(frozen=True)
@@ -20,23 +21,39 @@ class Method:
     """One way to compress.
 
     options: frozen dataclass whose fields are made with `archiver.fields.option`
-    function: "module:name" of `(model: torch.nn.Module, options, examples) -> StageReport`, in place
-    needs_data: it cannot work without the recipe's data.train
+    function: "module:name" of `(model: torch.nn.Module, options, examples: Examples) -> StageReport`, in place
+    needs_data: it cannot work without the recipe's data.train; where only some options need it, the options class has a
+        property `needs_data`
+    check: "module:name" of `(model, options) -> list[str]`: what in the model's modules and shapes it cannot work with,
+        every bad module named. It gets the model without weights (meta device) before work starts, and changes the
+        shapes as the function will
     search: option name -> the values worth trying when a search is run over this method
     """
 
     options: type
     function: str
     needs_data: bool
+    check: str = ""
     search: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def load(self) -> Callable[..., Any]:
         """Import and return the function."""
-        module, _, name = self.function.partition(":")
-        return getattr(importlib.import_module(module), name)
+        return _import(self.function)
+
+    def load_check(self) -> Callable[..., list[str]] | None:
+        """Import and return the check, None for a method that works on every model."""
+        return _import(self.check) if self.check else None
+
+
+def _import(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 METHODS: dict[str, dict[str, Method]] = {
+    "retrain": {
+        "retrain": Method(Retrain, "archiver.compression.retraining:retrain", needs_data=True),
+    },
     "quantize": {
         "dynamic-int8": Method(
             options=DynamicInt8,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 from archiver.errors import RecipeError
 from archiver.fields import option
@@ -63,3 +64,41 @@ def select_modules(names: Iterable[str], targets: Sequence[str], ignore: Sequenc
 
 def _any(name: str, globs: Sequence[str]) -> bool:
     return any(fnmatchcase(name, glob) for glob in globs)
+
+
+LINEAR_HELP = "globs over module names, in which * also crosses dots; default: every linear layer but the output head"
+
+
+def linear_names(model: Any) -> list[str]:
+    """Names of the model's linear layers in forward order, the output head and what shares the embeddings' weight left out.
+
+    These are what pruning, factorizing and quantizing mean by «every linear layer» unless `targets` says otherwise.
+    """
+    import torch
+
+    layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    inside = [name for name in layers if model.get_submodule(name) is not head]
+    return [name for name in inside if not name.startswith(HEADS)]
+
+
+# Classification heads by their names in transformers: small, and the first to hurt.
+HEADS = ("classifier", "pre_classifier", "score")
+
+
+def weighted_names(model: Any) -> list[str]:
+    """Names of every module whose weight a method may be pointed at: linear layers (the head too) and embedding tables."""
+    import torch
+
+    kinds = (torch.nn.Linear, torch.nn.Embedding)
+    return [name for name, module in model.named_modules() if isinstance(module, kinds)]
+
+
+def choose_modules(model: Any, targets: Sequence[str] | None, ignore: Sequence[str] = ()) -> list[str]:
+    """The modules a stage works on: every linear layer but heads (targets None), or what the globs name, tables included.
+
+    raises RecipeError as `select_modules` does
+    """
+    if targets is None:
+        return select_modules(linear_names(model), ("*",), ignore)
+    return select_modules(weighted_names(model), targets, ignore)

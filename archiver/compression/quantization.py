@@ -5,58 +5,37 @@ the chosen runtime writes the integers, since each runtime has its own way to ho
 weights symmetric per output channel, w ≈ s·q with s = max|w|/127 (Jacob et al. 2018, arXiv:1712.05877, § 3).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from archiver.compression.examples import Batch, Examples
 from archiver.compression.options import select_modules
-from archiver.compression.report import StageReport
+from archiver.compression.plan import QuantizationPlan, plan_of
+from archiver.compression.report import StageReport, report_stage
+from archiver.compression.statistics import removed
 from archiver.errors import RecipeError
 
-Batch = Mapping[str, torch.Tensor]
 
-
-@dataclass
-class QuantizationPlan:
-    """What the exporters do: `kind` is dynamic-int8, static-int8 or weight-only.
-
-    linears, embeddings: names of the modules whose weights become int8. ranges: for static-int8, the activation range
-    (low ≤ 0 ≤ high) at each linear's input. calibration: the batches behind them, for runtimes that calibrate themselves.
-    """
-
-    kind: str
-    linears: tuple[str, ...]
-    embeddings: tuple[str, ...]
-    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
-    calibration: Sequence[Batch] = ()
-
-
-def dynamic_int8(model: torch.nn.Module, options: Any, examples: Sequence[Batch]) -> StageReport:
+def dynamic_int8(model: torch.nn.Module, options: Any, examples: Examples) -> StageReport:
     """int8 weights; activations to 8 bits at run time with a scale per token, so that no neighbour changes an answer."""
     return _plan(model, options, "dynamic-int8")
 
 
-def weight_only(model: torch.nn.Module, options: Any, examples: Sequence[Batch]) -> StageReport:
+def weight_only(model: torch.nn.Module, options: Any, examples: Examples) -> StageReport:
     """int8 weights, activations as the runtime likes them: fp32, or 8 bits in small groups where it can."""
     return _plan(model, options, "weight-only")
 
 
-def static_int8(model: torch.nn.Module, options: Any, examples: Sequence[Batch]) -> StageReport:
+def static_int8(model: torch.nn.Module, options: Any, examples: Examples) -> StageReport:
     """int8 weights; activations to 8 bits with ranges measured once on `examples`."""
     report = _plan(model, options, "static-int8")
     plan = plan_of(model)
     assert plan is not None
-    plan.calibration = examples
-    plan.ranges = activation_ranges(model, plan.linears, examples)
+    plan.calibration = examples.calibrate(options.samples)
+    plan.ranges = activation_ranges(model, plan.linears, plan.calibration)
     return report
-
-
-def plan_of(model: torch.nn.Module) -> QuantizationPlan | None:
-    """What a quantize stage has hung on the model; None where there was none."""
-    return getattr(model, "quantization", None)
 
 
 def activation_ranges(
@@ -79,7 +58,7 @@ def activation_ranges(
         return hook
 
     hooks = [model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in names]
-    with _removed(hooks), torch.inference_mode():
+    with removed(hooks), torch.inference_mode():
         for batch in batches:
             model(**batch)
     silent = [name for name in names if not seen[name]]
@@ -110,30 +89,4 @@ def _plan(model: torch.nn.Module, options: Any, kind: str) -> StageReport:
         embeddings=tuple(name for name in chosen if issubclass(kinds[name], torch.nn.Embedding)),
     )
     setattr(model, "quantization", plan)  # noqa: B010 - a plain attribute; Module would have it a tensor
-    return StageReport(
-        method=f"quantize/{kind}",
-        options={key: value for key, value in asdict(options).items() if value not in (None, ())},
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        weight_bytes=planned_bytes(model),
-    )
-
-
-def planned_bytes(model: torch.nn.Module) -> int:
-    """Bytes of the weights as planned: one per quantized weight and four per row's scale; the rest as it is."""
-    plan = plan_of(model)
-    packed = {f"{name}.weight" for name in (*plan.linears, *plan.embeddings)} if plan else set()
-    total = 0
-    for name, parameter in model.named_parameters():
-        rows = parameter.shape[0] if parameter.ndim else 1
-        size = parameter.numel()
-        total += size + 4 * rows if name in packed else size * parameter.element_size()
-    return total
-
-
-@contextmanager
-def _removed(hooks: Sequence[Any]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    return report_stage(f"quantize/{kind}", model, options)

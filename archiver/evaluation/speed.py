@@ -19,7 +19,7 @@ MAX_TEXTS = 512
 
 @dataclass(frozen=True)
 class Speed:
-    """Texts per second of each side and their ratio; medians over the rounds."""
+    """Texts (or tokens) per second of each side and their ratio; medians over the rounds."""
 
     original_per_s: float
     compressed_per_s: float
@@ -38,14 +38,27 @@ def sorted_batches(inputs: Sequence[TextInput], encoder: Encoder, *, limit: int 
     return [encoder.pad(group, len(group[-1].ids)) for group in groups]
 
 
-def compare_speed(original: Run, compressed: Run, batches: Sequence[Arrays], *, rounds: int = ROUNDS) -> Speed:
-    """One untimed pass of each (shapes, caches), then A B A B … over all batches."""
-    texts = sum(len(batch["input_ids"]) for batch in batches)
+def compare_speed(
+    original: Run,
+    compressed: Run,
+    batches: Sequence[Arrays],
+    *,
+    compressed_batches: Sequence[Arrays] | None = None,
+    rounds: int = ROUNDS,
+    count: Callable[[Arrays], int] = lambda batch: len(batch["input_ids"]),
+) -> Speed:
+    """One untimed pass of each (shapes, caches), then A B A B … over all batches.
+
+    compressed_batches: the same texts as the compressed model's own tokenizer cuts them, where it has one of its own
+    count: what a batch holds of what is counted
+    """
+    texts = sum(map(count, batches))
     seconds: dict[str, list[float]] = {"original": [], "compressed": []}
+    sides = (("original", original, batches), ("compressed", compressed, compressed_batches or batches))
     for turn in range(rounds + 1):
-        for name, run in (("original", original), ("compressed", compressed)):
+        for name, run, mine in sides:
             started = time.perf_counter()
-            for batch in batches:
+            for batch in mine:
                 run(batch)
             if turn:
                 seconds[name].append(time.perf_counter() - started)

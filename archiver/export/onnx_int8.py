@@ -23,7 +23,8 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from archiver.compression.quantization import QuantizationPlan, affine_uint8
+from archiver.compression.plan import QuantizationPlan
+from archiver.compression.quantization import affine_uint8
 from archiver.export.onnx import OnnxGraph
 from handlers.packed_weights import quantize_rows
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from archiver.compression.quantization import QuantizationPlan
+from archiver.compression.plan import QuantizationPlan
 from archiver.export.onnx import OnnxGraph, save_onnx
 
 # Activations of a weight-only model are quantized in groups of this many channels where the CPU can: small enough that

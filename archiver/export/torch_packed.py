@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from archiver.compression.quantization import QuantizationPlan
+from archiver.compression.plan import QuantizationPlan
 from handlers.manifest import canonical_json
 from handlers.packed_weights import SCALE, quantize_rows
 
