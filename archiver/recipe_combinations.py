@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from archiver.compression.order import order_problems
 from archiver.recipe import DataSpec, GateSpec, ServeSpec, Stage
 from archiver.recipe_yaml import Node, Problems
 from archiver.tasks import TASKS
@@ -29,12 +30,11 @@ def check_combinations(
         if stage.needs_data and not has_train:
             use = "is calibrated on" if stage.verb == "quantize" and stage.entry.needs_data else "learns from"
             problems.add(node, f"{what} {use} data.train, which is missing: add it, or use another method")
-        if any(earlier is not None and earlier.verb == "quantize" for earlier in stages[:index]):
-            what = f"compress.{index}: {stage.verb} stands after a quantize stage"
-            problems.add(node, f"{what}: quantize once, as the last stage")
         for key in ("max_drop", "max_increase"):
             if metrics := tuple(getattr(stage, key)):
                 _check_metrics(node, f"{what}: {key}", metrics, task, data, has_validation, problems)
+    for index, reason in order_problems(stages):
+        problems.add(root.value["compress"].value[index], f"compress.{index}: {reason}")
     gate_node = root.value.get("gate")
     if gate is not None and gate_node is not None:
         if gate.min_speedup is not None and not has_validation:

@@ -15,6 +15,7 @@ import torch
 from archiver.compression.examples import Examples
 from archiver.compression.plan import plan_of
 from archiver.compression.report import StageReport
+from archiver.errors import DataError
 from archiver.evaluation.gate import missed_bounds, require_passed
 from archiver.evaluation.speed import compare_speed
 from archiver.progress import Progress
@@ -51,7 +52,11 @@ def compress(subject: Subject, progress: Progress, model_store: Path | None = No
             done.reports.append(report)
             continue
         with progress.step(f"measure: after {stage.label}"):
-            after = subject.measure()
+            try:
+                after = subject.measure()
+            except DataError as error:  # the answers are no numbers: whatever the gate bounds, it is missed
+                require_passed(subject.recipe.name, [f"{stage.label}: {error}"])
+                raise
             now = _relative_speed(subject)
         done.reports.append(dataclasses.replace(report, metrics={"before": dict(before), "after": after}))
         done.speeds.append({"method": report.method, "before": round(speed, 3), "after": round(now, 3)})

@@ -9,9 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from stage_examples import calibrated_on
 
 from archiver.compression.options import DynamicInt8, StaticInt8, WeightOnly
-from archiver.compression.quantization import dynamic_int8, plan_of, static_int8, weight_only
+from archiver.compression.plan import plan_of
+from archiver.compression.quantization import dynamic_int8, static_int8, weight_only
 from archiver.export.onnx import OnnxGraph, export_onnx, save_onnx
 from archiver.export.onnx_int8 import quantize_graph
 from archiver.export.openvino import export_openvino
@@ -95,7 +97,7 @@ def plan(encoder: EncoderWithHead, stage: str):
     function, options = STAGES[stage]
     names = ["input_ids", "attention_mask"] + (["token_type_ids"] if encoder.takes_type_ids else [])
     batches = [{name: torch.from_numpy(arrays(1, 12, seed)[name]) for name in names} for seed in range(8)]
-    function(encoder.model, options, batches)
+    function(encoder.model, options, calibrated_on(batches))
     return plan_of(encoder.model)
 
 

@@ -16,14 +16,14 @@ import pytest
 import torch
 from built import build, quantize, recipe_of, small_archive
 
-from archiver import pipeline
-from archiver import subject as subjects
+from archiver import pipeline, preparation
 from archiver.compression import METHODS, Method
 from archiver.compression.report import StageReport
 from archiver.errors import GateFailed, RecipeError
 from archiver.packaging.verify import verify
 from archiver.progress import Progress
 from archiver.recipe import Stage
+from archiver.stages import compress
 
 MULTI = {
     "id2label": {0: "funny", 1: "dull", 2: "loud"},
@@ -223,7 +223,7 @@ def test_another_stages_bound_is_measured_after_it_and_before_the_next(tiny_mode
 
     def run(*stages: Stage) -> list[StageReport]:
         recipe = replace(plain, compress=stages)
-        return pipeline.compress(subjects.load(recipe, *subjects.check(recipe)), Progress(quiet=True))
+        return compress(preparation.load(preparation.check(recipe)), Progress(quiet=True)).reports
 
     assert len(run(kept, kept)) == 2
     with pytest.raises(GateFailed, match="the gate is not passed") as caught:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from stage_examples import calibrated_on
 
 from archiver.compression.options import DynamicInt8, StaticInt8, WeightOnly
+from archiver.compression.plan import plan_of
 from archiver.compression.quantization import (
     activation_ranges,
     affine_uint8,
     dynamic_int8,
-    plan_of,
-    planned_bytes,
     static_int8,
     weight_only,
 )
+from archiver.compression.sizes import stored_bytes
 from archiver.errors import RecipeError
 
 
@@ -115,7 +116,7 @@ def test_targets_and_ignore():
 
 def test_static_plan_keeps_ranges_and_examples():
     model = Two()
-    report = static_int8(model, StaticInt8(targets=("first",), samples=2), BATCHES)
+    report = static_int8(model, StaticInt8(targets=("first",), samples=2), calibrated_on(BATCHES))
     plan = plan_of(model)
     assert plan is not None
     assert plan.ranges == {"first": (-1.5, 3.0)}
@@ -123,10 +124,10 @@ def test_static_plan_keeps_ranges_and_examples():
     assert report.options == {"targets": ("first",), "samples": 2}
 
 
-def test_planned_bytes_by_hand():
+def test_stored_bytes_by_hand():
     model = Two()
     assert plan_of(model) is None
-    assert planned_bytes(model) == 4 * (4 + 2 + 1 + 40 + 4)
+    assert stored_bytes(model) == 4 * (4 + 2 + 1 + 40 + 4)
     dynamic_int8(model, DynamicInt8(targets=("first", "table")), [])
     # first: 4 bytes and 2 scales; table: 40 bytes and 10 scales; second with its bias and the norm stay fp32.
-    assert planned_bytes(model) == (4 + 2 * 4) + (40 + 10 * 4) + 4 * (2 + 1) + 4 * 4
+    assert stored_bytes(model) == (4 + 2 * 4) + (40 + 10 * 4) + 4 * (2 + 1) + 4 * 4

@@ -131,7 +131,7 @@ SINGLE = [
     ("compress: quantize", "compress must be a list of stages such as"),
     ("compress: [quantize]", "compress.0 must be one verb with its options, such as"),
     ("compress: [{quantize: static-int8}]", "compress.0.quantize must be a mapping such as"),
-    ("compress: [{quantise: {}}]", "compress.0: unknown verb 'quantise'; did you mean 'quantize'?; allowed: quantize"),
+    ("compress: [{quantise: {}}]", "compress.0: unknown verb 'quantise'; did you mean 'quantize'?; allowed: "),
     ("compress: [{quantize: {}, b: 1}]", "compress.0 must be one verb with its options, such as"),
     ("compress: [{quantize: {bits: 8}}]", "compress.0.quantize lacks the key 'method'; allowed: dynamic-int8, static"),
     ("compress: [{quantize: {method: static-int7}}]", "unknown quantize method 'static-int7'; did you mean 'static-in"),
@@ -142,7 +142,7 @@ SINGLE = [
     ("compress: [{quantize: {method: static-int8}}]", "compress.0: quantize/static-int8 is calibrated on data.train"),
     (
         "compress: [{quantize: {method: weight-only}}, {quantize: {method: weight-only}}]",
-        "compress.1: quantize stands after a quantize stage: quantize once, as the last stage",
+        "compress.1: quantize/weight-only stands after quantize/weight-only: quantize once, as the last stage",
     ),
     (
         "compress: [{quantize: {method: weight-only, max_drop: {accuracy: 0.1}}}]",
