@@ -12,7 +12,7 @@ class Distill:
     """How much each resemblance to the original counts beside the labels' loss."""
 
     logits: float = option("number", 1.0, minimum=0, maximum=1000, help="softened outputs (vectors for embeddings)")
-    hidden: float = option("number", 1.0, minimum=0, maximum=1000, help="hidden states behind each kept layer")
+    hidden: float = option("number", 10.0, minimum=0, maximum=1000, help="hidden states behind each kept layer")
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Retrain:
     """Train what is left on data.train; masks, sharing and quantizers of earlier stages hold."""
 
     epochs: int = option("integer", 2, minimum=1, maximum=1000)
-    learning_rate: float = option("number", 5e-5, above=0, maximum=1)
+    learning_rate: float = option("number", 1e-4, above=0, maximum=1)
     batch_size: int = option("integer", 32, minimum=1, maximum=4096)
     teacher: str = option("string", "original", choices=("original", "none"))
     labels: float = option("number", 1.0, minimum=0, maximum=1000, help="weight of the labels' own loss")

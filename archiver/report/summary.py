@@ -24,10 +24,12 @@ def summarize(report: Mapping[str, Any], path: Path) -> str:
     if timings["speedup"] < 1.05:
         lines.append("          nothing is faster on this host: what was won is bytes")
     lines += ["", f"  stages  {'none: packaged as it is' if not report['stages'] else ''}".rstrip()]
+    speeds = iter(timings.get("stages", []))
     for stage in report["stages"]:
         lines.append(
             f"          {stage['method']}: {stage['parameters']:,} parameters, weights {_mb(stage['weight_bytes'])}"
         )
+        lines += _stage(stage, next(speeds) if stage.get("metrics") else None)
     lines += ["", *_metrics(metrics, report["measured_on"]), *_gate(report["gate"])]
     tolerance = report["tolerance"]
     lines.append(
@@ -37,6 +39,25 @@ def summarize(report: Mapping[str, Any], path: Path) -> str:
     for runtime, reason in timings["other_runtimes"].items():
         lines.append(f"  not {runtime}: {reason}")
     return "\n".join(lines)
+
+
+# The metric that tells most of each task, shown per stage; the rest stands in the JSON.
+_HEADLINES = ("accuracy", "cross_entropy", "perplexity", "cosine", "recall@10")
+
+
+def _stage(stage: Mapping[str, Any], speed: Mapping[str, Any] | None) -> list[str]:
+    """What a stage cost and won, before → after; its own notes below."""
+    found = []
+    for name in _HEADLINES:
+        before, after = (stage.get("metrics", {}).get(when, {}).get(name) for when in ("before", "after"))
+        if before is not None and after is not None:
+            found.append(f"{name} {before:.4f} → {after:.4f}")
+    if speed is not None:
+        found.append(f"eager torch {speed['before']:.2f} → {speed['after']:.2f} × the original")
+    lines = [f"            {', '.join(found)}"] if found else []
+    if speed is not None and speed["after"] < 1.05 * speed["before"]:
+        lines.append("            makes nothing faster on this host; what was won is bytes, or quality")
+    return lines + [f"            {note}" for note in stage.get("notes", ())]
 
 
 def _metrics(metrics: Mapping[str, Mapping[str, float]], where: Mapping[str, Any]) -> list[str]:
