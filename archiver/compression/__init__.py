@@ -12,7 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from archiver.compression.options import DynamicInt8, StaticInt8, WeightOnly
+from archiver.compression.low_rank_options import ActivationSvd, Svd
+from archiver.compression.options import DynamicInt8, StaticInt8
+from archiver.compression.quantize_options import Binary, Codebook, FixedPoint, Ternary, WeightOnly
 from archiver.compression.retrain_options import Retrain
 
 
@@ -54,6 +56,22 @@ METHODS: dict[str, dict[str, Method]] = {
     "retrain": {
         "retrain": Method(Retrain, "archiver.compression.retraining:retrain", needs_data=True),
     },
+    "factorize": {
+        "svd": Method(
+            options=Svd,
+            function="archiver.compression.low_rank:svd",
+            needs_data=False,
+            check="archiver.compression.low_rank:check",
+            search={"ratio": (0.3, 0.5, 0.7)},
+        ),
+        "activation-svd": Method(
+            options=ActivationSvd,
+            function="archiver.compression.low_rank:activation_svd",
+            needs_data=True,
+            check="archiver.compression.low_rank:check",
+            search={"ratio": (0.3, 0.5, 0.7), "samples": (100, 300, 1000)},
+        ),
+    },
     "quantize": {
         "dynamic-int8": Method(
             options=DynamicInt8,
@@ -68,8 +86,40 @@ METHODS: dict[str, dict[str, Method]] = {
         ),
         "weight-only": Method(
             options=WeightOnly,
-            function="archiver.compression.quantization:weight_only",
+            function="archiver.compression.weight_quantization:weight_only",
             needs_data=False,
+            check="archiver.compression.weight_quantization:check_weight_only",
+            search={"bits": (8, 4, 3), "group_size": (32, 64, 128), "algorithm": ("rtn", "gptq", "awq")},
+        ),
+        "fixed-point": Method(
+            options=FixedPoint,
+            function="archiver.compression.weight_quantization:fixed_point",
+            needs_data=False,
+            check="archiver.compression.weight_quantization:check_fixed_point",
+            search={"format": ("q2.5", "q1.6", "q0.7", "q3.4")},
+        ),
+        "binary": Method(
+            options=Binary,
+            function="archiver.compression.weight_quantization:binary",
+            needs_data=False,
+            check="archiver.compression.weight_quantization:check_targets",
+            search={"scale": ("mean", "learned"), "granularity": ("channel", "tensor")},
+        ),
+        "ternary": Method(
+            options=Ternary,
+            function="archiver.compression.weight_quantization:ternary",
+            needs_data=False,
+            check="archiver.compression.weight_quantization:check_targets",
+            search={"granularity": ("channel", "tensor")},
+        ),
+    },
+    "share": {
+        "codebook": Method(
+            options=Codebook,
+            function="archiver.compression.codebook:codebook",
+            needs_data=False,
+            check="archiver.compression.weight_quantization:check_codebook",
+            search={"bits": (3, 4, 5), "granularity": ("tensor", "group")},
         ),
     },
 }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from archiver.compression.quantize_options import WeightOnly as WeightOnly  # its former home
 from archiver.errors import RecipeError
 from archiver.fields import option
 
@@ -29,15 +30,6 @@ class StaticInt8:
     targets: tuple[str, ...] = option("globs", ("*",), help=TARGETS_HELP)
     ignore: tuple[str, ...] = option("globs", (), help=IGNORE_HELP)
     samples: int = option("integer", 300, minimum=1, maximum=100_000, help="calibration texts, taken from data.train")
-
-
-@dataclass(frozen=True)
-class WeightOnly:
-    """Integer weights; the runtime computes in its own precision (OpenVINO may quantize activations in groups)."""
-
-    bits: int = option("integer", 8, choices=(8,), help="bits per weight")
-    targets: tuple[str, ...] = option("globs", ("*",), help=TARGETS_HELP)
-    ignore: tuple[str, ...] = option("globs", (), help=IGNORE_HELP)
 
 
 def select_modules(names: Iterable[str], targets: Sequence[str], ignore: Sequence[str] = ()) -> list[str]:

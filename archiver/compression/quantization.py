@@ -82,7 +82,7 @@ def _plan(model: torch.nn.Module, options: Any, kind: str) -> StageReport:
         for name, module in model.named_modules()
         if isinstance(module, (torch.nn.Linear, torch.nn.Embedding))
     }
-    chosen = select_modules(kinds, options.targets, options.ignore)
+    chosen = select_modules(kinds, options.targets or ("*",), options.ignore)
     plan = QuantizationPlan(
         kind,
         linears=tuple(name for name in chosen if issubclass(kinds[name], torch.nn.Linear)),
