@@ -96,7 +96,7 @@ class FixedPointGrid(Quantizer):
         return to_fixed_point(weight, self.format)
 
 
-class Ternary(Quantizer):
+class TernaryGrid(Quantizer):
     """−a, 0 and a, by a threshold that follows the weights."""
 
     threshold: Tensor

@@ -23,8 +23,7 @@ from archiver.compression.quantize_options import (
     WeightOnly,
     parse_format,
 )
-from archiver.compression.quantizers import FixedPointGrid, Grid, Signs
-from archiver.compression.quantizers import Ternary as TernaryGrid
+from archiver.compression.quantizers import FixedPointGrid, Grid, Signs, TernaryGrid
 from archiver.compression.report import StageReport, report_stage
 from archiver.compression.retrain_options import Retrain
 from archiver.compression.training import train
