@@ -22,7 +22,7 @@ from archiver.compression.objectives import hidden_distance
 from archiver.compression.retrain_options import Retrain
 from archiver.errors import ArchiverError
 from handlers.anatomy import layer_list
-from handlers.cpu import container_cores, host_isa
+from handlers.cpu import host_isa, threads_per_worker
 
 Tensor = torch.Tensor
 
@@ -48,7 +48,7 @@ def train(model: torch.nn.Module, options: Retrain, examples: Examples) -> Train
     examples.module.eval()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
-        torch.set_num_threads(container_cores())
+        torch.set_num_threads(threads_per_worker(1))
     batches = examples.train(options.batch_size, options.seed)
     if not batches:
         raise ArchiverError("retraining has no training batches")
