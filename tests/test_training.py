@@ -1,4 +1,4 @@
-"""Retraining: it learns, repeats itself, survives an interruption, keeps what earlier stages left, and says when it fails."""
+"""Retraining: it learns, repeats itself, survives an interruption, keeps what stages left, and says when it fails."""
 
 from __future__ import annotations
 
