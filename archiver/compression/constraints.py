@@ -75,12 +75,15 @@ class CompressionState:
     layer_origin: for each layer now, the index of the original's layer it came from; None while no layer is gone
     old_ids: [kept] for each token id now, the original's id; None while no token is gone
     tokenizer_json: the tokenizer that goes with it; None while it is the model directory's
+    factors: module name → (A [rows, rank], B [columns, rank]) whose product A·Bᵀ is its dense weight, as long as no later
+        constraint follows the one that computes it from them; for storage
     """
 
     constraints: dict[str, list[Constraint]] = field(default_factory=dict)
     layer_origin: list[int] | None = None
     old_ids: Tensor | None = None
     tokenizer_json: bytes | None = None
+    factors: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 def state_of(model: torch.nn.Module) -> CompressionState:
@@ -139,4 +142,6 @@ def constrained(model: torch.nn.Module) -> Iterator[None]:
 
 def free(model: torch.nn.Module, name: str) -> None:
     """Forget the constraints of a module that a stage replaces or whose shape it changes."""
-    state_of(model).constraints.pop(name, None)
+    state = state_of(model)
+    state.constraints.pop(name, None)
+    state.factors.pop(name, None)
