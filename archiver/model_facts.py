@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from archiver.decoder_facts import DECODERS, read_decoder
 from archiver.errors import RecipeError, UnsupportedModelError
 from archiver.model_files import read_json, read_tensors, weight_files
 from archiver.safetensors_header import TensorInfo
 from archiver.sentence_transformers import Pooling, read_pooling
 from archiver.tasks import TASKS
+from archiver.tokenizer_facts import check_vocabulary, read_vocabulary
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class ModelFacts:
     """architecture: the class config.json names, or None; id2label: {} for a model without classification head
     num_parameters: floating point values in the weight files; weight_bytes: what they take there
     max_positions: the most tokens of one input; pad_token_id: what shorter inputs of a batch are filled with
-    has_token_type_ids: the encoder needs token_type_ids for pairs
+    has_token_type_ids: the encoder needs token_type_ids for pairs; end_token_ids: those that end a decoder's text
     """
 
     model_type: str
@@ -66,6 +68,12 @@ class ModelFacts:
     pad_token_id: int
     has_token_type_ids: bool
     pooling: Pooling
+    end_token_ids: tuple[int, ...] = ()
+
+    @property
+    def decoder(self) -> bool:
+        """It predicts the next token: a model for text-generation, and for nothing else here."""
+        return self.model_type in DECODERS
 
     @property
     def multi_label(self) -> bool:
@@ -88,11 +96,14 @@ def inspect_model(path: Path, task: str | None = None) -> ModelFacts:
     else:
         problems.append("it has no config.json: name the directory that save_pretrained wrote")
     tensors = read_tensors(weight_files(path, problems), problems)
+    decoder = str(config.get("model_type")) in DECODERS
     family = _check_config(config, problems) if config else None
-    tokenizer = _check_tokenizer(path, problems)
-    pooling = read_pooling(path, problems) if task != "text-classification" else Pooling()
+    tokenizer = read_vocabulary(path, problems)
+    pooling = read_pooling(path, problems) if task != "text-classification" and not decoder else Pooling()
     facts = None
-    if family is not None and tensors:
+    if decoder and tensors:
+        facts = _decoder_facts(path, config, tensors, tokenizer, task, problems)
+    elif family is not None and tensors:
         facts = _facts(config, family, tensors, tokenizer, pooling, task, problems)
     if problems or facts is None:
         raise UnsupportedModelError(f"model directory {path.absolute().name!r} cannot be used:", problems)
@@ -100,7 +111,9 @@ def inspect_model(path: Path, task: str | None = None) -> ModelFacts:
 
 
 def default_task(facts: ModelFacts) -> str:
-    """The task a model is made for: text-classification when it has such a head, else feature-extraction."""
+    """The task a model is made for: by its family, then text-classification when it has such a head."""
+    if facts.decoder:
+        return "text-generation"
     return "text-classification" if facts.id2label else "feature-extraction"
 
 
@@ -114,46 +127,30 @@ def check_max_length(facts: ModelFacts, max_length: int) -> None:
 
 
 def _check_config(config: dict[str, Any], problems: list[str]) -> Family | None:
+    """The encoder's family; None for a decoder, or with a problem for what is neither."""
+    model_type = config.get("model_type")
+    decoder = str(model_type) in DECODERS
     if config.get("auto_map"):
         problems.append(
             "config.json names remote code (auto_map), which is never run: use a model that transformers knows"
         )
     if config.get("quantization_config"):
         problems.append("it is quantized already (quantization_config): give the original fp32, fp16 or bf16 model")
+    if config.get("add_cross_attention") and decoder:
+        problems.append("config.json gives it cross-attention (add_cross_attention): only pure decoders are supported")
+    if decoder:
+        return None
     if config.get("is_decoder") or config.get("add_cross_attention") or config.get("is_encoder_decoder"):
         problems.append("config.json makes it a decoder (is_decoder, add_cross_attention): only encoders are supported")
     if config.get("position_embedding_type", "absolute") != "absolute":
         problems.append(
             f"position_embedding_type {config['position_embedding_type']!r} is not supported; allowed: absolute"
         )
-    model_type = config.get("model_type")
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if family is None:
-        problems.append(f"model_type {model_type!r} is not supported; allowed: {', '.join(FAMILIES)}")
+        allowed = ", ".join([*FAMILIES, *DECODERS])
+        problems.append(f"model_type {model_type!r} is not supported; allowed: {allowed}")
     return family
-
-
-def _check_tokenizer(path: Path, problems: list[str]) -> dict[str, int]:
-    """{token: id} of tokenizer.json, vocabulary and added tokens."""
-    file = path / "tokenizer.json"
-    if not file.is_file():
-        make = "from transformers import AutoTokenizer as T; T.from_pretrained(D).save_pretrained(D)"
-        problems.append(f"it has no tokenizer.json; make one with: python -c \"D = 'DIR'; {make}\"")
-        return {}
-    content = read_json(file, problems)
-    model = content.get("model")
-    vocab = model.get("vocab") if isinstance(model, dict) else None
-    if isinstance(vocab, list):  # Unigram: [token, log probability] in the order of ids
-        ids = {str(entry[0]): index for index, entry in enumerate(vocab) if isinstance(entry, list) and entry}
-    else:
-        ids = {token: index for token, index in vocab.items() if type(index) is int} if isinstance(vocab, dict) else {}
-    if content and not ids:
-        problems.append("tokenizer.json has no vocabulary (model.vocab): save the tokenizer again")
-    added = content.get("added_tokens")
-    for token in added if isinstance(added, list) else []:
-        if isinstance(token, dict) and type(token.get("id")) is int:
-            ids[str(token.get("content"))] = token["id"]
-    return ids
 
 
 def _facts(
@@ -165,24 +162,15 @@ def _facts(
     task: str | None,
     problems: list[str],
 ) -> ModelFacts | None:
-    quantized = sorted({info.dtype for info in tensors.values() if info.elements > 1} - {*FLOATS, "I64", "I32", "BOOL"})
-    if quantized:
-        problems.append(f"its weights hold {', '.join(quantized)} tensors; allowed: {', '.join(FLOATS)}")
-    floats = [info for info in tensors.values() if info.dtype in FLOATS]
+    floats = _floats(tensors, problems)
     words = _shape(tensors, family, "embeddings.word_embeddings.weight")
     places = _shape(tensors, family, "embeddings.position_embeddings.weight")
     if words is None or places is None:
         problems.append("its weights have no word and position embeddings: they are not those of this model_type")
         return None
-    if tokenizer and max(tokenizer.values()) >= words[0]:
-        token = max(tokenizer, key=lambda name: tokenizer[name])
-        problems.append(
-            f"tokenizer.json has the id {tokenizer[token]} ({token!r}), the model {words[0]} embeddings: they do not "
-            "belong together; save the tokenizer that the model was trained with"
-        )
+    check_vocabulary(tokenizer, words[0], problems)
     pad = _integer(config, ("pad_token_id",), family.pad_token_id, problems)
-    architectures = config.get("architectures")
-    architecture = str(architectures[0]) if isinstance(architectures, list) and architectures else None
+    architecture = _architecture(config)
     problem_type = config.get("problem_type")
     if problem_type not in PROBLEM_TYPES:
         problems.append(
@@ -208,6 +196,50 @@ def _facts(
         has_token_type_ids=family.token_types and _integer(config, ("type_vocab_size",), 2, problems) > 1,
         pooling=pooling,
     )
+
+
+def _decoder_facts(
+    path: Path,
+    config: dict[str, Any],
+    tensors: dict[str, TensorInfo],
+    tokenizer: dict[str, int],
+    task: str | None,
+    problems: list[str],
+) -> ModelFacts | None:
+    floats = _floats(tensors, problems)
+    found = read_decoder(path, config, tensors, problems)
+    if task is not None and task != "text-generation":
+        problems.append(
+            f"model_type {config['model_type']} is a decoder, the task is {task!r}; allowed: text-generation"
+        )
+    if found is None:
+        return None
+    check_vocabulary(tokenizer, found["vocab_size"], problems)
+    return ModelFacts(
+        model_type=config["model_type"],
+        architecture=_architecture(config),
+        num_parameters=sum(info.elements for info in floats),
+        weight_bytes=sum(info.size for info in floats),
+        num_labels=0,
+        id2label={},
+        problem_type=None,
+        has_token_type_ids=False,
+        pooling=Pooling(),
+        **found,
+    )
+
+
+def _architecture(config: dict[str, Any]) -> str | None:
+    architectures = config.get("architectures")
+    return str(architectures[0]) if isinstance(architectures, list) and architectures else None
+
+
+def _floats(tensors: dict[str, TensorInfo], problems: list[str]) -> list[TensorInfo]:
+    """The floating point tensors; integers among the others, which would be weights quantized already, are a problem."""
+    quantized = sorted({info.dtype for info in tensors.values() if info.elements > 1} - {*FLOATS, "I64", "I32", "BOOL"})
+    if quantized:
+        problems.append(f"its weights hold {', '.join(quantized)} tensors; allowed: {', '.join(FLOATS)}")
+    return [info for info in tensors.values() if info.dtype in FLOATS]
 
 
 def _integer(config: dict[str, Any], keys: tuple[str, ...], default: int, problems: list[str]) -> int:
@@ -256,6 +288,9 @@ def _check_task(
 ) -> None:
     if task is not None and task not in TASKS:
         problems.append(f"task {task!r} is not supported; allowed: {', '.join(TASKS)}")
+    if task == "text-generation":
+        allowed = ", ".join(DECODERS)
+        problems.append(f"model_type {config['model_type']} is an encoder, text-generation needs one of {allowed}")
     if task != "text-classification":
         return
     if not has_head or (architecture is not None and not architecture.endswith("ForSequenceClassification")):

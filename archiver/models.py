@@ -114,6 +114,8 @@ def skeleton(source: ModelSource | Path, task: str) -> torch.nn.Module:
     """
     import transformers
 
+    from handlers.conv1d import conv1d_to_linear
+
     path = source.path if isinstance(source, ModelSource) else Path(source)
     facts = inspect_model(path, task)
     extra: dict[str, Any] = {}
@@ -121,7 +123,7 @@ def skeleton(source: ModelSource | Path, task: str) -> torch.nn.Module:
         extra["add_pooling_layer"] = False
     config = transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     auto = getattr(transformers, TASKS[task].auto_class)
-    return auto.from_config(config, attn_implementation="eager", trust_remote_code=False, **extra)
+    return conv1d_to_linear(auto.from_config(config, attn_implementation="eager", trust_remote_code=False, **extra))
 
 
 def load_model(source: ModelSource | Path, task: str) -> torch.nn.Module:
@@ -132,6 +134,8 @@ def load_model(source: ModelSource | Path, task: str) -> torch.nn.Module:
     """
     import torch
     import transformers
+
+    from handlers.conv1d import conv1d_to_linear
 
     path = source.path if isinstance(source, ModelSource) else Path(source)
     facts = inspect_model(path, task)
@@ -160,7 +164,12 @@ def load_model(source: ModelSource | Path, task: str) -> torch.nn.Module:
     problems = _loading_problems(info, task)
     if problems:
         raise UnsupportedModelError(f"model {path.absolute().name!r}: its weights and config.json differ:", problems)
-    return model.float().eval()
+    model = conv1d_to_linear(model.float().eval())
+    if task == "text-generation":
+        # A file that holds another head than its embeddings keeps both, whatever config.json says.
+        head, words = model.get_output_embeddings(), model.get_input_embeddings()
+        model.config.tie_word_embeddings = head.weight is words.weight
+    return model
 
 
 def _loading_problems(info: dict[str, Any], task: str) -> list[str]:
@@ -181,6 +190,8 @@ def _is_unused(name: str, task: str) -> bool:
     """Buffers that transformers makes itself, and heads of other tasks; a surplus layer is neither."""
     if name.endswith((".position_ids", ".token_type_ids")) or name in ("position_ids", "embeddings.position_ids"):
         return True
+    if task == "text-generation":  # what earlier versions of transformers saved with rotations and causal masks
+        return name.endswith((".rotary_emb.inv_freq", ".attn.masked_bias", ".attn.bias"))
     heads = ("cls.", "lm_head.", "vocab_", "discriminator_predictions.", "generator_", "qa_outputs.")
     if task == "feature-extraction":
         return name.startswith((*heads, "classifier.", "pre_classifier.")) or "pooler." in name

@@ -46,4 +46,12 @@ TASKS: dict[str, Task] = {
             "spearman": Metric(needs_label=True, needs_pair=True, lowest=-1.0),
         },
     ),
+    "text-generation": Task(
+        auto_class="AutoModelForCausalLM",
+        metrics={
+            "perplexity": Metric(higher_is_better=False),  # exp of the mean negative log-likelihood a predicted token
+            "cross_entropy": Metric(higher_is_better=False),  # that mean, in nats
+            "agreement": Metric(),  # share of next tokens (the likeliest one) equal to the original model's
+        },
+    ),
 }

@@ -142,7 +142,7 @@ def test_pickled_weights_only(copy) -> None:
 
 
 CONFIGS = [
-    ({"model_type": "llama"}, "model_type 'llama' is not supported; allowed: bert, distilbert, electra, roberta"),
+    ({"model_type": "t5"}, "model_type 't5' is not supported; allowed: bert, distilbert, electra, roberta"),
     ({"model_type": None}, "model_type None is not supported"),
     ({"model_type": ["bert"]}, "model_type ['bert'] is not supported"),
     ({"auto_map": {"AutoModel": "evil.Model"}}, "config.json names remote code (auto_map), which is never run"),
@@ -307,7 +307,9 @@ def test_a_real_model(shared) -> None:
     facts = inspect_model(shared / "models" / "minilm-sst2", "text-classification")
     assert facts.id2label == {0: "NEGATIVE", 1: "POSITIVE"}
     assert (facts.num_parameters, facts.weight_bytes, facts.max_positions) == (22_713_986, 90_855_944, 512)
-    assert "model_type 'llama' is not supported" in refused(shared / "models" / "docs-lm")
+    assert "is a decoder, the task is 'feature-extraction'" in refused(
+        shared / "models" / "docs-lm", "feature-extraction"
+    )
 
 
 def test_inspecting_imports_no_torch(tiny_model) -> None:

@@ -11,15 +11,13 @@ from pathlib import Path
 import pytest
 
 import handlers
-from archiver.packaging.layout import HANDLERS, write_code
+from archiver.packaging.layout import HANDLERS, TORCH_ONLY, write_code
 from archiver.recipe import Recipe
 
 FOLDER = Path(handlers.__file__).parent
 FILES = sorted(FOLDER.glob("*.py"))
 # Heavy, or only on hosts of one runtime: never while a module of `handlers` is imported.
 LAZY = {"onnxruntime", "openvino", "transformers", "ts", "tokenizers", "torch", "safetensors"}
-# These two exist for the torch runtime alone, and are left out of the other archives.
-TORCH_ONLY = {"torch_encoder.py", "packed_weights.py"}
 
 
 def imports(path: Path) -> tuple[set[str], set[str]]:

@@ -20,11 +20,16 @@ SENTENCES = (
 )
 
 
+DECODERS = ("llama", "mistral", "qwen2", "gpt2")
+
+
 def build_tiny_model(path: Path, kind: str, task: str, **config: object) -> None:
     """Save a random model of 2 layers × 32, 4 heads, with its tokenizer: safetensors, from seed 0."""
     import torch
     import transformers
 
+    if kind in DECODERS:
+        return build_tiny_decoder(path, kind, **config)
     tokenizer = _bpe_tokenizer() if kind in ("roberta", "xlm-roberta", "camembert") else _wordpiece_tokenizer()
     sizes = (
         {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
@@ -49,6 +54,50 @@ def build_tiny_model(path: Path, kind: str, task: str, **config: object) -> None
                     parameter.mul_(5.0)
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
+
+
+def build_tiny_decoder(path: Path, kind: str, **config: object) -> None:
+    """Save a random language model of 2 layers × 32, 4 heads, 64 positions: llama, mistral, qwen2 (2 KV heads) or gpt2.
+
+    Its byte-level BPE of some 400 tokens takes every text; llama and mistral begin with <s>. Tied where the family ties.
+    """
+    import torch
+    import transformers
+
+    tokenizer = _decoder_tokenizer(begins=kind in ("llama", "mistral"))
+    sizes: dict[str, object] = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+    }
+    if kind == "gpt2":
+        sizes = {"n_embd": 32, "n_inner": 64, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 1}
+    settings = {"vocab_size": len(tokenizer), **sizes, **special, **config}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(kind, **settings))
+        # transformers initialises near zero; larger weights give continuations that differ between texts.
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() == 2:
+                    parameter.mul_(5.0)
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+
+
+def _decoder_tokenizer(begins: bool):  # type: ignore[no-untyped-def]
+    from tokenizers import processors
+
+    tokenizer = _bpe_tokenizer()
+    first = "<s> " if begins else ""
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{first}$A", pair=f"{first}$A $B", special_tokens=[("<s>", tokenizer.bos_token_id)]
+    )
+    return tokenizer
 
 
 def _wordpiece_tokenizer():  # type: ignore[no-untyped-def]

@@ -36,7 +36,7 @@ HANDLERS = {
 }
 
 # Modules of `handlers` that only one runtime needs.
-_TORCH_ONLY = {"torch_encoder.py", "packed_weights.py"}
+TORCH_ONLY = {"conv1d.py", "packed_weights.py", "torch_decoder.py", "torch_encoder.py"}
 
 _ENTRY = '''"""TorchServe looks for `handle` in the archive's root: it is one instance of the class named here."""
 
@@ -64,7 +64,7 @@ def write_code(folder: Path, recipe: Recipe, runtime: str) -> None:
     source = Path(handlers.__file__).parent
     (folder / "handlers").mkdir()
     for path in sorted(source.glob("*.py")):
-        if runtime == "torch" or path.name not in _TORCH_ONLY:
+        if runtime == "torch" or path.name not in TORCH_ONLY:
             shutil.copyfile(path, folder / "handlers" / path.name)
     module, name = HANDLERS[recipe.task]
     (folder / ENTRY).write_text(_ENTRY.format(module=module, name=name), encoding="utf-8")
