@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -11,7 +12,10 @@ from archiver.compression.quantize_options import WeightOnly as WeightOnly  # it
 from archiver.errors import RecipeError
 from archiver.fields import option
 
-TARGETS_HELP = "globs over module names, in which * also crosses dots; default: every linear layer and embedding table"
+TARGETS_HELP = (
+    "globs over module names, in which * also crosses dots, or @layers, @attention, @feed-forward, @embeddings, @head; "
+    "default: every linear layer and embedding table"
+)
 IGNORE_HELP = "globs over module names that are left alone, although targets names them"
 
 
@@ -43,7 +47,7 @@ def select_modules(names: Iterable[str], targets: Sequence[str], ignore: Sequenc
         f"{key}: {glob!r} matches no module"
         for key, globs in (("targets", targets), ("ignore", ignore))
         for glob in globs
-        if not any(fnmatchcase(name, glob) for name in candidates)
+        if not any(_matches(name, glob) for name in candidates)
     ]
     chosen = [name for name in candidates if _any(name, targets) and not _any(name, ignore)]
     if not chosen and not problems:
@@ -55,10 +59,30 @@ def select_modules(names: Iterable[str], targets: Sequence[str], ignore: Sequenc
 
 
 def _any(name: str, globs: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, glob) for glob in globs)
+    return any(_matches(name, glob) for glob in globs)
 
 
-LINEAR_HELP = "globs over module names, in which * also crosses dots; default: every linear layer but the output head"
+def _matches(name: str, glob: str) -> bool:
+    return ROLES[glob](name) if glob in ROLES else fnmatchcase(name, glob)
+
+
+# Roles say the same of every family, where globs need its module names. They go by how transformers names modules.
+_LAYER = re.compile(r"(?:^|\.)(?:layer|layers|h)\.\d+\.")
+_ATTENTION = re.compile(r"\.(?:attention|self_attn|attn)\.")
+_TABLE = re.compile(r"(?:^|\.)(?:embeddings\.\w+|embed_tokens|wte|wpe)(?:\.|$)")
+ROLES: dict[str, Callable[[str], bool]] = {
+    "@layers": lambda name: bool(_LAYER.search(name)),
+    "@attention": lambda name: bool(_LAYER.search(name) and _ATTENTION.search(name)),
+    "@feed-forward": lambda name: bool(_LAYER.search(name) and not _ATTENTION.search(name)),
+    "@embeddings": lambda name: bool(_TABLE.search(name)),
+    "@head": lambda name: name.startswith((*HEADS, "lm_head")),
+}
+
+
+LINEAR_HELP = (
+    "globs over module names, in which * also crosses dots, or @layers, @attention, @feed-forward, @embeddings, @head; "
+    "default: every linear layer but the output head"
+)
 
 
 def linear_names(model: Any) -> list[str]:
