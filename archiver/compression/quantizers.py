@@ -41,7 +41,7 @@ class Quantizer(Constraint):
         self.frozen = True
 
     def forward(self, weight: Tensor) -> Tensor:
-        training = torch.is_grad_enabled()
+        training = torch.is_grad_enabled() and weight.requires_grad
         with torch.no_grad():
             # Outside of training steps, weights that are on the grid already are not fitted again: that would move them.
             if not self.frozen and (training or not torch.equal(self.rounded(weight), weight)):
@@ -144,7 +144,7 @@ class Signs(Constraint):
         self.follows = False
 
     def forward(self, weight: Tensor) -> Tensor:
-        training = torch.is_grad_enabled()
+        training = torch.is_grad_enabled() and weight.requires_grad
         with torch.no_grad():
             if self.follows and (training or not torch.equal(signs(weight) * self.scale, weight)):
                 self.scale = binary_scale(weight, self.granularity)
