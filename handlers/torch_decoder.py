@@ -1,0 +1,110 @@
+"""A decoder on torch: token ids in, logits out; or one prompt in, its greedy continuation out.
+
+The evaluation takes the same module as the fp32 original, so that build and worker mean the same by «the model».
+"""
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from handlers.conv1d import conv1d_to_linear
+from handlers.packed_weights import load_packed
+
+
+class DecoderWithHead(torch.nn.Module):
+    """input_ids, attention_mask (1 = real) [rows, length] int64 → logits [rows, length, vocabulary].
+
+    Each place's logits are about the token behind it. Padding may stand on either side. model: transformers' …ForCausalLM.
+    """
+
+    takes_type_ids = False
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        if attention_mask is None:
+            return self.model(input_ids=input_ids, use_cache=False).logits
+        places = (attention_mask.cumsum(1) - 1).clamp(min=0)
+        return self.model(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=places, use_cache=False
+        ).logits  # fmt: skip
+
+
+def greedy_steps(model: torch.nn.Module, prompt: Sequence[int]) -> Iterator[tuple[int, float]]:
+    """(token, margin) after token: always the likeliest one, keys and values of earlier places kept. Never ends by itself.
+
+    margin: by how much the token's logit exceeds the second best, as a share of the largest |logit|
+    """
+    device = next(model.parameters()).device
+    ids, cache = torch.tensor([list(prompt)], device=device), None
+    while True:
+        with torch.inference_mode():
+            output = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        logits, cache = output.logits[0, -1].float(), output.past_key_values
+        if not bool(torch.isfinite(logits).all()):
+            raise ArithmeticError("the model's logits are not finite")
+        best = logits.topk(min(2, logits.shape[0]))
+        token = int(best.indices[0])
+        yield token, float((best.values[0] - best.values[-1]) / logits.abs().max().clamp(min=1e-12))
+        ids = best.indices[:1].reshape(1, 1)
+
+
+def continue_greedily(
+    model: torch.nn.Module, prompt: Sequence[int], max_new_tokens: int, end_ids: Collection[int]
+) -> list[int]:
+    """At most `max_new_tokens` tokens behind the prompt; fewer where one of `end_ids` comes, which is left out."""
+    found: list[int] = []
+    for token, _ in greedy_steps(model, prompt):
+        if token in end_ids:
+            break
+        found.append(token)
+        if len(found) == max_new_tokens:
+            break
+    return found
+
+
+class DecoderSession:
+    """A loaded archive: `module`, its `run` for whole windows, `generate` for one prompt."""
+
+    name = "torch"
+
+    def __init__(self, folder: Path, spec: Mapping[str, Any], threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._device = spec.get("device", "cpu")
+        self.module = load_decoder(folder, spec).to(self._device)
+
+    def run(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        """[rows, length] int64 arrays by input name → logits [rows, length, vocabulary] float32."""
+        with torch.inference_mode():
+            tensors = {name: torch.from_numpy(value).to(self._device) for name, value in arrays.items()}
+            return self.module(**tensors).float().cpu().numpy()
+
+    def generate(self, prompt: Sequence[int], max_new_tokens: int, end_ids: Collection[int]) -> list[int]:
+        """See continue_greedily."""
+        return continue_greedily(self.module.model, prompt, max_new_tokens, end_ids)
+
+
+def load_decoder(folder: Path, spec: Mapping[str, Any]) -> DecoderWithHead:
+    """The module of an archive: config.json and packed weights, no pickle, no remote code."""
+    import transformers
+
+    config_dict = json.loads((folder / spec["config"]).read_text())
+    config = transformers.CONFIG_MAPPING[config_dict["model_type"]].from_dict(config_dict)
+    model = conv1d_to_linear(transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager"))
+    weights = {name: _tensor(value) for name, value in load_packed(folder / spec["model"]).items()}
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    absent = [name for name in missing if not (tied and name == "lm_head.weight")]
+    if absent or unexpected:
+        raise RuntimeError(f"the weights do not fit config.json: missing {absent[:3]}, unexpected {unexpected[:3]}")
+    return DecoderWithHead(model.eval())
+
+
+def _tensor(value: Any) -> torch.Tensor:
+    return value if isinstance(value, torch.Tensor) else torch.from_numpy(value)
