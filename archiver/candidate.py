@@ -17,7 +17,7 @@ from archiver.export.onnx_int8 import quantize_graph
 from archiver.export.openvino import export_openvino
 from archiver.export.torch_packed import export_packed
 from archiver.packaging.layout import HANDLERS, requirement, write_code, write_serving
-from handlers.base import EncoderHandler
+from handlers.encoder_base import EncoderHandler
 from handlers.cpu import container_cores
 from handlers.encoding import TextInput
 from handlers.examples import answer_difference, respond_fully

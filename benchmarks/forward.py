@@ -19,7 +19,7 @@ import numpy as np
 
 from archiver.packaging.layout import HANDLERS
 from archiver.packaging.mar import extracted
-from handlers.base import EncoderHandler
+from handlers.encoder_base import EncoderHandler
 from handlers.cpu import container_cores
 from handlers.encoding import TextInput
 

@@ -1,6 +1,6 @@
-"""The life of a batch in an encoder's worker: decode → encode → run → answer, each request on its own account.
+"""The life of a batch in a worker: decode → encode → run → answer, each request on its own account.
 
-A subclass names its request parameters and turns one output row into one answer.
+TaskHandler is what every task shares; `handlers.encoder_base` and `handlers.text_generation` know what is run.
 """
 
 import json
@@ -8,37 +8,60 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
 from handlers import metrics
-from handlers.batching import SubBatch, plan
 from handlers.cpu import threads_per_worker
-from handlers.encoding import Encoded, Encoder, TextInput
+from handlers.encoding import Encoder, TextInput
 from handlers.errors import BadRequest, UnsoundArchive
 from handlers.examples import check_examples, read_examples
 from handlers.manifest import SERVING, find_damage, read_manifest, read_timings, timings_damage
-from handlers.payload import Parameter, Request, is_bool, parse
-from handlers.runtime import host_warnings, open_session, required
+from handlers.payload import Parameter, Request, parse
+from handlers.runtime import host_warnings, required
 
 logger = logging.getLogger(__name__)
 
 
-class EncoderHandler(ABC):
-    """One handler class per task derives from this; TorchServe calls initialize once and handle per batch."""
+@dataclass
+class Ran:
+    """outputs: one an item, in order, sliceable. failed: positions of items that failed, with why.
+
+    tokens: read and written, of all items; computed_tokens: the same with the padding that was computed for them
+    """
+
+    outputs: Any
+    failed: dict[int, Exception] = field(default_factory=dict)
+    tokens: int = 0
+    computed_tokens: int = 0
+
+
+class TaskHandler(ABC):
+    """One handler class per task derives from this; TorchServe calls initialize once and handle per batch.
+
+    serving: serving.json as read. session: what runs the model, made by `load`.
+    """
 
     parameters: ClassVar[dict[str, Parameter]]
-    common_parameters: ClassVar[dict[str, Parameter]] = {"truncation": Parameter(is_bool, "true or false")}
+    common_parameters: ClassVar[dict[str, Parameter]] = {}
+    session: Any
 
     @abstractmethod
-    def scores(self, rows: np.ndarray, parameters: Mapping[str, Any]) -> np.ndarray:
-        """Raw outputs [n, width] float32 to the numbers that are answered, same shape."""
+    def load(self, folder: Path, threads: int) -> None:
+        """Open the session."""
 
     @abstractmethod
-    def present(self, row: np.ndarray, parameters: Mapping[str, Any]) -> Any:
-        """One row of `scores` to its JSON answer."""
+    def items(self, request: Request) -> list[Any]:
+        """What is to be run for a request, one an input. BadRequest says what is wrong with it."""
+
+    @abstractmethod
+    def run(self, items: Sequence[Any]) -> Ran:
+        """Run what several requests ask for; an item that fails takes no other with it."""
+
+    @abstractmethod
+    def answers(self, outputs: Any, request: Request) -> list[Any]:
+        """One request's outputs to its JSON answers. ArithmeticError when they are no numbers."""
 
     # ---- loading ----------------------------------------------------------------------------------------------------
 
@@ -69,7 +92,7 @@ class EncoderHandler(ABC):
             pad_id=self.serving["pad_id"],
             requirement=required(folder, "tokenizers"),
         )
-        self.session = open_session(folder, self.serving["session"], threads=threads)
+        self.load(folder, threads)
         if not trust_files:
             for warning in host_warnings(self.serving["session"], read_timings(folder)["host"]["isa"]):
                 logger.warning(warning)
@@ -83,7 +106,7 @@ class EncoderHandler(ABC):
         """TorchServe's batch of requests to as many JSON bodies; a request's mistake is that request's alone."""
         started = time.perf_counter()
         answers: list[bytes] = [b""] * len(data)
-        accepted: dict[int, tuple[Request, list[Encoded]]] = {}
+        accepted: dict[int, tuple[Request, list[Any]]] = {}
         for index, row in enumerate(data):
             try:
                 accepted[index] = self._accept(row, context.get_all_request_header(index))
@@ -92,77 +115,45 @@ class EncoderHandler(ABC):
             except Exception as error:  # one request must not take the batch with it, whatever it found
                 logger.exception("request %d of the batch failed", index)
                 answers[index] = _refuse(context, index, 500, f"the request could not be read: {type(error).__name__}")
-        encoded = [item for _, items in accepted.values() for item in items]
-        rows, failed, batches = self._run(encoded)
+        everything = [item for _, items in accepted.values() for item in items]
+        ran = self.run(everything)
         position = 0
         for index, (request, items) in accepted.items():
             span = range(position, position + len(items))
             position += len(items)
-            answers[index] = self._answer(context, index, request, rows, span, failed)
+            answers[index] = self._answer(context, index, request, ran, span)
         metrics.emit(
             context.metrics,
             requests=len(data),
             errors=sum(context.get_response_status(index)[0] not in (None, 200) for index in range(len(data))),
-            inputs=len(encoded),
-            tokens=sum(len(item.ids) for item in encoded),
-            computed_tokens=sum(batch.computed_tokens for batch in batches),
+            inputs=len(everything),
+            tokens=ran.tokens,
+            computed_tokens=ran.computed_tokens,
             seconds=time.perf_counter() - started,
         )
         return answers
 
-    def predict(self, inputs: Sequence[TextInput]) -> np.ndarray:
-        """Raw outputs [n, width] of `inputs` in order, through the same encoding and sub-batches as served ones."""
-        rows, failed, _ = self._run(self.encoder.encode(inputs))
-        if failed:
-            raise next(iter(failed.values()))
-        return rows
-
     def respond(self, inputs: Sequence[TextInput], parameters: Mapping[str, Any] | None = None) -> list[Any]:
-        """The JSON answers of `inputs` in order."""
-        parameters = parameters or {}
-        return [self.present(row, parameters) for row in self.scores(self.predict(inputs), parameters)]
+        """The JSON answers of `inputs` in order, through the same encoding and runs as served ones."""
+        request = Request(tuple(inputs), False, dict(parameters or {}))
+        ran = self.run(self.items(request))
+        if ran.failed:
+            raise next(iter(ran.failed.values()))
+        return self.answers(ran.outputs, request)
 
-    def _accept(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> tuple[Request, list[Encoded]]:
+    def _accept(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> tuple[Request, list[Any]]:
         allowed = self.common_parameters | self.parameters
         request = parse(row, headers, parameters=allowed, max_inputs=self.serving["max_inputs"])
-        truncate = request.parameters.get("truncation", True)
-        encoded = self.encoder.encode(request.inputs, truncate=truncate)
-        for index, item in enumerate(encoded):
-            if len(item.ids) > self.encoder.max_length:
-                raise BadRequest(
-                    f"inputs[{index}] has {len(item.ids)} tokens; at most {self.encoder.max_length} are allowed "
-                    "with 'truncation': false"
-                )
-        return request, encoded
+        return request, self.items(request)
 
-    def _run(self, encoded: Sequence[Encoded]) -> tuple[np.ndarray, dict[int, Exception], list[SubBatch]]:
-        """Outputs [n, width] in order, the positions that failed with why, and the sub-batches that were run."""
-        batches = plan([len(item.ids) for item in encoded], **self.serving["batching"])
-        rows: np.ndarray = np.zeros((len(encoded), 0), np.float32)
-        failed: dict[int, Exception] = {}
-        for batch in batches:
-            members = list(batch.members)
-            try:
-                output = self.session.run(self.encoder.pad([encoded[i] for i in members], batch.length, batch.rows))
-            except Exception as error:  # the runtime failed on this sub-batch: the others are still answered
-                logger.exception("a sub-batch of %d inputs × %d tokens failed", len(members), batch.length)
-                failed |= dict.fromkeys(members, error)
-                continue
-            if not rows.shape[1]:
-                rows = np.zeros((len(encoded), output.shape[1]), np.float32)
-            rows[members] = output[: len(members)]
-        return rows, failed, batches
-
-    def _answer(
-        self, context: Any, index: int, request: Request, rows: np.ndarray, span: range, failed: Mapping[int, Exception]
-    ) -> bytes:
-        broken = next((failed[i] for i in span if i in failed), None)
+    def _answer(self, context: Any, index: int, request: Request, ran: Ran, span: range) -> bytes:
+        broken = next((ran.failed[i] for i in span if i in ran.failed), None)
         if broken is not None:
             return _refuse(context, index, 500, f"the model failed on this request: {type(broken).__name__}")
-        numbers = self.scores(rows[span.start : span.stop], request.parameters)
-        if not np.isfinite(numbers).all():
-            return _refuse(context, index, 500, "the model's answer is not finite")
-        answer = [self.present(row, request.parameters) for row in numbers]
+        try:
+            answer = self.answers(ran.outputs[span.start : span.stop], request)
+        except ArithmeticError as error:
+            return _refuse(context, index, 500, str(error))
         context.set_response_content_type(index, "application/json")
         return _json(answer[0] if request.single else answer)
 

@@ -58,6 +58,10 @@ class Encoder:
             if not truncate:
                 self._tokenizer.enable_truncation(self.max_length, strategy="longest_first")
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, without special tokens."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
     def pad(self, batch: Sequence[Encoded], length: int, rows: int | None = None) -> dict[str, np.ndarray]:
         """Arrays [rows, length] int64: input_ids, attention_mask (1 = real), token_type_ids.
 

@@ -36,17 +36,31 @@ def check_examples(handler: Any, examples: Sequence[dict[str, Any]], tolerance: 
 
 
 def respond_fully(handler: Any, inputs: Sequence[TextInput]) -> list[Any]:
-    """The answers with every label, not the best alone: a second best that moves must not slip by unseen."""
+    """The answers with every label, not the best alone: a second best that moves must not slip by unseen.
+
+    Continuations are as long as the archive says: up to where the next token could be another one on another host.
+    """
+    if "max_new_tokens" in handler.parameters:
+        return handler.respond(inputs, {"max_new_tokens": handler.serving["example_tokens"], "return_full_text": False})
     return handler.respond(inputs, {"top_k": 1 << 30} if "top_k" in handler.parameters else {})
 
 
 def answer_difference(stored: Any, found: Any) -> float:
-    """How far two answers of one input lie apart, as a share of the largest stored number; inf if their form differs."""
+    """How far two answers of one input lie apart, as a share of the largest stored number.
+
+    inf if their form differs; texts are equal (0) or not (inf).
+    """
+    if _is_text(stored) or _is_text(found):
+        return 0.0 if stored == found else float("inf")
     a, b = _numbers(stored), _numbers(found)
     if a.keys() != b.keys():
         return float("inf")
     peak = max((abs(value) for value in a.values()), default=0.0)
     return max((abs(a[key] - b[key]) for key in a), default=0.0) / (peak or 1.0)
+
+
+def _is_text(answer: Any) -> bool:
+    return bool(answer) and isinstance(answer[0], dict) and "generated_text" in answer[0]
 
 
 def _numbers(answer: Any) -> dict[Any, float]:

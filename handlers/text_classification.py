@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from handlers.base import EncoderHandler
+from handlers.encoder_base import EncoderHandler
 from handlers.payload import Parameter, is_positive_int
 
 

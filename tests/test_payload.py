@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from handlers.base import EncoderHandler
+from handlers.encoder_base import EncoderHandler
 from handlers.encoding import TextInput
 from handlers.errors import BadRequest
 from handlers.feature_extraction import FeatureExtractionHandler

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from handlers.base import EncoderHandler
+from handlers.encoder_base import EncoderHandler
 from handlers.encoding import Encoder
 from handlers.feature_extraction import FeatureExtractionHandler
 from handlers.runtime import host_warnings, open_session, require
@@ -97,7 +97,7 @@ def test_a_batch_answers_as_single_requests_do(handler, sentences):
 
 @pytest.mark.parametrize(("task", "width"), [("text-classification", 2), ("feature-extraction", 32)])
 def test_a_batch_equals_single_ones_through_a_real_model(tiny_model, sentences, task, width):
-    from archiver.candidate import torch_run
+    from archiver.encoder_subject import EncoderSubject
     from archiver.models import load_model, resolve_model
     from handlers.torch_encoder import EncoderWithHead
 
@@ -105,7 +105,7 @@ def test_a_batch_equals_single_ones_through_a_real_model(tiny_model, sentences, 
     handler = made(kinds[task](), tiny_model, normalize=True, activation="softmax", labels=["a", "b"])
     pooling = "mean" if task == "feature-extraction" else None
     encoder = EncoderWithHead(load_model(resolve_model(tiny_model("bert", task)), task), task, pooling)
-    handler.session.run = torch_run(encoder)
+    handler.session.run = EncoderSubject.run_of(None, encoder)
     asked = [{"inputs": text} for text in sentences]
     together, _, _ = ask(handler, *asked)
     for document, answer in zip(asked, together, strict=True):

@@ -33,10 +33,11 @@ REQUIREMENTS = "requirements.txt"
 HANDLERS = {
     "text-classification": ("handlers.text_classification", "TextClassificationHandler"),
     "feature-extraction": ("handlers.feature_extraction", "FeatureExtractionHandler"),
+    "text-generation": ("handlers.text_generation", "TextGenerationHandler"),
 }
 
 # Modules of `handlers` that only one runtime needs.
-TORCH_ONLY = {"conv1d.py", "packed_weights.py", "torch_decoder.py", "torch_encoder.py"}
+TORCH_ONLY = {"conv1d.py", "factored.py", "packed_weights.py", "torch_decoder.py", "torch_encoder.py"}
 
 _ENTRY = '''"""TorchServe looks for `handle` in the archive's root: it is one instance of the class named here."""
 

@@ -17,7 +17,7 @@ from archiver.packaging.mar import extract
 from archiver.progress import Progress
 from archiver.recipe import load_recipe
 from archiver.serving.server import TorchServe
-from handlers.base import EncoderHandler
+from handlers.encoder_base import EncoderHandler
 
 _PAIRS = (("the dog runs fast", "the cat eats"), ("a dull story", "this film is very good"), ("one man", "two dogs"))
 _LABELS = {"films": ["0", "1"], "pairs": ["no", "maybe", "yes"], "tags": ["funny", "dull|größe", ""]}
