@@ -90,6 +90,7 @@ def _examples(subject: Subject, stage: Stage, progress: Progress, checkpoint: Pa
         bounded=stage.bounds is not None,
         say=progress.say,
         checkpoint=checkpoint,
+        tokenizer_json=lambda: subject.tokenizer_json,
     )
 
 

@@ -87,7 +87,7 @@ def install(model: torch.nn.Module, ranks: Mapping[str, int]) -> None:
 
 
 def factored_like(dense: torch.nn.Module, rank: int, name: str = "") -> torch.nn.Module:
-    """A factored layer or table of the dense one's sizes, on its device, in its mode; its bias Parameter is the dense one's."""
+    """A factored layer or table of the dense one's sizes, device and mode; its bias is the dense one's Parameter."""
     made: torch.nn.Module
     if isinstance(dense, torch.nn.Linear):
         with torch.device(dense.weight.device):

@@ -16,6 +16,8 @@ from archiver.compression.low_rank_options import ActivationSvd, Svd
 from archiver.compression.options import DynamicInt8, StaticInt8
 from archiver.compression.quantize_options import Binary, Codebook, FixedPoint, Ternary, WeightOnly
 from archiver.compression.retrain_options import Retrain
+from archiver.compression.structured_options import ShareLayers, Structured
+from archiver.compression.vocabulary_options import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,29 @@ METHODS: dict[str, dict[str, Method]] = {
             search={"granularity": ("channel", "tensor")},
         ),
     },
+    "prune": {
+        "structured": Method(
+            options=Structured,
+            function="archiver.compression.structured:structured",
+            needs_data=False,
+            check="archiver.compression.structured:check",
+            search={"neurons": (0.25, 0.5, 0.67), "heads": (0.33, 0.5), "layers": (0.33, 0.5)},
+        ),
+    },
     "share": {
+        "layers": Method(
+            options=ShareLayers,
+            function="archiver.compression.layer_sharing:share_layers",
+            needs_data=False,
+            check="archiver.compression.layer_sharing:check",
+            search={"groups": (2, 3), "init": ("mean", "first")},
+        ),
+        "vocabulary": Method(
+            options=Vocabulary,
+            function="archiver.compression.vocabulary:vocabulary",
+            needs_data=True,
+            check="archiver.compression.vocabulary:check",
+        ),
         "codebook": Method(
             options=Codebook,
             function="archiver.compression.codebook:codebook",

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from archiver.compression.objectives import OBJECTIVES, Objective
-from archiver.errors import DataError
+from archiver.errors import DataError, RecipeError
 
 Batch = Mapping[str, torch.Tensor]
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -18,6 +18,10 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 def _nothing(line: str) -> None:
     """A stage that is run without a build has nobody to tell."""
+
+
+def _no_tokenizer() -> bytes:
+    raise RecipeError("this stage needs the tokenizer, and is run without one")
 
 
 @dataclass
@@ -33,6 +37,7 @@ class Examples:
     original_metrics: those of the original
     missed: metrics → a sentence for each of the stage's own bounds that they miss; bounded: it has such bounds
     say: one line of progress, at once
+    tokenizer_json: () → the tokenizer.json of the model as it is now
     checkpoint: where a long stage keeps what it has reached, without suffix; None: nowhere
     """
 
@@ -47,6 +52,7 @@ class Examples:
     bounded: bool = False
     say: Callable[[str], None] = _nothing
     checkpoint: Path | None = None
+    tokenizer_json: Callable[[], bytes] = _no_tokenizer
 
     @property
     def objective(self) -> Objective:

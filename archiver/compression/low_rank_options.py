@@ -13,7 +13,7 @@ _SIZES = ("rank", "ratio", "energy")
 
 @dataclass(frozen=True)
 class Svd:
-    """W ≈ U·diag(d)·Vᵀ. Exactly one of rank, ratio and energy, or the stage's own max_drop: the least energy that keeps it."""
+    """W ≈ U·diag(d)·Vᵀ. One of rank, ratio and energy, or the stage's own max_drop: the least energy that keeps it."""
 
     rank: int | None = option("integer", None, minimum=1, help="the same rank for every target")
     ratio: float | None = option("number", None, above=0, maximum=0.9999, help="share of a layer's parameters kept")
@@ -24,7 +24,8 @@ class Svd:
         "string",
         "auto",
         choices=EXECUTE,
-        help="factored: two thin layers; recombined: one dense layer, stored as two factors; auto: the fewer multiplications",
+        help="factored: two thin layers; recombined: one dense layer, stored as two factors; auto: factored where it "
+        "multiplies less",
     )
 
     def mistakes(self, bounded: bool) -> list[str]:

@@ -195,6 +195,7 @@ class _Teacher:
     def __init__(self, examples: Examples, options: Retrain, device: torch.device) -> None:
         self._module = examples.teacher.eval().to(device)
         self._hidden = options.distill.hidden > 0
+        self._vocabulary = examples.task == "text-generation"  # its outputs are logits of every token
         self._device = device
         self._kept: dict[int, tuple[Tensor, list[Tensor]]] = {}
         self._room = _TEACHER_BYTES
@@ -212,6 +213,8 @@ class _Teacher:
             inputs["input_ids"] = state.old_ids.to(self._device)[inputs["input_ids"]]
         with torch.no_grad(), _hidden_states(self._model, self._hidden) as hidden:
             outputs = self._module(**inputs).float()
+        if state.old_ids is not None and self._vocabulary:
+            outputs = outputs[..., state.old_ids.to(self._device)]
         layers = state.layer_origin if state.layer_origin is not None else range(len(hidden))
         chosen = [hidden[index].to(torch.bfloat16) for index in layers] if self._hidden else []
         size = sum(item.numel() * item.element_size() for item in (outputs, *chosen))
