@@ -13,6 +13,7 @@ import torch
 
 from handlers.conv1d import conv1d_to_linear
 from handlers.packed_weights import load_packed
+from handlers.structure import load_weights
 
 
 class DecoderWithHead(torch.nn.Module):
@@ -97,14 +98,5 @@ def load_decoder(folder: Path, spec: Mapping[str, Any]) -> DecoderWithHead:
     config_dict = json.loads((folder / spec["config"]).read_text())
     config = transformers.CONFIG_MAPPING[config_dict["model_type"]].from_dict(config_dict)
     model = conv1d_to_linear(transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager"))
-    weights = {name: _tensor(value) for name, value in load_packed(folder / spec["model"]).items()}
-    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    absent = [name for name in missing if not (tied and name == "lm_head.weight")]
-    if absent or unexpected:
-        raise RuntimeError(f"the weights do not fit config.json: missing {absent[:3]}, unexpected {unexpected[:3]}")
-    return DecoderWithHead(model.eval())
-
-
-def _tensor(value: Any) -> torch.Tensor:
-    return value if isinstance(value, torch.Tensor) else torch.from_numpy(value)
+    weights = {name: torch.as_tensor(value) for name, value in load_packed(folder / spec["model"]).items()}
+    return DecoderWithHead(load_weights(model, folder, weights))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from handlers.packed_weights import load_packed
+from handlers.structure import load_weights
 
 POOLING = ("mean", "cls", "max")
 
@@ -61,8 +62,7 @@ def load_encoder(folder: Path, spec: Mapping[str, Any]) -> EncoderWithHead:
     model = kinds[spec["task"]].from_config(config, attn_implementation="eager")
     if spec["task"] == "feature-extraction" and getattr(model, "pooler", None) is not None:
         model.pooler = None  # as in the build: the token vectors are pooled by `pooling`, and its weights do not travel
-    missing, unexpected = model.load_state_dict(load_packed(folder / spec["model"]), strict=False)
-    absent = [name for name in missing if not name.endswith("position_ids")]
-    if absent or unexpected:
-        raise RuntimeError(f"the weights do not fit config.json: missing {absent[:3]}, unexpected {unexpected[:3]}")
-    return EncoderWithHead(model.eval(), spec["task"], spec.get("pooling"))
+    weights = load_packed(folder / spec["model"])
+    tensors = {name: torch.as_tensor(value) for name, value in weights.items()}
+    model = load_weights(model, folder, tensors)
+    return EncoderWithHead(model, spec["task"], spec.get("pooling"))

@@ -5,7 +5,7 @@ each text that used only those tokens is cut into the same ones, and no other te
 
 - WordPiece takes the longest piece that fits, again and again. A piece that fits first still does when others are gone; all
   single characters, with and without the continuing prefix, let any other word fall apart.
-- BPE joins neighbours by the order of its merges. A word is joined as before when every merge behind its tokens is kept, and
+- BPE joins neighbours by the order of its merges. A word is joined as before when every merge behind its tokens is kept:
   so both parts of each kept token are kept, down to the alphabet, which is kept too. The merges kept are those whose parts
   and product are.
 - Unigram takes the likeliest way to cut. The likeliest of all is the likeliest of fewer; single characters and the bytes
@@ -114,7 +114,8 @@ def _is_one(token: str, prefix: str, suffix: str) -> bool:
 
 def _merges(model: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Pairs, also of files that write a merge as "left right"."""
-    return [tuple(merge.split(" ", 1)) if isinstance(merge, str) else (merge[0], merge[1]) for merge in model["merges"]]
+    pairs = (merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"])
+    return [(left, right) for left, right in pairs]
 
 
 def _named_ids(spec: Mapping[str, Any], ids: Mapping[str, int]) -> set[int]:

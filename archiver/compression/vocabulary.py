@@ -27,8 +27,7 @@ def vocabulary(model: torch.nn.Module, options: Vocabulary, examples: Examples) 
     problems = check(model, options)
     if problems:
         raise RecipeError("share/vocabulary does not fit this model:", problems)
-    table = _table(model)[1]
-    rows = table.num_embeddings
+    rows = len(_rows(model)[1])
     counts = token_counts(examples, rows)
     used = chosen_ids(counts, None if options.keep == "train" else int(options.keep))
     trimmed = trim_tokenizer(examples.tokenizer_json(), used, _needed_ids(model))
@@ -50,11 +49,9 @@ def check(model: torch.nn.Module, options: Vocabulary) -> list[str]:
     name, table = _table(model)
     if not isinstance(table, torch.nn.Embedding):
         return [f"the input embeddings {name} are a {type(table).__name__}, not a table of rows: remove the stage"]
-    problems = []
-    if options.keep != "train" and int(options.keep) >= table.num_embeddings:
-        problems.append(
-            f"keep is {options.keep}, and {name} has {table.num_embeddings} rows: nothing would be dropped; lower it"
-        )
+    problems, rows = [], table.num_embeddings
+    if options.keep != "train" and int(options.keep) >= rows:
+        problems.append(f"keep is {options.keep}, and {name} has {rows} rows: nothing would be dropped; lower it")
     chain = state_of(model).constraints.get(name, [])
     fixed = [type(item).__name__ for item in chain if not isinstance(item, (Mask, LowRank))]
     if fixed:
@@ -82,6 +79,12 @@ def chosen_ids(counts: Tensor, most: int | None) -> list[int]:
     return sorted(used.tolist())
 
 
+def _rows(model: torch.nn.Module) -> tuple[str, Tensor]:
+    """Name of the module that holds the input embeddings' rows, and its weight [rows, width]."""
+    name, table = _table(model)
+    return name, table.get_parameter("weight")
+
+
 def _table(model: torch.nn.Module) -> tuple[str, torch.nn.Module]:
     """Name and module of the input embeddings' rows."""
     table = model.get_input_embeddings()  # type: ignore[operator]  # transformers' own
@@ -101,7 +104,7 @@ def _slice(model: torch.nn.Module, kept: Tensor) -> None:
         for twin in sharing(model, owner):
             module = model.get_submodule(twin)
             for value in (module.weight, getattr(module, "bias", None)):
-                if value is not None and id(value) not in sliced:
+                if isinstance(value, torch.nn.Parameter) and id(value) not in sliced:
                     sliced.add(id(value))
                     value.data = value.data[kept].clone()  # the same Parameter, so that whoever shares it still does
             if isinstance(module, torch.nn.Embedding):
@@ -139,8 +142,9 @@ def _needed_ids(model: torch.nn.Module) -> list[int]:
     for _, _, value in _id_settings(model):
         needed += value if isinstance(value, list) else [value]
     for module in model.modules():
-        if hasattr(module, "position_embeddings") and isinstance(getattr(module, "padding_idx", None), int):
-            needed += range(module.padding_idx + 1)
+        padding = getattr(module, "padding_idx", None)
+        if hasattr(module, "position_embeddings") and isinstance(padding, int):
+            needed += range(padding + 1)
     return needed
 
 

@@ -37,7 +37,15 @@ HANDLERS = {
 }
 
 # Modules of `handlers` that only one runtime needs.
-TORCH_ONLY = {"conv1d.py", "factored.py", "packed_weights.py", "torch_decoder.py", "torch_encoder.py"}
+TORCH_ONLY = {
+    "anatomy.py",
+    "conv1d.py",
+    "factored.py",
+    "packed_weights.py",
+    "structure.py",
+    "torch_decoder.py",
+    "torch_encoder.py",
+}
 
 _ENTRY = '''"""TorchServe looks for `handle` in the archive's root: it is one instance of the class named here."""
 

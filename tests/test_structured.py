@@ -1,0 +1,211 @@
+"""Cutting heads, neurons and layers: the cut model computes what the whole one would with those structures at zero."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from stage_examples import calibrated_on
+
+from archiver.compression.constraints import state_of
+from archiver.compression.examples import Examples
+from archiver.compression.importance import layer_order
+from archiver.compression.structured import check, choose, cut_layer, kept_of, structured, without_layers
+from archiver.compression.structured_options import Structured
+from handlers.anatomy import layer_list, layer_parts
+from handlers.conv1d import conv1d_to_linear
+from handlers.structure import describe, rebuild
+
+ENCODERS = ("bert", "distilbert")
+DECODERS = ("llama", "gpt2", "qwen2")
+SIZES: dict[str, dict[str, Any]] = {
+    "bert": {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48},
+    "distilbert": {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48},
+    "llama": {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+              "intermediate_size": 48},
+    "qwen2": {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+              "intermediate_size": 48},
+    "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_inner": 48},
+}  # fmt: skip
+
+
+def tiny(kind: str, seed: int = 0) -> torch.nn.Module:
+    config = transformers.AutoConfig.for_model(
+        kind, vocab_size=40, max_position_embeddings=16, bos_token_id=0, eos_token_id=0, pad_token_id=0, **SIZES[kind]
+    )
+    auto = (
+        transformers.AutoModelForSequenceClassification if kind in ENCODERS else transformers.AutoModelForCausalLM
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    model = conv1d_to_linear(auto.from_config(config, attn_implementation="eager")).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.1)
+    return model
+
+
+IDS = torch.randint(1, 40, (3, 10), generator=torch.Generator().manual_seed(1))
+BATCHES = [{
+    "input_ids": IDS, "attention_mask": torch.ones_like(IDS), "labels": torch.tensor([0, 1, 0])
+}]  # fmt: skip
+
+
+class Head(torch.nn.Module):
+    takes_type_ids = False
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        more = {"use_cache": False} if hasattr(self.model, "generate") else {}
+        return self.model(input_ids=input_ids, attention_mask=attention_mask, **more).logits
+
+
+def run(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return Head(model)(IDS, torch.ones_like(IDS))
+
+
+def examples(model: torch.nn.Module, kind: str) -> Examples:
+    found = calibrated_on(BATCHES, Head(model))
+    if kind in DECODERS:
+        found = calibrated_on([{**BATCHES[0], "labels": IDS}], Head(model))
+        found.task = "text-generation"
+    return found
+
+
+@pytest.mark.parametrize("kind", [*ENCODERS, *DECODERS])
+@pytest.mark.parametrize("what", ["heads", "neurons"])
+def test_a_cut_equals_zeros(kind, what):
+    """Structures whose consumer has zero columns contribute nothing: cutting those changes no output."""
+    model = tiny(kind)
+    masked = copy.deepcopy(model)
+    kept = torch.tensor([0]) if what == "heads" and kind in ("llama", "qwen2") else torch.tensor([0, 2, 3])
+    for parts in layer_parts(masked):
+        width = parts.head_dim * parts.heads // parts.key_heads if what == "heads" else 1
+        weight = masked.get_submodule(parts.output if what == "heads" else parts.down).get_parameter("weight")
+        columns = torch.zeros(weight.shape[1])
+        columns.view(-1, width)[kept] = 1.0
+        weight.data *= columns
+    for parts in layer_parts(model):
+        cut_layer(model, parts, what, kept)
+    assert torch.allclose(run(model), run(masked), atol=1e-5)
+    assert not torch.allclose(run(model), run(tiny(kind)), atol=1e-3)
+    assert sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in masked.parameters())
+
+
+@pytest.mark.parametrize("kind", [*ENCODERS, *DECODERS])
+def test_all_at_once_reloads_with_layers_of_different_sizes(kind):
+    model = tiny(kind)
+    options = Structured(heads=0.5, neurons=0.4, layers=(0, 2), scope="global", importance="taylor")
+    report = structured(model, options, examples(model, kind))
+    assert state_of(model).layer_origin == [0, 2]
+    assert len(layer_list(model)[1]) == model.config.num_hidden_layers == 2
+    assert report.notes[0] == "layers 0, 2 of 3 stay"
+    config = type(model.config).from_dict(model.config.to_dict())
+    auto = transformers.AutoModelForCausalLM if kind in DECODERS else transformers.AutoModelForSequenceClassification
+    fresh = conv1d_to_linear(auto.from_config(config, attn_implementation="eager"))
+    rebuild(fresh, describe(model))
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(run(fresh.eval()), run(model))
+    if kind in DECODERS:  # with a cache, layer by layer, as without
+        with torch.no_grad():
+            found = fresh.generate(IDS[:1, :4], max_new_tokens=4, do_sample=False, use_cache=True)
+            plain = fresh.generate(IDS[:1, :4], max_new_tokens=4, do_sample=False, use_cache=False)
+        assert torch.equal(found, plain)
+
+
+@pytest.mark.parametrize("importance", ["taylor", "magnitude", "activation"])
+def test_what_matters_little_goes_first(importance):
+    """Neurons 8 … 47 are made next to nothing, and head 3: they are the first to go."""
+    model = tiny("bert")
+    with torch.no_grad():
+        for parts in layer_parts(model):
+            for name in (parts.up[0], *parts.inputs):
+                layer = model.get_submodule(name)
+                rows = slice(8, None) if name in parts.up else slice(24, None)
+                layer.get_parameter("weight")[rows] *= 1e-4
+                layer.get_parameter("bias")[rows] *= 1e-4
+            model.get_submodule(parts.down).get_parameter("weight")[:, 8:] *= 1e-3
+            model.get_submodule(parts.output).get_parameter("weight")[:, 24:] *= 1e-3
+    before = run(model)
+    structured(model, Structured(heads=0.25, neurons=0.8, importance=importance, samples=3), examples(model, "bert"))
+    for parts in layer_parts(model):
+        assert (parts.heads, model.get_submodule(parts.down).get_parameter("weight").shape[1]) == (3, 10)
+    assert torch.allclose(run(model), before, atol=1e-3)
+
+
+@pytest.mark.parametrize("importance", ["taylor", "magnitude", "activation"])
+def test_the_layer_that_does_nothing_goes_first(importance):
+    model = tiny("llama")
+    with torch.no_grad():
+        layer = layer_list(model)[1][1]
+        for parameter in layer.parameters():
+            parameter.mul_(1e-4)
+    found = examples(model, "llama")
+    # Against random labels the loss may fall when a layer goes; against the original's own answers it can only rise.
+    unlabelled = [{name: value for name, value in BATCHES[0].items() if name != "labels"}]
+    found.train = lambda size, seed: unlabelled
+    assert layer_order(model, 1, importance, found, 3) == [1]
+    assert len(layer_list(model)[1]) == model.config.num_hidden_layers == 3
+
+
+def test_layers_are_skipped_only_inside():
+    model = tiny("bert")
+    before = run(model)
+    with pytest.raises(RuntimeError, match="inside"), without_layers(model, [0, 1]):
+        assert not torch.equal(run(model), before)
+        raise RuntimeError("inside")
+    assert torch.equal(run(model), before)
+
+
+@pytest.mark.parametrize(
+    ("total", "share", "what", "left"),
+    [(12, 0.33, "heads", 8), (12, 0.5, "heads", 6), (2, 0.9, "heads", 1), (1536, 0.5, "neurons", 768),
+     (1536, 0.67, "neurons", 512), (48, 0.33, "neurons", 32), (300, 0.5, "neurons", 160)],
+)  # fmt: skip
+def test_counts_by_hand(total, share, what, left):
+    assert kept_of(total, share, what) == left
+
+
+def test_global_scope_by_hand():
+    # Means 2 and 20: scaled [0.5, 1.5] and [0.1, 1.9]; half of four goes: 0.5 and 0.1.
+    kept = choose([torch.tensor([1.0, 3.0]), torch.tensor([2.0, 38.0])], 0.5, "heads", "global")
+    assert [item.tolist() for item in kept] == [[1], [1]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (Structured(layers=(0, 3, 7)), "layers: 3, 7 of the list that stays: the model has layers 0 to 2"),
+        (Structured(layers=0.1), "0.1 of 3 layers is 0"),
+        (Structured(layers=0.9), "0.9 of 3 layers is 3"),
+        (Structured(heads=0.05), "heads: 0.05 of the 4 of bert.encoder.layer.0.attention.self is none"),
+    ],
+)
+def test_cuts_that_cannot_be_are_found_before_any_work(options, message):
+    with torch.device("meta"):
+        model = transformers.AutoModelForSequenceClassification.from_config(
+            transformers.AutoConfig.for_model("bert", vocab_size=40, **SIZES["bert"])
+        )
+    found = check(model, options)
+    assert message in found[0]
+
+
+def test_the_check_gives_the_shapes_that_will_be():
+    with torch.device("meta"):
+        model = transformers.AutoModelForSequenceClassification.from_config(
+            transformers.AutoConfig.for_model("bert", vocab_size=40, **SIZES["bert"])
+        )
+    assert check(model, Structured(heads=0.5, neurons=0.5, layers=0.34)) == []
+    assert [(p.heads, tuple(model.get_submodule(p.down).weight.shape)) for p in layer_parts(model)] == [
+        (2, (32, 24))
+    ] * 2  # fmt: skip
+
+
+def test_cutting_nothing_is_a_mistake():
+    assert "cuts nothing" in Structured().mistakes(False)[0]
