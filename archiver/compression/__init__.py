@@ -15,6 +15,7 @@ from typing import Any
 from archiver.compression.low_rank_options import ActivationSvd, Svd
 from archiver.compression.options import DynamicInt8, StaticInt8
 from archiver.compression.quantize_options import Binary, Codebook, FixedPoint, Ternary, WeightOnly
+from archiver.compression.prune_options import L1, SparseGpt, Wanda
 from archiver.compression.retrain_options import Retrain
 from archiver.compression.structured_options import ShareLayers, Structured
 from archiver.compression.vocabulary_options import Vocabulary
@@ -116,6 +117,27 @@ METHODS: dict[str, dict[str, Method]] = {
         ),
     },
     "prune": {
+        "l1": Method(
+            options=L1,
+            function="archiver.compression.pruning:l1",
+            needs_data=False,
+            check="archiver.compression.pruning:check",
+            search={"sparsity": (0.3, 0.5, 0.7), "scope": ("global", "layer")},
+        ),
+        "wanda": Method(
+            options=Wanda,
+            function="archiver.compression.pruning:wanda",
+            needs_data=True,
+            check="archiver.compression.pruning:check",
+            search={"sparsity": (0.3, 0.5, 0.7), "scope": ("row", "layer")},
+        ),
+        "sparsegpt": Method(
+            options=SparseGpt,
+            function="archiver.compression.pruning:sparsegpt",
+            needs_data=True,
+            check="archiver.compression.pruning:check",
+            search={"sparsity": (0.3, 0.5, 0.7), "damping": (0.01, 0.1)},
+        ),
         "structured": Method(
             options=Structured,
             function="archiver.compression.structured:structured",
