@@ -9,7 +9,10 @@ from typing import Any
 from archiver.compression.retrain_options import Retrain
 from archiver.fields import option
 
-TARGETS = "globs over module names, in which * also crosses dots; default: "
+TARGETS = (
+    "globs over module names, in which * also crosses dots, or @layers, @attention, @feed-forward, @embeddings, @head; "
+    "default: "
+)
 _LINEARS = TARGETS + "every linear layer but the output head"
 _ALL = TARGETS + "every linear layer and embedding table"
 _IGNORE = "globs over module names that are left alone, although targets names them"
@@ -112,7 +115,7 @@ class WeightOnly:
     algorithm: str | None = option(
         "string", None, choices=("rtn", "gptq", "awq"), help="rounds to nearest, or makes up for it on data.train"
     )
-    act_order: bool | None = option("boolean", None, help="gptq: columns with the largest inputs first, static groups")
+    act_order: bool | None = option("boolean", None, help="gptq: columns with the largest inputs first (default true)")
     samples: int = option("integer", 128, minimum=1, maximum=100_000, help="calibration texts, taken from data.train")
     mixed: Mixed | None = option("options", None, of=Mixed, help="bits per layer by measured sensitivity")
     aware: Retrain | None = option("options", None, of=Retrain, help=_AWARE)

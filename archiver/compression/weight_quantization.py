@@ -55,7 +55,8 @@ def weight_only(model: torch.nn.Module, options: WeightOnly, examples: Examples)
             constrain(model, name, grid)
             grid.freeze()
     width = sum(bits[name] * before[name].numel() for name in names) / sum(w.numel() for w in before.values())
-    notes.insert(0, described(model, before, f"{width:.3g} bits a weight and a scale for each group"))
+    what = f"{width:.3g} bits a weight and a scale for each group"
+    notes.insert(0, described(model, before, what, comparable=options.algorithm != "awq"))
     return report_stage("quantize/weight-only", model, options, [*notes, NOT_FASTER])
 
 
@@ -199,16 +200,22 @@ def weights_of(model: torch.nn.Module, names: Sequence[str]) -> dict[str, Tensor
     return {name: model.get_submodule(name).get_parameter("weight").detach().clone() for name in names}
 
 
-def described(model: torch.nn.Module, before: Mapping[str, Tensor], what: str) -> str:
-    """A sentence on how many weights became what, and how far they moved: the signal-to-noise ratio in dB."""
+def described(model: torch.nn.Module, before: Mapping[str, Tensor], what: str, *, comparable: bool = True) -> str:
+    """A sentence on how many weights became what, and how far they moved: the signal-to-noise ratio in dB.
+
+    comparable: False where weights were rescaled on purpose
+    """
+    count = sum(weight.numel() for weight in before.values())
+    line = f"{len(before)} modules, {count} weights: {what}"
+    if not comparable:
+        return line
     signal = sum(float(weight.double().square().sum()) for weight in before.values())
     noise = sum(
         float((model.get_submodule(name).get_parameter("weight").detach() - weight).double().square().sum())
         for name, weight in before.items()
     )
-    count = sum(weight.numel() for weight in before.values())
     ratio = f"{10 * math.log10(signal / noise):.1f} dB" if signal and noise else "nothing lost"
-    return f"{len(before)} modules, {count} weights: {what}; SQNR {ratio}"
+    return f"{line}; SQNR {ratio}"
 
 
 def check_targets(model: torch.nn.Module, options: Any) -> list[str]:
