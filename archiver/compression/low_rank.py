@@ -268,7 +268,7 @@ def _put_factors(model: torch.nn.Module, split: _Split) -> None:
         put(model, name, made)
 
 
-def _factors_of(made: torch.nn.Module) -> tuple[torch.nn.Module, torch.nn.Module]:
+def _factors_of(made: torch.nn.Module) -> tuple[torch.nn.Linear | torch.nn.Embedding, torch.nn.Linear]:
     """(the layer that holds A [rows, rank], the one that holds B: [columns, rank] for a table, transposed for a linear)."""
     if isinstance(made, FactoredEmbedding):
         return made.rows, made.projection
