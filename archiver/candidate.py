@@ -6,21 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from archiver.compression.plan import plan_of
+from archiver.data import read_examples
 from archiver.encoder_subject import EncoderSubject
 from archiver.errors import UnsupportedModelError
+from archiver.export.hints import by_content
+from archiver.export.image import pack_onnx, pack_openvino
 from archiver.export.onnx import OnnxGraph, save_onnx
 from archiver.export.onnx_int8 import quantize_graph
 from archiver.export.openvino import export_openvino
 from archiver.export.torch_packed import export_packed
-from archiver.packaging.layout import HANDLERS, requirement, write_code, write_serving
-from handlers.encoder_base import EncoderHandler
+from archiver.packaging.layout import HANDLERS, add_requirement, requirement, write_code, write_serving
+from handlers.base import TaskHandler
 from handlers.cpu import container_cores
 from handlers.encoding import TextInput
 from handlers.examples import answer_difference, respond_fully
+from handlers.weight_image import PACKED
 
 RUNTIMES = ("openvino", "onnxruntime", "torch")  # the order in which `runtime: auto` prefers them
 
@@ -28,23 +31,24 @@ RUNTIMES = ("openvino", "onnxruntime", "torch")  # the order in which `runtime: 
 # host. fp32 sums come in another order; next to a rounding threshold of int8 that flips one of 255 steps.
 TOLERANCE_FP32 = 0.001
 TOLERANCE_INT8 = 0.03
+MAX_EXAMPLES = 64
 _BATCH_SAMPLE = 64
 
 
 @dataclass
 class Candidate:
-    """folder: the staged files. metrics: of the compressed model. outputs: raw outputs on the validation inputs.
+    """folder: the staged files. metrics: of the compressed model. examples: the inputs to store with their answers.
 
     batch_difference: the largest difference between an answer given alone and the same one given in a batch.
     """
 
     runtime: str
     folder: Path
-    handler: EncoderHandler
+    handler: TaskHandler
     metrics: dict[str, float]
-    outputs: np.ndarray
     weight_bytes: int
     batch_difference: float
+    examples: list[TextInput]
 
 
 def make_candidate(subject: EncoderSubject, graph: OnnxGraph | None, runtime: str, folder: Path) -> Candidate:
@@ -55,14 +59,24 @@ def make_candidate(subject: EncoderSubject, graph: OnnxGraph | None, runtime: st
     before = set(folder.iterdir())
     session = _export(subject, graph, runtime, folder)
     weight_bytes = sum(path.stat().st_size for path in set(folder.iterdir()) - before)
+    if "weights" in session:
+        add_requirement(folder, "safetensors")
     write_serving(folder, serving(subject, session))
     module, name = HANDLERS[subject.recipe.task]
     handler = getattr(importlib.import_module(module), name)()
     handler.open(folder, threads=container_cores(), trust_files=True)
-    outputs = handler.predict(subject.inputs)
-    metrics = subject.metrics(outputs)
-    difference = _batch_difference(handler, subject.inputs)
-    return Candidate(runtime, folder, handler, metrics, outputs, weight_bytes, difference)
+    metrics = subject.metrics(handler.predict(subject.inputs))
+    difference = batch_difference(handler, subject.inputs)
+    return Candidate(runtime, folder, handler, metrics, weight_bytes, difference, _example_inputs(subject))
+
+
+def _example_inputs(subject: EncoderSubject) -> list[TextInput]:
+    """Validation inputs, or the recipe's own file of texts where validation data must not travel."""
+    wanted = subject.recipe.serve.examples
+    if not isinstance(wanted, Path):
+        return subject.inputs[:wanted]
+    found = read_examples(wanted, {"text": 0} if wanted.suffix == ".tsv" else None, task=subject.recipe.task)
+    return [TextInput(example.text, example.text_pair) for example in found][:MAX_EXAMPLES]
 
 
 def serving(subject: EncoderSubject, session: dict[str, Any]) -> dict[str, Any]:
@@ -118,13 +132,16 @@ def _export(subject: EncoderSubject, graph: OnnxGraph | None, runtime: str, fold
         raise UnsupportedModelError(f"the runtime {runtime} needs an ONNX graph, and the model could not be exported")
     if runtime == "onnxruntime":
         save_onnx(quantize_graph(graph, plan) if plan else graph.model, folder / "model.onnx")
-        return session | {"model": "model.onnx"}
+        packed = pack_onnx(folder / "model.onnx", by_content(subject.model))
+        return session | {"model": "model.onnx"} | ({"weights": PACKED} if packed else {})
     linears = [subject.model.get_submodule(name) for name in plan.linears] if plan else []
     widths = [linear.in_features for linear in linears if isinstance(linear, torch.nn.Linear)]
-    return session | {"model": "model.xml", "config": export_openvino(graph, plan, folder, widths=widths)}
+    config = export_openvino(graph, plan, folder, widths=widths)
+    packed = pack_openvino(folder / "model.xml", by_content(subject.model))
+    return session | {"model": "model.xml", "config": config} | ({"weights": PACKED} if packed else {})
 
 
-def _batch_difference(handler: EncoderHandler, inputs: Sequence[TextInput]) -> float:
+def batch_difference(handler: TaskHandler, inputs: Sequence[TextInput]) -> float:
     """The largest difference of an answer alone from the same answer among up to 64 others."""
     sample = list(inputs[:: -(-len(inputs) // _BATCH_SAMPLE)])
     together = respond_fully(handler, sample)

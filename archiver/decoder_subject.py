@@ -116,6 +116,10 @@ class DecoderSubject(Subject):
     def unit(self) -> str:
         return "tokens"
 
+    @property
+    def extent(self) -> dict[str, int]:
+        return {"examples": len(self.windows(self.tokenizer_bytes)), "context": self.context}
+
     def run_of(self, module: torch.nn.Module) -> Run:
         def run(arrays: Arrays) -> np.ndarray:
             with torch.inference_mode():

@@ -111,6 +111,10 @@ class EncoderSubject(Subject):
     def unit(self) -> str:
         return "sentences"
 
+    @property
+    def extent(self) -> dict[str, int]:
+        return {"examples": len(self.examples), "max_length": self.recipe.serve.max_length}
+
     def run_of(self, module: torch.nn.Module) -> Run:
         def run(arrays: Arrays) -> np.ndarray:
             with torch.inference_mode():

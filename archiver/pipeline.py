@@ -12,10 +12,10 @@ from typing import Any
 
 import psutil
 
-from archiver import preparation
+from archiver import decoder_candidate, preparation
 from archiver.candidate import RUNTIMES, Candidate, make_candidate
 from archiver.compression.report import StageReport
-from archiver.data import read_examples
+from archiver.decoder_subject import DecoderSubject
 from archiver.encoder_subject import EncoderSubject
 from archiver.errors import DataError, GateFailed, PackagingError, UnsupportedModelError
 from archiver.evaluation.gate import missed_bounds, require_passed
@@ -29,12 +29,10 @@ from archiver.progress import Progress
 from archiver.recipe import GateSpec, Recipe, as_dict
 from archiver.stages import Compressed, compress, forget_checkpoints
 from archiver.subject import Subject
-from handlers.encoding import TextInput
 from handlers.examples import respond_fully
 
 # A runtime further down the list is taken when it is at least this much faster here.
 FASTER = 1.10
-MAX_EXAMPLES = 64
 
 
 @dataclass(frozen=True)
@@ -62,8 +60,8 @@ def build(recipe: Recipe, model_store: Path, progress: Progress) -> Built:
         original = subject.original_metrics
         with progress.step("pack"):
             facts = _facts(subject, compressed.reports, chosen, original)
-            timings = _timings(speed, rejected, compressed, progress)
-            manifest = seal(chosen.folder, facts, _examples(subject, chosen), timings)
+            timings = _timings(subject.unit, speed, rejected, compressed, progress)
+            manifest = seal(chosen.folder, facts, _examples(chosen), timings)
             part = folder / "archive.mar"
             write_mar(chosen.folder, part)
         require_passed(recipe.name, _missed(recipe, original, chosen.metrics, archive_bytes=part.stat().st_size))
@@ -83,13 +81,17 @@ def check_only(recipe: Recipe, progress: Progress) -> None:
         preparation.check(recipe)
 
 
-def choose(subject: EncoderSubject, folder: Path, progress: Progress) -> tuple[Candidate, Speed, dict[str, str]]:
+def choose(
+    subject: EncoderSubject | DecoderSubject, folder: Path, progress: Progress
+) -> tuple[Candidate, Speed, dict[str, str]]:
     """The runtime that the recipe names, or for `auto` the first that passes the gate unless a later one is faster.
 
     Returns the candidate, its speed, and for `auto` why each other runtime was not taken.
     """
     wanted = subject.recipe.serve.runtime
     names: tuple[str, ...] = RUNTIMES if wanted == "auto" else (wanted,)
+    if isinstance(subject, DecoderSubject):
+        names = (decoder_candidate.RUNTIME,)
     if subject.recipe.serve.device == "cuda":
         names = tuple(name for name in names if name != "openvino")
     batches, original = subject.original_speed_batches(), subject.run_of(subject.original)
@@ -104,14 +106,17 @@ def choose(subject: EncoderSubject, folder: Path, progress: Progress) -> tuple[C
             rejected[name] = "computes in fp32 like the original, and another runtime is as fast or faster"
             continue
         try:
-            if graph is None and name != "torch":
+            if isinstance(subject, EncoderSubject) and graph is None and name != "torch":
                 with progress.step("export to ONNX"):
                     graph = export_onnx(subject.module, max_length=subject.recipe.serve.max_length)
             with progress.step(f"{name}: write, load, measure"):
-                candidate = make_candidate(subject, graph, name, folder / name)
+                if isinstance(subject, DecoderSubject):
+                    candidate = decoder_candidate.make_decoder_candidate(subject, folder / name)
+                else:
+                    candidate = make_candidate(subject, graph, name, folder / name)
             with progress.step(f"{name}: time against PyTorch eager fp32"):
                 run, mine = candidate.handler.session.run, subject.speed_batches()
-                speed = compare_speed(original, run, batches, compressed_batches=mine)
+                speed = compare_speed(original, run, batches, compressed_batches=mine, count=subject.items_of)
         except UnsupportedModelError as error:
             if len(names) == 1:
                 raise
@@ -228,8 +233,7 @@ def _facts(
         "metrics": {"original": original, "compressed": chosen.metrics},
         "measured_on": {
             "source": recipe["data"].get("validation", preparation.FALLBACK_VALIDATION),
-            "examples": len(subject.examples),
-            "max_length": subject.recipe.serve.max_length,
+            **subject.extent,
         },
         "tolerance": {
             "allowed": chosen.handler.serving["tolerance"],
@@ -239,9 +243,12 @@ def _facts(
     }
 
 
-def _timings(speed: Speed, rejected: dict[str, str], compressed: Compressed, progress: Progress) -> dict[str, Any]:
+def _timings(
+    unit: str, speed: Speed, rejected: dict[str, str], compressed: Compressed, progress: Progress
+) -> dict[str, Any]:
     """timings.json: what another run or another host would measure differently."""
     return {
+        "unit": unit,
         "original_per_s": round(speed.original_per_s, 1),
         "compressed_per_s": round(speed.compressed_per_s, 1),
         "speedup": round(speed.speedup, 2),
@@ -252,19 +259,13 @@ def _timings(speed: Speed, rejected: dict[str, str], compressed: Compressed, pro
     }
 
 
-def _examples(subject: EncoderSubject, chosen: Candidate) -> list[dict[str, Any]]:
-    """Inputs with the answers given now; from the recipe's own file of texts where validation data must not travel."""
-    wanted = subject.recipe.serve.examples
-    if isinstance(wanted, Path):
-        found = read_examples(wanted, {"text": 0} if wanted.suffix == ".tsv" else None, task=subject.recipe.task)
-        inputs = [TextInput(example.text, example.text_pair) for example in found][:MAX_EXAMPLES]
-    else:
-        inputs = subject.inputs[:wanted]
-    answers = respond_fully(chosen.handler, inputs)
+def _examples(chosen: Candidate) -> list[dict[str, Any]]:
+    """Inputs with the answers given now."""
+    answers = respond_fully(chosen.handler, chosen.examples)
     return [
         {
             "input": item.text if item.text_pair is None else {"text": item.text, "text_pair": item.text_pair},
             "answer": answer,
         }
-        for item, answer in zip(inputs, answers, strict=True)
+        for item, answer in zip(chosen.examples, answers, strict=True)
     ]

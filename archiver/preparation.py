@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from archiver.data import Example, read_examples
+from archiver.data import read_examples
+from archiver.decoder_subject import DecoderSubject, context_of
 from archiver.encoder_subject import EncoderSubject
 from archiver.errors import DataError, RecipeError
 from archiver.models import ModelFacts, ModelSource, inspect_model, resolve_model, skeleton
 from archiver.recipe import Recipe
+from archiver.text_windows import read_text, windows_of
 
 # Where a recipe names no validation data, speed and stored examples come from the English text CPython ships.
 FALLBACK_VALIDATION = "embedded:cpython:validation"
@@ -19,13 +22,16 @@ FALLBACK_VALIDATION = "embedded:cpython:validation"
 
 @dataclass(frozen=True)
 class Checked:
-    """A recipe whose model, data and stages fit together."""
+    """A recipe whose model, data and stages fit together.
+
+    validation, train: Examples; for text-generation one text each, or none
+    """
 
     recipe: Recipe
     source: ModelSource
     facts: ModelFacts
-    validation: list[Example]
-    train: list[Example]
+    validation: list[Any]
+    train: list[Any]
 
 
 def check(recipe: Recipe) -> Checked:
@@ -36,14 +42,16 @@ def check(recipe: Recipe) -> Checked:
     source = resolve_model(recipe.model)
     facts = inspect_model(source.path, recipe.task)
     problems = _serving_problems(recipe, source, facts)
-    found: dict[str, list[Example]] = {"train": [], "validation": []}
+    found: dict[str, list[Any]] = {"train": [], "validation": []}
     data = recipe.data
     wants_train = data.train is not None and any(stage.needs_data for stage in recipe.compress)
     sources = {"train": data.train if wants_train else None, "validation": data.validation or FALLBACK_VALIDATION}
     how: dict[str, Any] = {"task": recipe.task, "id2label": facts.id2label or None, "multi_label": facts.multi_label}
     for part, where in sources.items():
         try:
-            if where is not None:
+            if where is not None and facts.decoder:
+                found[part] = [_text(recipe, source, facts, where)]
+            elif where is not None:
                 found[part] = read_examples(where, None if where == FALLBACK_VALIDATION else data.columns, **how)
         except DataError as error:
             problems += [f"data.{part}: {error.message}", *error.problems]
@@ -53,9 +61,21 @@ def check(recipe: Recipe) -> Checked:
     return Checked(recipe, source, facts, found["validation"], found["train"])
 
 
-def load(checked: Checked) -> EncoderSubject:
+def load(checked: Checked) -> EncoderSubject | DecoderSubject:
     """Load the model and take the original's answers to the validation inputs."""
+    if checked.facts.decoder:
+        train = checked.train[0] if checked.train else ""
+        return DecoderSubject.load(checked.recipe, checked.source, checked.facts, checked.validation[0], train)
     return EncoderSubject.load(checked.recipe, checked.source, checked.facts, checked.validation, checked.train)
+
+
+def _text(recipe: Recipe, source: ModelSource, facts: ModelFacts, where: Path | str) -> str:
+    """A language model's text, which must fill at least one window."""
+    text = read_text(where, str(recipe.data.columns.get("text", "text")))
+    context = context_of(recipe, facts)
+    if 2 <= context <= facts.max_positions:
+        windows_of(text, (source.path / "tokenizer.json").read_bytes(), context)
+    return text
 
 
 def _serving_problems(recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[str]:
@@ -64,6 +84,11 @@ def _serving_problems(recipe: Recipe, source: ModelSource, facts: ModelFacts) ->
         problems.append(
             f"serve.max_length is {recipe.serve.max_length}; {source.source} has positions for {facts.max_positions} "
             f"tokens: set serve.max_length to at most that"
+        )
+    if recipe.data.context is not None and recipe.data.context > facts.max_positions:
+        problems.append(
+            f"data.context is {recipe.data.context}; {source.source} has positions for {facts.max_positions} tokens: "
+            "set data.context to at most that"
         )
     if recipe.serve.device == "cuda" and recipe.serve.runtime == "openvino":
         problems.append(

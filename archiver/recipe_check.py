@@ -161,11 +161,9 @@ def _data(node: Node, problems: Problems) -> DataSpec:
         for key in ("train", "validation")
     )
     columns = _columns(entries["columns"], problems) if _given(entries, "columns") else {}
-    if _given(entries, "context"):
-        problems.add(
-            entries["context"], "data.context is for language models; this version has no such task: remove it"
-        )
-    return DataSpec(train, validation, columns)
+    options = {key: node for key, node in entries.items() if key == "context" and node.value is not None}
+    read = read_options(DataSpec, options, "data.", problems) or DataSpec()
+    return DataSpec(train, validation, columns, read.context)
 
 
 def _columns(node: Node, problems: Problems) -> dict[str, str | int]:

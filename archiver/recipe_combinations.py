@@ -44,11 +44,41 @@ def check_combinations(
             metrics = tuple(getattr(gate, key))
             if metrics:
                 _check_metrics(gate_node.value[key], f"gate.{key}", metrics, task, data, has_validation, problems)
+    if task == "text-generation":
+        _check_language_model(root, data, stages, serve, problems)
+    elif data.context is not None:
+        entry = root.value["data"].value["context"]
+        problems.add(entry, f"data.context is for text-generation, the task is {task}: remove it")
     if serve.device == "cuda" and serve.runtime == "openvino":
         entry = root.value["serve"].value["device"]
         problems.add(
             entry, "serve.device cuda cannot be run by openvino: use onnxruntime, torch or auto, or device cpu"
         )
+
+
+def _check_language_model(
+    root: Node, data: DataSpec, stages: tuple[Stage | None, ...], serve: ServeSpec, problems: Problems
+) -> None:
+    """Its data is plain text, and torch serves it."""
+    for key in ("train", "validation"):
+        source = getattr(data, key)
+        if isinstance(source, Path) and source.suffix.lower() != ".txt":
+            entry = root.value["data"].value[key]
+            problems.add(entry, f"data.{key}: {source.name} is a table; a language model's data is plain text (.txt)")
+    unneeded = [key for key in data.columns if key != "text"]
+    if unneeded:
+        entry = root.value["data"].value["columns"]
+        problems.add(entry, f"data.columns.{unneeded[0]} says nothing to a language model: give at most text")
+    if serve.runtime not in ("auto", "torch"):
+        entry = root.value["serve"].value["runtime"]
+        problems.add(entry, f"this version serves text-generation with torch, not {serve.runtime}: use torch, or auto")
+    for index, stage in enumerate(stages):
+        if stage is not None and stage.method in ("static-int8", "dynamic-int8"):
+            problems.add(
+                root.value["compress"].value[index],
+                f"compress.{index}: {stage.label} computes in int8 on onnxruntime or openvino, and this version serves "
+                "text-generation with torch: use weight-only",
+            )
 
 
 def _keys_of(root: Node, key: str) -> set[str]:

@@ -59,6 +59,10 @@ class Subject(ABC):
         """SHA-256 of data.train as read."""
 
     @abstractmethod
+    def original_speed_batches(self) -> list[Any]:
+        """The same texts as the original's own tokenizer cuts them."""
+
+    @abstractmethod
     def speed_batches(self) -> list[Any]:
         """What speed is measured on; each goes to the functions of `runs`."""
 
@@ -70,6 +74,11 @@ class Subject(ABC):
     @abstractmethod
     def unit(self) -> str:
         """What speed counts: "sentences" or "tokens"."""
+
+    @property
+    @abstractmethod
+    def extent(self) -> dict[str, int]:
+        """How much the metrics were measured on: for the report's `measured_on`."""
 
     @abstractmethod
     def run_of(self, module: torch.nn.Module) -> Run:

@@ -1,43 +1,128 @@
-"""Storage codecs: how a compressed tensor lies on disk and comes back (storage is not compute).
+"""Packed weights: how compressed tensors lie in one safetensors file, and come back (storage is not compute).
 
-A packed file is a safetensors file. A tensor `w` under the codec `int8-rows` lies there as `w` [rows, columns] int8 and
-`w::scale` [rows, 1] float32, w ≈ int8 · scale; a tensor without a scale lies there as it is.
+The file's metadata holds one JSON text under `marpress`: {"version": 1, "tensors": {name: entry}}. An entry says by which
+codec the tensor lies there (handlers.codecs), or, for a tensor that is stored under another name already,
+{"codec": "alias", "of": name}. What was packed comes back value for value in the type it had.
 """
 
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-import torch
-from safetensors.torch import load_file
+import numpy as np
 
-SCALE = "::scale"
+from handlers.codec_choice import Encoded, Hint, encode
+from handlers.codecs import decode
+from handlers.errors import UnsoundArchive
+from handlers.manifest import canonical_json
+
+VERSION = 1
+METADATA = "marpress"
 
 
-def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Symmetric int8 per row (per output channel): scale = max|w| / 127, q = round(w / scale).
+def encoded_bytes(array: np.ndarray, grouping: Any = None, *, hint: Hint | None = None) -> int:
+    """Bytes of `array` in its smallest codec, without its share of the description (some 100 bytes a tensor).
 
-    weight: [rows, columns] float. Returns q [rows, columns] int8 in −127 … 127, scale [rows, 1] float32.
-    A row of zeros gets the scale 1, so that it comes back as zeros. Source: Jacob et al. 2018, arXiv:1712.05877, § 3.
+    grouping: as in Hint, for a tensor of which only that is known
     """
-    weight = weight.detach().float()
-    peak = weight.abs().amax(dim=1, keepdim=True)
-    scale = torch.where(peak > 0, peak / 127, torch.ones_like(peak))
-    return (weight / scale).round().clamp(-127, 127).to(torch.int8), scale
+    return encode(array, hint or Hint(grouping=grouping)).nbytes
 
 
-def dequantize_rows(q: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """The inverse of quantize_rows, float32."""
-    return q.float() * scale
+def encode_all(tensors: Mapping[str, np.ndarray], hints: Mapping[str, Hint] | None = None) -> dict[str, Encoded]:
+    """Every tensor in its smallest codec; a tensor that equals an earlier one, type and all, becomes its alias."""
+    encoded: dict[str, Encoded] = {}
+    seen: dict[Any, str] = {}
+    for name, tensor in tensors.items():
+        array = np.ascontiguousarray(tensor).reshape(np.shape(tensor))
+        key = (array.dtype.name, array.shape, hash(array.tobytes()))
+        first = seen.setdefault(key, name) if array.size > 1 else name
+        if first != name and np.array_equal(tensors[first], array):
+            encoded[name] = Encoded({"codec": "alias", "of": first}, {})
+        else:
+            encoded[name] = encode(array, (hints or {}).get(name))
+    return encoded
 
 
-def load_packed(path: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of a packed file in float32 (or as stored, where no codec was used)."""
-    stored = load_file(path)
-    return {
-        name: dequantize_rows(tensor, stored[name + SCALE]) if name + SCALE in stored else tensor
-        for name, tensor in stored.items()
-        if not name.endswith(SCALE)
-    }
+def write_encoded(path: Path, encoded: Mapping[str, Encoded], more: Mapping[str, Any] | None = None) -> None:
+    """Write tensors that `encode_all` has encoded; the same tensors give the same bytes.
+
+    more: JSON to keep beside the tensors' entries, see read_description
+    """
+    from safetensors.numpy import save_file
+
+    arrays = {name + path: array for name, item in encoded.items() for path, array in item.arrays.items()}
+    entries = {name: item.entry for name, item in encoded.items()}
+    described = canonical_json({**(more or {}), "version": VERSION, "tensors": entries}).decode()
+    save_file(arrays, path, metadata={"format": "pt", METADATA: described})
 
 
-def encoded_bytes(array, grouping=None) -> int:
-    return array.nbytes
+def write_packed(path: Path, tensors: Mapping[str, np.ndarray], hints: Mapping[str, Hint] | None = None) -> None:
+    """Write `tensors`, each in its smallest codec. hints: what is known of some of them, by name."""
+    write_encoded(path, encode_all(tensors, hints))
+
+
+def load_packed(path: Path) -> dict[str, np.ndarray]:
+    """Every tensor of a packed file, in the type it was packed in. UnsoundArchive says what is wrong with the file."""
+    return dict(iterate_packed(path))
+
+
+def iterate_packed(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, tensor) one after another, so that a reader needs not hold them all. An alias gives the same array again."""
+    from safetensors import SafetensorError, safe_open
+
+    entries = read_description(path)["tensors"]
+    kept = {entry["of"]: None for entry in entries.values() if isinstance(entry, dict) and _is_alias(entry)}
+    done: dict[str, np.ndarray] = {}
+    with safe_open(path, framework="numpy") as file:
+        present = set(file.keys())
+
+        def fetch(key: str) -> np.ndarray:
+            if key not in present:
+                raise UnsoundArchive(f"{path.name}: the stored array {key!r} is missing")
+            try:
+                return file.get_tensor(key)
+            except (SafetensorError, TypeError, KeyError, AttributeError) as error:
+                raise UnsoundArchive(f"{path.name}: the stored array {key!r} cannot be read ({error})") from error
+
+        def read(name: str) -> np.ndarray:
+            if name not in done:
+                array = decode(entries[name], name, fetch)
+                if name not in kept:
+                    return array
+                done[name] = array
+            return done[name]
+
+        for name, entry in entries.items():
+            if not isinstance(entry, dict) or not _is_alias(entry):
+                yield name, read(name)
+                continue
+            first = entry["of"]
+            if first not in entries or not isinstance(entries[first], dict) or _is_alias(entries[first]):
+                raise UnsoundArchive(f"{path.name}: {name!r} is the same as {first!r}, which is not stored")
+            yield name, read(first)
+
+
+def _is_alias(entry: Mapping[str, Any]) -> bool:
+    return entry.get("codec") == "alias" and isinstance(entry.get("of"), str)
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """The JSON in a packed file's metadata; UnsoundArchive when there is none or its version is not known."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            described = json.loads((file.metadata() or {})[METADATA])
+    except (OSError, SafetensorError, ValueError, KeyError, RecursionError) as error:
+        raise UnsoundArchive(
+            f"{path.name} cannot be read as packed weights ({error!r}): rebuild the archive"
+        ) from error
+    version = described.get("version") if isinstance(described, dict) else None
+    if version != VERSION:
+        raise UnsoundArchive(
+            f"{path.name} has format version {version!r}; this code reads version {VERSION}: rebuild the archive"
+        )
+    if not isinstance(described.get("tensors"), dict):
+        raise UnsoundArchive(f"{path.name} describes no tensors: rebuild the archive")
+    return described

@@ -15,6 +15,7 @@ import numpy as np
 
 from handlers.cpu import host_isa
 from handlers.errors import UnsoundArchive
+from handlers.weight_image import IMAGE, read_image
 
 # One of these makes int8 products faster than fp32 ones.
 INT8_ISA = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
@@ -97,6 +98,14 @@ def host_warnings(spec: Mapping[str, Any], build_isa: Collection[str]) -> list[s
     return []
 
 
+def unpacked(folder: Path, spec: Mapping[str, Any]) -> np.ndarray | None:
+    """The image of the graph's weights where they lie packed beside it, None where they lie as they are."""
+    if "weights" not in spec:
+        return None
+    require("safetensors", required(folder, "safetensors"))
+    return read_image(folder / spec["weights"])
+
+
 class OnnxRuntimeSession:
     """model.onnx on ONNX Runtime's CPU or CUDA provider."""
 
@@ -119,6 +128,9 @@ class OnnxRuntimeSession:
                 f"this archive needs ONNX Runtime's {provider}, this host has {ort.get_available_providers()}: "
                 "run `pip install onnxruntime-gpu` in place of onnxruntime, or rebuild with `device: cpu`"
             )
+        image = unpacked(folder, spec)
+        if image is not None:
+            options.add_external_initializers_from_files_in_memory([IMAGE], [image], [image.size])
         self._session = ort.InferenceSession(str(folder / spec["model"]), options, providers=[provider])
         self._inputs = {item.name for item in self._session.get_inputs()}
 
@@ -143,7 +155,9 @@ class OpenVinoSession:
             **spec.get("config", {}),
         }
         core = ov.Core()
-        self._request = core.compile_model(str(folder / spec["model"]), "CPU", config).create_infer_request()
+        path, image = folder / spec["model"], unpacked(folder, spec)
+        model = core.read_model(path) if image is None else core.read_model(path.read_bytes(), ov.Tensor(image))
+        self._request = core.compile_model(model, "CPU", config).create_infer_request()
         self._inputs = {name for port in self._request.model_inputs for name in port.get_names()}
 
     def run(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:

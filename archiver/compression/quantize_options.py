@@ -92,7 +92,7 @@ class Mixed:
         says="a list of two or more of 2, 3, 4, 8",
         help="widths to choose from",
     )
-    texts: int = option("integer", 64, minimum=1, maximum=10_000, help="training texts that sensitivity is measured on")
+    texts: int = option("integer", 32, minimum=1, maximum=10_000, help="training texts that sensitivity is measured on")
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ class Codebook:
     bits: int = option("integer", 4, minimum=1, maximum=8, help="bits of an index: 2^bits values in a codebook")
     granularity: str = option("string", "tensor", choices=("tensor", "group"), help="one codebook for what")
     group_size: int | None = option("integer", None, minimum=1, help="rows with one codebook (group); default 64")
-    init: str = option("string", "linear", choices=("linear", "density", "random"), help="where the values start")
+    init: str = option("string", "density", choices=("density", "linear", "random"), help="where the values start")
     iterations: int = option("integer", 100, minimum=1, maximum=100_000, help="most rounds of k-means")
     seed: int = option("integer", 0, minimum=0, maximum=2**31, help="of init: random")
     aware: Retrain | None = option("options", None, of=Retrain, help="train the values, with every option of retrain")

@@ -25,8 +25,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from archiver.compression.plan import QuantizationPlan
 from archiver.compression.quantization import affine_uint8
+from archiver.export.int8_rows import quantize_rows
 from archiver.export.onnx import OnnxGraph
-from handlers.packed_weights import quantize_rows
 
 MICROSOFT = "com.microsoft"
 # The least value an activation function gives, negated: min GELU(x) = −0.16997, min ReLU(x) = 0.

@@ -3,28 +3,35 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from archiver.compression.plan import QuantizationPlan
+from archiver.export.hints import hints_of
+from archiver.export.int8_rows import quantize_rows
 from handlers.manifest import canonical_json
-from handlers.packed_weights import SCALE, quantize_rows
+from handlers.packed_weights import Hint, write_packed
 from handlers.structure import STRUCTURE, describe
 
 
 def export_packed(model: torch.nn.Module, plan: QuantizationPlan | None, folder: Path) -> None:
-    """Write model.safetensors (the plan's weights as int8 rows and scales), config.json and structure.json into `folder`."""
-    packed = {f"{name}.weight" for name in (*plan.linears, *plan.embeddings)} if plan else set()
-    tensors: dict[str, torch.Tensor] = {}
-    structure = describe(model)
+    """Write model.safetensors, config.json and structure.json into `folder`.
+
+    Each tensor lies in its smallest codec, the plan's weights as int8 rows and scales; one tensor under several names once.
+    """
+    planned = {f"{name}.weight" for name in (*plan.linears, *plan.embeddings)} if plan else set()
+    structure, hints = describe(model), hints_of(model)
+    tensors: dict[str, np.ndarray] = {}
     for name, tensor in model.state_dict().items():
         if name in structure["shared"]:
-            continue  # one tensor under several names lies there once
-        if name in packed:
-            tensors[name], tensors[name + SCALE] = quantize_rows(tensor)
+            continue
+        if name in planned:
+            q, scale = quantize_rows(tensor)
+            tensors[name] = (q.float() * scale).numpy()
+            hints[name] = Hint(grouping=(scale.numpy(), None, 8))
         else:
-            tensors[name] = tensor.detach().clone().contiguous()
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+            tensors[name] = tensor.detach().numpy()
+    write_packed(folder / "model.safetensors", tensors, hints)
     settings: dict[str, Any] = model.config.to_dict()  # type: ignore[union-attr, operator]  # transformers' own
     config = {key: value for key, value in settings.items() if key != "_name_or_path"}
     (folder / "config.json").write_bytes(canonical_json(config))

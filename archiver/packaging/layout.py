@@ -41,7 +41,6 @@ TORCH_ONLY = {
     "anatomy.py",
     "conv1d.py",
     "factored.py",
-    "packed_weights.py",
     "structure.py",
     "torch_decoder.py",
     "torch_encoder.py",
@@ -117,6 +116,13 @@ def requirements(runtime: str) -> list[str]:
         lines[0] = requirement("transformers")
         lines.append(requirement("safetensors"))
     return sorted(lines)
+
+
+def add_requirement(folder: Path, package: str) -> None:
+    """Add one more line to the staged requirements.txt."""
+    path = folder / REQUIREMENTS
+    lines = {*path.read_text(encoding="utf-8").splitlines(), requirement(package)}
+    path.write_text("".join(f"{line}\n" for line in sorted(lines)), encoding="utf-8")
 
 
 def requirement(package: str, least: str | None = None) -> str:

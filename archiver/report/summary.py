@@ -8,7 +8,8 @@ from typing import Any
 def summarize(report: Mapping[str, Any], path: Path) -> str:
     """A page of plain text about `inspect_mar`'s report."""
     size, timings, metrics = report["size"], report["timings"], report["metrics"]
-    host = timings["host"]
+    host, unit = timings["host"], timings.get("unit", "sentences")
+    batches = "length-sorted batches of 16" if unit == "sentences" else "forward passes over whole windows"
     lines = [
         f"{path}",
         f"  {report['name']} {report['version']} · {report['task']} · runs on {report['runtime']}",
@@ -17,9 +18,9 @@ def summarize(report: Mapping[str, Any], path: Path) -> str:
         "",
         f"  size    weights {_mb(size['original_bytes'])} → {_mb(size['weight_bytes'])}, archive "
         f"{_mb(size['archive_bytes'])}: 1/{size['original_bytes'] / size['archive_bytes']:.1f} of the fp32 weights",
-        f"  speed   {timings['original_per_s']:.0f} → {timings['compressed_per_s']:.0f} sentences/s, "
+        f"  speed   {timings['original_per_s']:.0f} → {timings['compressed_per_s']:.0f} {unit}/s, "
         f"{timings['speedup']:.2f} × PyTorch eager fp32",
-        f"          length-sorted batches of 16 on {host['processor']}, {host['cores']} cores, {', '.join(host['isa'])}",
+        f"          {batches} on {host['processor']}, {host['cores']} cores, {', '.join(host['isa'])}",
     ]
     if timings["speedup"] < 1.05:
         lines.append("          nothing is faster on this host: what was won is bytes")
@@ -62,7 +63,10 @@ def _stage(stage: Mapping[str, Any], speed: Mapping[str, Any] | None) -> list[st
 
 def _metrics(metrics: Mapping[str, Mapping[str, float]], where: Mapping[str, Any]) -> list[str]:
     original, compressed = metrics["original"], metrics["compressed"]
-    lines = [f"  lost    on {where['source']}, {where['examples']} examples, {'original':>21} {'compressed':>12}"]
+    what = (
+        f"{where['examples']} windows of {where['context']}" if "context" in where else f"{where['examples']} examples"
+    )
+    lines = [f"  lost    on {where['source']}, {what}, {'original':>21} {'compressed':>12}"]
     for name, value in compressed.items():
         lines.append(f"          {name:<42}{original.get(name, float('nan')):>12.4f} {value:>12.4f}")
     if not compressed:
