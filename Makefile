@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup archive serve stop test lint bench clean
+.PHONY: setup archive serve stop test lint bench bench-compression clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -41,6 +41,9 @@ lint: setup
 
 bench: setup
 	QUICK=$(QUICK) $(BIN)/python -m benchmarks.table
+
+bench-compression: setup
+	$(BIN)/python -m benchmarks.compression $(RECIPES)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -1,4 +1,4 @@
-"""`make bench-compression`: the table of docs/compression.md, one shipped recipe a row, by the command a user would type.
+"""`make bench-compression`: the tables of docs/compression.md, one shipped recipe a row, by the command a user would type.
 
     python -m benchmarks.compression [--store DIR] [RECIPE …]      RECIPE: a name from archiver/recipes, default: all
 

@@ -19,8 +19,8 @@ import numpy as np
 
 from archiver.packaging.layout import HANDLERS
 from archiver.packaging.mar import extracted
-from handlers.encoder_base import EncoderHandler
 from handlers.cpu import container_cores
+from handlers.encoder_base import EncoderHandler
 from handlers.encoding import TextInput
 
 
