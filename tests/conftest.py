@@ -11,6 +11,10 @@ from tiny_models import SENTENCES, build_tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Tiny models: threads that wait for each other at every operation are slower than one, and on a busy machine far slower.
+os.environ.setdefault("MARPRESS_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

@@ -45,12 +45,6 @@ CHAINS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two threads that wait for each other at every tiny operation are far slower than one."""
-    monkeypatch.setenv("MARPRESS_THREADS", "1")
-
-
 @pytest.mark.parametrize("chain", CHAINS)
 @pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
 def test_a_chain_becomes_an_archive(tiny_model, tmp_path, chain, runtime):

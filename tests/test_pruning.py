@@ -20,11 +20,6 @@ from archiver.compression.training import train
 from archiver.errors import RecipeError
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MARPRESS_THREADS", "1")
-
-
 def test_scopes_by_hand():
     scores = {"a": torch.tensor([[1.0, 8.0], [7.0, 6.0]]), "b": torch.tensor([[2.0, 3.0], [4.0, 5.0]])}
 

@@ -39,12 +39,6 @@ def batches(count: int = 6, rows: int = 4) -> list[dict[str, torch.Tensor]]:
     return found
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two threads that wait for each other at every tiny operation are far slower than one."""
-    monkeypatch.setenv("MARPRESS_THREADS", "1")
-
-
 @pytest.fixture
 def made(tiny_model: Callable[..., Path]) -> Callable[..., tuple[torch.nn.Module, Examples]]:
     """Factory → a fresh tiny classifier and the Examples around it."""
