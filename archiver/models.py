@@ -167,8 +167,9 @@ def load_model(source: ModelSource | Path, task: str) -> torch.nn.Module:
     model = conv1d_to_linear(model.float().eval())
     if task == "text-generation":
         # A file that holds another head than its embeddings keeps both, whatever config.json says.
-        head, words = model.get_output_embeddings(), model.get_input_embeddings()
-        model.config.tie_word_embeddings = head.weight is words.weight
+        head: Any = model.get_output_embeddings()  # type: ignore[operator]  # transformers' own
+        words: Any = model.get_input_embeddings()  # type: ignore[operator]
+        model.config.tie_word_embeddings = head.weight is words.weight  # type: ignore[union-attr]
     return model
 
 

@@ -54,7 +54,7 @@ def encode(array: np.ndarray, hint: Hint | None = None, least_bytes: int = LEAST
     array: float32, float16, int8 or uint8 of any shape; other types, and floats that are not all finite, stay plain.
     """
     array = np.asarray(array)
-    plain = Encoded(_entry("plain", array), {"": np.ascontiguousarray(array)})
+    plain = _plain(array)
     if array.dtype not in (np.float32, np.float16, np.int8, np.uint8) or array.nbytes < max(1, least_bytes):
         return plain
     clean = plain.arrays[""]
@@ -277,7 +277,8 @@ def _entry(codec: str, array: np.ndarray, **more: Any) -> dict[str, Any]:
 
 
 def _plain(array: np.ndarray) -> Encoded:
-    return Encoded(_entry("plain", array), {"": np.ascontiguousarray(array)})
+    # Reshaped, since ascontiguousarray makes a scalar a vector of one.
+    return Encoded(_entry("plain", array), {"": np.ascontiguousarray(array).reshape(array.shape)})
 
 
 def _part(array: np.ndarray, least_bytes: int = _LEAST_PART) -> Encoded:

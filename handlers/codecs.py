@@ -107,7 +107,7 @@ def _bitmask(entry: Mapping[str, Any], shape: tuple[int, ...], dtype: str, part:
     bits = part("mask", "uint8", -(-size // 8))
     mask = np.unpackbits(bits, count=size, bitorder="little").view(np.bool_)
     values = part("values", dtype, int(np.count_nonzero(mask)))
-    out = np.zeros(size, DTYPES[dtype])
+    out: np.ndarray = np.zeros(size, DTYPES[dtype])
     out[mask] = values.reshape(-1)
     return out.reshape(shape)
 
@@ -122,7 +122,7 @@ def _n_of_m(entry: Mapping[str, Any], shape: tuple[int, ...], dtype: str, part: 
     positions = unpack(part("positions", "uint8", packed_size(bits, slots)), bits, slots)
     _below(positions, m, 2**bits)
     at = positions.reshape(-1, n) + np.arange(0, size, m)[:, None]
-    out = np.zeros(size, DTYPES[dtype])
+    out: np.ndarray = np.zeros(size, DTYPES[dtype])
     out[at.reshape(-1)] = part("values", dtype, slots).reshape(-1)
     return out.reshape(shape)
 
@@ -136,7 +136,8 @@ def _palette(entry: Mapping[str, Any], shape: tuple[int, ...], dtype: str, part:
     count, block = tables.size // blocks, size // blocks
     indices = unpack(part("indices", "uint8", packed_size(bits, size)), bits, size)
     _below(indices, count, 2**bits)
-    tables, out = tables.reshape(-1), np.empty(size, DTYPES[dtype])
+    tables = tables.reshape(-1)
+    out: np.ndarray = np.empty(size, DTYPES[dtype])
     # mode: with `raise`, numpy buffers its output; every index is known to be below the table's size.
     if blocks == 1:
         for start in range(0, size, _CHUNK):

@@ -54,7 +54,8 @@ def write_encoded(path: Path, encoded: Mapping[str, Encoded], more: Mapping[str,
     arrays = {name + path: array for name, item in encoded.items() for path, array in item.arrays.items()}
     entries = {name: item.entry for name, item in encoded.items()}
     described = canonical_json({**(more or {}), "version": VERSION, "tensors": entries}).decode()
-    save_file(arrays, path, metadata={"format": "pt", METADATA: described})
+    # One entry: safetensors writes several in an order that changes from run to run.
+    save_file(arrays, path, metadata={METADATA: described})
 
 
 def write_packed(path: Path, tensors: Mapping[str, np.ndarray], hints: Mapping[str, Hint] | None = None) -> None:

@@ -1,59 +1,215 @@
-"""The int8-rows codec: a tensor by hand, its error bound, and how it lies in a file."""
+"""Storage codecs: which one is taken, what it takes by hand, bit-exact return, and files that are not what they say."""
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
+import numpy as np
 import pytest
-import torch
-from safetensors.torch import save_file
+from safetensors.numpy import load_file, save_file
 
-from handlers.packed_weights import SCALE, dequantize_rows, load_packed, quantize_rows
+from handlers.bit_packing import pack, packed_size, unpack, width_of
+from handlers.codec_choice import Hint, encode
+from handlers.errors import UnsoundArchive
+from handlers.packed_weights import encoded_bytes, load_packed, read_description, write_packed
 
-
-def test_by_hand():
-    weight = torch.tensor([[127.0, -127.0, 1.0, 0.4], [0.5, -0.254, 0.0, 0.006], [0.0, 0.0, 0.0, 0.0]])
-    q, scale = quantize_rows(weight)
-    # Row 2: scale 0.5 / 127 = 0.003937; −0.254 / 0.003937 = −64.5, and 0.006 / 0.003937 = 1.52.
-    assert scale.flatten().tolist() == pytest.approx([1.0, 0.5 / 127, 1.0])
-    assert q[0].tolist() == [127, -127, 1, 0]
-    assert q[1].tolist()[0] == 127
-    assert q[1].tolist()[2:] == [0, 2]
-    assert q[2].tolist() == [0, 0, 0, 0]
-    assert q.dtype == torch.int8
-    assert torch.equal(dequantize_rows(q, scale)[2], torch.zeros(4))
+ROWS, COLUMNS = 32, 64
+DRAW = np.random.default_rng(0)
+NOISE = DRAW.normal(size=(ROWS, COLUMNS)).astype(np.float32)
 
 
-def test_the_error_is_at_most_half_a_step():
-    weight = torch.randn(64, 96, generator=torch.Generator().manual_seed(0)) * torch.logspace(-6, 4, 64)[:, None]
-    q, scale = quantize_rows(weight)
-    assert int(q.min()) >= -127
-    assert ((dequantize_rows(q, scale) - weight).abs() <= scale / 2 * (1 + 1e-5)).all()
+def zeros(share: float) -> np.ndarray:
+    array = NOISE.copy().reshape(-1)
+    array[DRAW.permutation(array.size)[: round(share * array.size)]] = 0
+    return array.reshape(NOISE.shape)
 
 
-def test_sqnr_floor():
-    weight = torch.randn(256, 384, generator=torch.Generator().manual_seed(1)).double()
-    q, scale = quantize_rows(weight)
-    noise = dequantize_rows(q, scale).double() - weight
-    sqnr = 10 * torch.log10(weight.square().sum() / noise.square().sum())
-    assert float(sqnr) > 40  # Gaussian rows of 384: peak ≈ 3 σ, so a step of σ · 3/127 and 10·log10(12/0.0236²) ≈ 43 dB
+def two_of_four() -> np.ndarray:
+    groups = np.abs(NOISE).reshape(-1, 4)
+    array = NOISE.reshape(-1, 4).copy()
+    np.put_along_axis(array, groups.argsort(axis=1)[:, :2], 0.0, axis=1)
+    return array.reshape(NOISE.shape)
 
 
-def test_saved_and_loaded(tmp_path):
-    weight = torch.randn(8, 16, generator=torch.Generator().manual_seed(2))
-    q, scale = quantize_rows(weight)
-    plain = {"bias": torch.arange(3.0), "ids": torch.arange(4)}
-    save_file({"w": q, "w" + SCALE: scale, **plain}, tmp_path / "packed.safetensors")
-    found = load_packed(tmp_path / "packed.safetensors")
-    assert found.keys() == {"w", "bias", "ids"}
-    assert torch.equal(found["w"], dequantize_rows(q, scale))
-    assert found["w"].dtype == torch.float32
-    assert torch.equal(found["bias"], plain["bias"])
-    assert torch.equal(found["ids"], plain["ids"])
+def values(count: int) -> np.ndarray:
+    return DRAW.normal(size=count).astype(np.float32)[DRAW.integers(0, count, NOISE.shape)]
 
 
-def test_a_quarter_of_the_bytes(tmp_path):
-    weight = torch.randn(256, 256)
-    q, scale = quantize_rows(weight)
-    save_file({"w": weight}, tmp_path / "plain.safetensors")
-    save_file({"w": q, "w" + SCALE: scale}, tmp_path / "packed.safetensors")
-    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("packed", "plain")]
-    assert sizes[0] < 0.27 * sizes[1]
+def signs(rows: int) -> np.ndarray:
+    scale = np.abs(DRAW.normal(size=(rows, 1))).astype(np.float32) + np.float32(0.1)
+    return np.where(NOISE >= 0, scale, -scale).astype(np.float32)
+
+
+def grid(bits: int, groups: int, zero: bool) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, int]]:
+    scale = (np.abs(DRAW.normal(size=(ROWS, groups))) + 0.01).astype(np.float32)
+    low, high = (0, 2**bits) if zero else (-(2 ** (bits - 1)), 2 ** (bits - 1))
+    q = DRAW.integers(low, high, (ROWS, groups, COLUMNS // groups)).astype(np.float32)
+    z = DRAW.integers(0, 2**bits, (ROWS, groups)).astype(np.float32) if zero else np.zeros((ROWS, groups), np.float32)
+    array = ((q - z[:, :, None]) * scale[:, :, None]).astype(np.float32)
+    return array.reshape(ROWS, COLUMNS), (scale, z, bits)
+
+
+FP32 = 4 * ROWS * COLUMNS
+# Name → (array, codec, bytes by hand). 2048 values: 256 bytes are a bit a value.
+CASES: dict[str, tuple[np.ndarray, str, int]] = {
+    "noise": (NOISE, "plain", FP32),
+    "half of it zero": (zeros(0.5), "bitmask", 256 + FP32 // 2),
+    "2:4": (two_of_four(), "n:m", FP32 // 2 + 1024 * 2 // 8),
+    "16 values": (values(16), "palette", 1024 + 16 * 4),
+    "5 values": (values(5), "palette", 3 * 256 + 5 * 4),
+    "two values": (signs(1), "sign", 256 + 4 + 2),
+    "a sign and a scale a row": (signs(ROWS), "sign", 256 + ROWS * 4 + 2),
+    "bfloat16": ((NOISE.view(np.uint32) & 0xFFFF0000).view(np.float32), "half", FP32 // 2),
+    "float16": (NOISE.astype(np.float16).astype(np.float32), "half", FP32 // 2),
+    "int8 of 4 values a row": (
+        (np.arange(ROWS)[:, None] + DRAW.integers(0, 4, NOISE.shape)).astype(np.int8), "palette", 512 + ROWS * 4
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bytes_by_hand_and_back_bit_for_bit(tmp_path, name):
+    array, codec, size = CASES[name]
+    found = encode(array)
+    assert found.entry["codec"] == codec
+    assert found.nbytes == size
+    assert encoded_bytes(array) == size
+    write_packed(tmp_path / "w", {"w": array, "other": np.arange(3)})
+    back = load_packed(tmp_path / "w")
+    assert back["w"].dtype == array.dtype
+    assert np.array_equal(back["w"], array)
+    assert back["other"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ("noise", "2:4")])
+def test_a_transposed_weight_is_as_small(tmp_path, name):
+    array, _, size = CASES[name]
+    turned = np.ascontiguousarray(array.T)
+    write_packed(tmp_path / "w", {"w": turned})
+    assert np.array_equal(load_packed(tmp_path / "w")["w"], turned)
+    assert encoded_bytes(turned) <= size * 1.02
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("zero", [False, True])
+@pytest.mark.parametrize("turned", [False, True])
+def test_grids_in_groups(tmp_path, bits, zero, turned):
+    array, grouping = grid(bits, 4, zero)
+    array = np.ascontiguousarray(array.T) if turned else array
+    hint = Hint(grouping=grouping)
+    # q at its bits; scales of 4 groups a row; zero points as bytes at most.
+    assert encode(array, hint).nbytes <= bits * 256 + ROWS * 4 * 4 + (ROWS * 4 if zero else 0) + 2**bits + 16
+    write_packed(tmp_path / "w", {"w": array}, {"w": hint})
+    assert np.array_equal(load_packed(tmp_path / "w")["w"], array)
+
+
+def test_a_grid_that_is_not_the_weights_is_not_believed(tmp_path):
+    array, grouping = grid(4, 4, False)
+    array[3, 5] += np.float32(1e-4)
+    write_packed(tmp_path / "w", {"w": array}, {"w": Hint(grouping=grouping)})
+    assert np.array_equal(load_packed(tmp_path / "w")["w"], array)
+
+
+def test_factors(tmp_path):
+    u, v = (DRAW.normal(size=(size, 4)).astype(np.float32) for size in (ROWS, COLUMNS))
+    product = (u.astype(np.float64) @ v.astype(np.float64).T).astype(np.float32)
+    hint = Hint(factors=(u, v))
+    found = encode(product, hint)
+    assert found.entry["codec"] == "factors"
+    assert found.nbytes == 4 * 4 * (ROWS + COLUMNS)
+    write_packed(tmp_path / "w", {"w": product}, {"w": hint})
+    assert np.array_equal(load_packed(tmp_path / "w")["w"], product)
+    assert encode(NOISE, hint).entry["codec"] == "plain"
+
+
+def test_codecs_nest(tmp_path):
+    """Zeros by a mask, the rest by a codebook: 256 bytes of mask, 3 bits for each of about 512 values."""
+    array = np.where(zeros(0.75) != 0, values(8), 0).astype(np.float32)
+    found = encode(array)
+    assert found.entry["codec"] == "bitmask"
+    assert found.entry["parts"]["values"]["codec"] == "palette"
+    assert found.nbytes < 256 + 512 * 3 / 8 + 8 * 4 + 40
+    write_packed(tmp_path / "w", {"w": array})
+    assert np.array_equal(load_packed(tmp_path / "w")["w"], array)
+
+
+def test_one_tensor_under_two_names_lies_there_once(tmp_path):
+    write_packed(tmp_path / "w", {"a": NOISE, "b": NOISE.copy(), "c": NOISE + 1})
+    assert len(load_file(tmp_path / "w")) == 2
+    assert read_description(tmp_path / "w")["tensors"]["b"] == {"codec": "alias", "of": "a"}
+    back = load_packed(tmp_path / "w")
+    assert np.array_equal(back["a"], back["b"])
+
+
+def test_the_same_tensors_give_the_same_bytes(tmp_path):
+    for name in ("one", "two"):
+        write_packed(tmp_path / name, {"a": values(16) * 0 + 1, "b": two_of_four()})
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+@pytest.mark.parametrize("array", [
+    np.zeros((64, 64), np.float32), np.zeros((0, 5), np.float32), np.float32(3.0), np.full((40, 40), np.nan, np.float32),
+    np.full((40, 40), -0.0, np.float32), np.arange(5000), np.ones(5000, np.bool_), np.full(5000, 7, np.int8),
+], ids=range(8))  # fmt: skip
+def test_odd_tensors(tmp_path, array):
+    write_packed(tmp_path / "w", {"w": np.asarray(array)})
+    back = load_packed(tmp_path / "w")["w"]
+    assert np.array_equal(back.reshape(np.shape(array)), array, equal_nan=back.dtype.kind == "f")
+
+
+@pytest.mark.parametrize("bits", range(9))
+def test_packing_bits(bits):
+    data = DRAW.integers(0, 2**bits, 1003).astype(np.uint8)
+    packed = pack(data, bits)
+    assert packed.size == packed_size(bits, 1003) <= -(-1003 * bits // 8) + 2
+    assert np.array_equal(unpack(packed, bits, 1003), data)
+    assert [width_of(count) for count in (1, 2, 3, 4, 5, 16, 17, 256)] == [0, 1, 2, 2, 3, 4, 5, 8]
+
+
+def broken(change: Any, tmp_path: Any) -> None:
+    """A sound file of a 4-bit palette, its description changed."""
+    path = tmp_path / "w"
+    write_packed(path, {"w": values(16)})
+    description = read_description(path)
+    change(description)
+    save_file(load_file(path), path, metadata={"marpress": json.dumps(description)})
+    load_packed(path)
+
+
+CHANGES = {
+    "unknown codec 'zip'": lambda d: d["tensors"]["w"].update(codec="zip"),
+    "describe no tensor": lambda d: d["tensors"]["w"].update(shape=[-1]),
+    "format version 9": lambda d: d.update(version=9),
+    "bits is 99": lambda d: d["tensors"]["w"].update(bits=99),
+    "do not go with": lambda d: d["tensors"]["w"].update(bits=3),
+    "are expected": lambda d: d["tensors"]["w"].update(shape=[ROWS, COLUMNS + 8]),
+    "is missing": lambda d: d["tensors"].update(x={"codec": "plain", "dtype": "int8", "shape": [1]}),
+    "which is not stored": lambda d: d["tensors"].update(x={"codec": "alias", "of": "y"}),
+    "needs the part": lambda d: d["tensors"]["w"].update(parts={}),
+    "malformed": lambda d: d["tensors"].update(w=[]),
+    "describes no tensors": lambda d: d.update(tensors=3),
+}
+
+
+@pytest.mark.parametrize("message", CHANGES)
+def test_what_a_file_claims_is_checked(tmp_path, message):
+    with pytest.raises(UnsoundArchive, match=message):
+        broken(CHANGES[message], tmp_path)
+
+
+def test_an_index_beyond_the_table_is_refused(tmp_path):
+    path = tmp_path / "w"
+    write_packed(path, {"w": values(13)})
+    stored = load_file(path)
+    stored["w::indices"] = np.full_like(stored["w::indices"], 255)
+    save_file(stored, path, metadata={"marpress": json.dumps(read_description(path))})
+    with pytest.raises(UnsoundArchive, match="an index of 15 where there are 13"):
+        load_packed(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no safetensors at all", b"\x08\0\0\0\0\0\0\0{}      "])
+def test_other_files_are_no_packed_weights(tmp_path, content):
+    (tmp_path / "w").write_bytes(content)
+    with pytest.raises(UnsoundArchive, match="cannot be read as packed weights"):
+        load_packed(tmp_path / "w")

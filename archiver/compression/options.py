@@ -66,6 +66,10 @@ def _matches(name: str, glob: str) -> bool:
     return ROLES[glob](name) if glob in ROLES else fnmatchcase(name, glob)
 
 
+# Classification heads by their names in transformers: small, and the first to hurt.
+HEADS = ("classifier", "pre_classifier", "score")
+
+
 # Roles say the same of every family, where globs need its module names. They go by how transformers names modules.
 _LAYER = re.compile(r"(?:^|\.)(?:layer|layers|h)\.\d+\.")
 _ATTENTION = re.compile(r"\.(?:attention|self_attn|attn)\.")
@@ -96,10 +100,6 @@ def linear_names(model: Any) -> list[str]:
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     inside = [name for name in layers if model.get_submodule(name) is not head]
     return [name for name in inside if not name.startswith(HEADS)]
-
-
-# Classification heads by their names in transformers: small, and the first to hurt.
-HEADS = ("classifier", "pre_classifier", "score")
 
 
 def weighted_names(model: Any) -> list[str]:
