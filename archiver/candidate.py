@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from archiver.compression.hints import by_content
 from archiver.compression.plan import plan_of
 from archiver.data import read_examples
 from archiver.encoder_subject import EncoderSubject
 from archiver.errors import UnsupportedModelError
-from archiver.export.hints import by_content
 from archiver.export.image import pack_onnx, pack_openvino
 from archiver.export.onnx import OnnxGraph, save_onnx
 from archiver.export.onnx_int8 import quantize_graph

@@ -78,7 +78,8 @@ def line(report: dict[str, Any], took: float) -> str:
     size = report["size"]
     weights = f"{size['original_bytes'] / 1e6:.2f} → {size['weight_bytes'] / 1e6:.2f}"
     speed = f"{report['timings']['speedup']:.2f} ({report['runtime']})"
-    return f"| {report['name']} | {metric} | {entropy} | {weights} | {size['archive_bytes'] / 1e6:.2f} | {speed} | {took:.0f} |"
+    archive = f"{size['archive_bytes'] / 1e6:.2f}"
+    return f"| {report['name']} | {metric} | {entropy} | {weights} | {archive} | {speed} | {took:.0f} |"
 
 
 if __name__ == "__main__":

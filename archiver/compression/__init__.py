@@ -14,8 +14,8 @@ from typing import Any
 
 from archiver.compression.low_rank_options import ActivationSvd, Svd
 from archiver.compression.options import DynamicInt8, StaticInt8
-from archiver.compression.quantize_options import Binary, Codebook, FixedPoint, Ternary, WeightOnly
 from archiver.compression.prune_options import L1, SparseGpt, Wanda
+from archiver.compression.quantize_options import Binary, Codebook, FixedPoint, Ternary, WeightOnly
 from archiver.compression.retrain_options import Retrain
 from archiver.compression.structured_options import ShareLayers, Structured
 from archiver.compression.vocabulary_options import Vocabulary

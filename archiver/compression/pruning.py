@@ -16,6 +16,7 @@ from archiver.compression.gradual import gradually, regrow
 from archiver.compression.options import choose_modules
 from archiver.compression.prune_options import L1, SparseGpt, Wanda
 from archiver.compression.report import StageReport, report_stage
+from archiver.compression.sizes import stored_sentence
 from archiver.compression.sparsegpt import n_of_m, prune_compensated
 from archiver.compression.statistics import by_layer, input_moments
 from archiver.errors import RecipeError
@@ -176,7 +177,10 @@ def _run(
         leave(model, masks, options.pattern)
     zeros = sum(int((_weight(model, name) == 0).sum()) for name in names)
     total = sum(_weight(model, name).numel() for name in names)
-    notes.insert(0, f"{zeros} of {total} weights in {len(names)} modules are zero, {zeros / total:.4%}")
+    notes.insert(
+        0,
+        f"{zeros} of {total} weights in {len(names)} modules are zero, {zeros / total:.4%}; {stored_sentence(model, names)}",
+    )
     return report_stage(method, model, options, [*notes, NOT_FASTER])
 
 

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
-from archiver.compression.constraints import state_of
+from archiver.compression.hints import hints_of
 from archiver.compression.plan import plan_of
-from handlers.packed_weights import encoded_bytes
+from handlers.packed_weights import Hint, encoded_bytes
 
 
 def stored_bytes(model: torch.nn.Module) -> int:
     """Of every Parameter once: planned int8 as one byte a weight and four a row, the rest in its smallest codec."""
     plan = plan_of(model)
     planned = {f"{name}.weight" for name in (*plan.linears, *plan.embeddings)} if plan else set()
-    chains = state_of(model).constraints
-    total = 0
-    for name, parameter in model.named_parameters():
-        if name in planned:
-            total += parameter.numel() + 4 * parameter.shape[0]
-            continue
-        chain = chains.get(name.removesuffix(".weight"), [])
-        grouping = next((found for item in reversed(chain) if (found := item.grouping()) is not None), None)
-        total += encoded_bytes(parameter.detach().numpy(), grouping)
-    return total
+    hints = hints_of(model)
+    return sum(
+        parameter.numel() + 4 * parameter.shape[0] if name in planned else _encoded(parameter, hints.get(name))
+        for name, parameter in model.named_parameters()
+    )
+
+
+def stored_sentence(model: torch.nn.Module, names: Sequence[str]) -> str:
+    """How small the weights of these modules lie on disk: "42.47 MB in fp32, 1.41 MB stored (1/30.1)"."""
+    hints = hints_of(model)
+    plain = stored = 0
+    for name in names:
+        weight = model.get_submodule(name).get_parameter("weight")
+        plain += 4 * weight.numel()
+        stored += _encoded(weight, hints.get(f"{name}.weight"))
+    return f"{plain / 1e6:.2f} MB in fp32, {stored / 1e6:.2f} MB stored (1/{plain / max(1, stored):.1f})"
+
+
+def _encoded(parameter: torch.Tensor, hint: Hint | None) -> int:
+    return encoded_bytes(parameter.detach().numpy(), hint=hint)

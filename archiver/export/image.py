@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from archiver.export.hints import hint_for
+from archiver.compression.hints import hint_for
 from handlers.packed_weights import Hint, encode_all, write_encoded
 from handlers.weight_image import IMAGE, PACKED
 
@@ -24,7 +24,7 @@ _ELEMENTS = {"f32": np.float32, "f16": np.float16, "i8": np.int8, "u8": np.uint8
 def pack_onnx(path: Path, known: Mapping[bytes, Hint]) -> bool:
     """Replace the constants of model.onnx by packed weights beside it; False when that saves too little.
 
-    known: hints by content, as archiver.export.hints.by_content gives them
+    known: hints by content, as archiver.compression.hints.by_content gives them
     """
     model = onnx.load(str(path))
     large = [item for item in model.graph.initializer if len(item.raw_data) >= _LEAST_BYTES]

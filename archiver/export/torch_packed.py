@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from archiver.compression.hints import hints_of
 from archiver.compression.plan import QuantizationPlan
-from archiver.export.hints import hints_of
 from archiver.export.int8_rows import quantize_rows
 from handlers.manifest import canonical_json
 from handlers.packed_weights import Hint, write_packed
