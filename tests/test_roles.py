@@ -21,9 +21,7 @@ COUNTS = {"bert": (4, 2, 3, 1), "distilbert": (4, 2, 2, 2), "llama": (4, 3, 1, 1
 def names(kind: str) -> list[str]:
     with torch.device("meta"):
         config = transformers.AutoConfig.for_model(kind, vocab_size=20, **SMALL[kind])
-        auto = (
-            transformers.AutoModelForCausalLM if kind == "llama" else transformers.AutoModelForSequenceClassification
-        )
+        auto = transformers.AutoModelForCausalLM if kind == "llama" else transformers.AutoModelForSequenceClassification
         return weighted_names(auto.from_config(config))
 
 

@@ -177,10 +177,8 @@ def _run(
         leave(model, masks, options.pattern)
     zeros = sum(int((_weight(model, name) == 0).sum()) for name in names)
     total = sum(_weight(model, name).numel() for name in names)
-    notes.insert(
-        0,
-        f"{zeros} of {total} weights in {len(names)} modules are zero, {zeros / total:.4%}; {stored_sentence(model, names)}",
-    )
+    counted = f"{zeros} of {total} weights in {len(names)} modules are zero, {zeros / total:.4%}"
+    notes.insert(0, f"{counted}; {stored_sentence(model, names)}")
     return report_stage(method, model, options, [*notes, NOT_FASTER])
 
 
