@@ -24,6 +24,7 @@ from archiver.compression.statistics import Moments, by_layer
 
 Tensor = torch.Tensor
 
+ROUNDS = 3  # of the search for clipping over a row's groups
 STEPS = 20  # of the search for α in 0 … 1, and for the clipped share of the range in 0 … 1/2
 
 
@@ -65,23 +66,34 @@ def search_alpha(
 
 def clipped_scales(
     weight: Tensor, gram: Tensor, bits: int, group_size: int | None, symmetric: bool
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """(scale, zero) [rows, groups]: each group's range shrunk by 0, 1/40 … 1/2, whichever errs least on its inputs.
+) -> tuple[Tensor, Tensor]:
+    """(scale, zero) [rows, groups]: each group's range shrunk by 0, 1/40 … 19/40, whichever errs least on its inputs.
 
-    weight: [rows, columns]; gram: XᵀX [columns, columns], of which each group sees its own block.
+    weight: [rows, columns]; gram: XᵀX [columns, columns]. AWQ's code judges each group by itself; here it is judged
+    together with the errors of the row's other groups, ‖X_g·e_g + Σ X_h·e_h‖², group after group, three times around.
     """
-    groups = grouped(weight, group_size).transpose(0, 1)  # [groups, rows, group_size]
-    count, _, size = groups.shape
-    blocks = torch.stack([gram[i * size : (i + 1) * size, i * size : (i + 1) * size] for i in range(count)])
-    best = torch.full(groups.shape[:2], torch.inf)
+    groups = grouped(weight, group_size)
+    rows, count, size = groups.shape
     scale, zero = (item.clone() for item in group_scales(groups, bits, symmetric))
-    for step in range(STEPS):
-        found, offset = group_scales(groups, bits, symmetric, shrink=1 - step / (2 * STEPS))
-        error = output_error(to_grid(groups, found, offset, bits) - groups, blocks)
-        better = (error < best)[..., None]
-        best = torch.minimum(best, error)
-        scale, zero = torch.where(better, found, scale), torch.where(better, offset, zero)
-    return scale[..., 0].T.contiguous(), zero[..., 0].T.contiguous()
+    errors = to_grid(groups, scale, zero, bits) - groups
+    seen = errors.reshape(rows, -1) @ gram  # what the columns' inputs have in common with all errors
+    for _ in range(ROUNDS):
+        for index in range(count):
+            place = slice(index * size, (index + 1) * size)
+            group, old, own = groups[:, index], errors[:, index].clone(), gram[place, place]
+            others = seen[:, place] - old @ own
+            least = torch.full((rows, 1), torch.inf)
+            for step in range(STEPS):
+                found, offset = group_scales(group, bits, symmetric, shrink=1 - step / (2 * STEPS))
+                error = to_grid(group, found, offset, bits) - group
+                loss = (output_error(error, own) + 2 * (error * others).sum(-1))[:, None]
+                better = loss < least
+                least = torch.minimum(least, loss)
+                errors[:, index] = torch.where(better, error, errors[:, index])
+                scale[:, index] = torch.where(better, found, scale[:, index])
+                zero[:, index] = torch.where(better, offset, zero[:, index])
+            seen += (errors[:, index] - old) @ gram[place]
+    return scale[..., 0], zero[..., 0]
 
 
 def awq_model(
