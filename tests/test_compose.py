@@ -72,6 +72,7 @@ def test_shipped_recipes_fit_the_real_models(shared, path):
 
     recipe = load_recipe(path, DECODER if path.stem.startswith("decoder-") else ENCODER)
     pipeline.check_only(recipe, Progress(quiet=True))
+    assert recipe.compress
 
 
 BAD = {

@@ -6,6 +6,8 @@ step, and kept as it was last when the weights are baked: `freeze` makes that fi
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 
 from archiver.compression.constraints import Constraint, straight_through
@@ -24,7 +26,7 @@ from archiver.compression.quantize_options import FixedPointFormat
 Tensor = torch.Tensor
 
 
-class Quantizer(Constraint):
+class Quantizer(Constraint, ABC):
     """Rounds to a grid that `fit` takes from the weights, as long as it is not frozen."""
 
     frozen = False
@@ -32,9 +34,9 @@ class Quantizer(Constraint):
     def fit(self, weight: Tensor) -> None:
         """Take the grid from the weights; nothing where the grid is given."""
 
+    @abstractmethod
     def rounded(self, weight: Tensor) -> Tensor:
         """The weights on the grid as it is."""
-        raise NotImplementedError
 
     def freeze(self) -> None:
         """Keep the grid as it is from now on."""
