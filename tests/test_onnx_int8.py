@@ -10,9 +10,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from archiver.compression.plan import QuantizationPlan
+from archiver.export.int8_rows import quantize_rows
 from archiver.export.onnx import OnnxGraph, save_onnx
 from archiver.export.onnx_int8 import quantize_graph
-from handlers.packed_weights import dequantize_rows, quantize_rows
 
 
 def graph(nodes: list[tuple], weights: dict[str, list], *, width: int, rank: int = 3, kind: int = TensorProto.FLOAT):
@@ -105,7 +105,8 @@ def test_weight_only_is_the_dequantized_weight():
     weight = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
     x = np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32)
     model = quantize_graph(linear(weight.tolist(), [0.5] * 5), plan("weight-only"))
-    back = dequantize_rows(*quantize_rows(weight.T)).T.numpy()
+    q, scale = quantize_rows(weight.T)
+    back = (q * scale).T.numpy()
     np.testing.assert_allclose(run(model, x), x @ back + 0.5, atol=1e-5)
     assert {item.data_type for item in model.graph.initializer if item.name == "W_q"} == {TensorProto.INT8}
 
