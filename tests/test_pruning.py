@@ -17,7 +17,7 @@ from archiver.compression.pruning import check, l1, leave, masks_of, sparsegpt, 
 from archiver.compression.retrain_options import Retrain
 from archiver.compression.sparsegpt import n_of_m, prune_compensated
 from archiver.compression.training import train
-from archiver.errors import RecipeError
+from archiver.errors import GateFailed
 
 
 def test_scopes_by_hand():
@@ -134,7 +134,7 @@ def test_a_bound_finds_the_sparsity():
     assert 0.61 < share() <= 0.63 + 1e-4
     assert "is the highest found that keeps" in report.notes[1]
     found.missed = lambda metrics: ["never"]
-    with pytest.raises(RecipeError, match="no sparsity down to"):
+    with pytest.raises(GateFailed, match="no sparsity down to"):
         l1(tiny("bert"), L1(), found)
 
 

@@ -45,7 +45,7 @@ class Mask(Constraint):
         self.n_m = n_m
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight * self.mask
+        return weight.masked_fill(~self.mask, 0.0)  # a product would leave −0 where the latent weight is negative
 
 
 def straight_through(weight: Tensor, rounded: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ import torch
 from archiver.compression.constraints import Mask, constrain, state_of
 from archiver.compression.examples import Examples
 from archiver.compression.importance import labelled, loss_of
-from archiver.compression.retrain_options import Retrain
 from archiver.compression.training import train
 
 if TYPE_CHECKING:
@@ -37,9 +36,8 @@ def gradually(
 ) -> dict[str, Tensor]:
     """Prune a little, retrain with the masks held, and again; the last round prunes to `sparsity` and does not retrain.
 
-    Weights that are zero already score lowest, so every mask lies within the one before. Returns the last masks.
+    Weights that are zero already go first, so every mask lies within the one before. Returns the last masks.
     """
-    tuning = options.retrain or Retrain(epochs=1)
     masks: dict[str, Tensor] = {}
     for step in range(1, options.steps + 1):
         now = cubic_sparsity(step, options.steps, sparsity)
@@ -48,7 +46,7 @@ def gradually(
             break
         examples.say(f"    round {step} of {options.steps}: sparsity {now:.3f}")
         with held(model, masks):
-            train(model, tuning, examples.part(f"round-{step}"))
+            train(model, options.tuning, examples.part(f"round-{step}"))
     return masks
 
 
@@ -73,22 +71,31 @@ def regrow(
 ) -> tuple[dict[str, Tensor], str]:
     """Restore round(regrow·pruned) weights, those with the largest gradient, from zero; leave the masks and fine-tune.
 
-    The gradient of the loss over training texts with respect to a weight that is zero says how much it would help.
+    The gradient of the loss over training texts with respect to a weight that is zero says how much it would help. What
+    an earlier stage has pruned does not come back, and does not count.
     Source: Evci et al. 2020, RigL, arXiv:1911.11134, § 3 (grow step). Returns the final masks and a sentence.
     """
     gradients = _gradients(model, masks, examples)
-    gone = torch.cat([~mask.flatten() for mask in masks.values()])
+    every = torch.cat([mask.flatten() for mask in masks.values()])
+    gone = ~every & torch.cat([_free(model, name, mask).flatten() for name, mask in masks.items()])
     count = round(options.regrow * int(gone.sum()))
     size = torch.cat([gradients[name].abs().flatten() for name in masks])
-    back = torch.where(gone, size, -1.0).topk(count).indices
-    every = ~gone
-    every[back] = True
+    every[torch.where(gone, size, -1.0).topk(count).indices] = True
     parts = every.split([mask.numel() for mask in masks.values()])
     final = {name: part.view(mask.shape) for (name, mask), part in zip(masks.items(), parts, strict=True)}
     for name, mask in final.items():
         constrain(model, name, Mask(mask))
-    train(model, options.retrain or Retrain(epochs=1), examples.part("regrow"))
+    train(model, options.tuning, examples.part("regrow"))
     return final, f"{count} of {int(gone.sum())} pruned weights came back where the gradient is largest, and were tuned"
+
+
+def _free(model: torch.nn.Module, name: str, mask: Tensor) -> Tensor:
+    """True where no mask of an earlier stage forbids a weight."""
+    free = torch.ones_like(mask)
+    for constraint in state_of(model).constraints.get(name, []):
+        if isinstance(constraint, Mask):
+            free &= constraint.mask
+    return free
 
 
 def _gradients(model: torch.nn.Module, names: Mapping[str, Tensor], examples: Examples) -> dict[str, Tensor]:
@@ -96,6 +103,9 @@ def _gradients(model: torch.nn.Module, names: Mapping[str, Tensor], examples: Ex
     with torch.enable_grad():
         for batch in labelled(examples, _GRADIENT_TEXTS):
             loss_of(examples, batch).backward()
-    found = {name: weight.grad.clone() for name, weight in weights.items() if weight.grad is not None}
+    found = {  # a weight that the loss does not reach asks for nothing
+        name: weight.grad.clone() if weight.grad is not None else torch.zeros_like(weight)
+        for name, weight in weights.items()
+    }
     model.zero_grad(set_to_none=True)
     return found

@@ -13,7 +13,7 @@ _TARGETS = (
     "globs over module names, in which * also crosses dots, or @layers, @attention, @feed-forward, @embeddings, @head; "
     "default: every linear layer but the output head"
 )
-_SPARSITY = "share of the targeted weights that become zero; with regrow, before that share of them comes back"
+_SPARSITY = "share of the targeted weights that become zero; with regrow it ends at sparsity·(1 − regrow)"
 
 
 def parse_sparsity(value: Any) -> float:
@@ -32,6 +32,13 @@ def parse_n_m(value: Any) -> str:
 
 
 @dataclass(frozen=True)
+class ShortRetrain(Retrain):
+    """Retraining inside a pruning stage: one epoch unless it says otherwise, since there may be many rounds of it."""
+
+    epochs: int = option("integer", 1, minimum=1, maximum=1000)
+
+
+@dataclass(frozen=True)
 class L1:
     """Importance |w|: the smallest weights become zero. Smaller on disk; dense kernels multiply zeros like any number."""
 
@@ -47,7 +54,10 @@ class L1:
     steps: int = option("integer", 4, minimum=1, maximum=1000, help="gradual: rounds of pruning and retraining")
     regrow: float = option("number", 0.0, minimum=0, maximum=0.9, help="share of the pruned weights that comes back")
     retrain: Retrain | None = option(
-        "options", None, of=Retrain, help="gradual: of each round (default 1 epoch); regrow: of the tuning behind it"
+        "options",
+        None,
+        of=ShortRetrain,
+        help="gradual: of each round; regrow: of the tuning behind it; default 1 epoch",
     )
     targets: tuple[str, ...] | None = option("globs", None, help=_TARGETS)
     ignore: tuple[str, ...] = option("globs", (), help="globs over module names that are left alone")
@@ -56,6 +66,11 @@ class L1:
     def needs_data(self) -> bool:
         """Whether it cannot work without data.train."""
         return self.schedule == "gradual" or self.regrow > 0
+
+    @property
+    def tuning(self) -> Retrain:
+        """The retraining of each round, and behind regrowth."""
+        return self.retrain or ShortRetrain()
 
     @property
     def pattern(self) -> tuple[int, int] | None:

@@ -6,7 +6,7 @@ any number: nothing becomes faster.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -18,8 +18,8 @@ from archiver.compression.prune_options import L1, SparseGpt, Wanda
 from archiver.compression.report import StageReport, report_stage
 from archiver.compression.sizes import stored_sentence
 from archiver.compression.sparsegpt import n_of_m, prune_compensated
-from archiver.compression.statistics import by_layer, input_moments
-from archiver.errors import RecipeError
+from archiver.compression.statistics import Moments, by_layer, input_moments
+from archiver.errors import GateFailed, RecipeError
 
 Tensor = torch.Tensor
 Masks = dict[str, Tensor]
@@ -45,14 +45,12 @@ def wanda(model: torch.nn.Module, options: Wanda, examples: Examples) -> StageRe
     names = targets_of(model, options)
 
     def prune(sparsity: float | None) -> Masks:
-        if options.scope == "global":  # one threshold needs every score at once
-            moments = input_moments(model, names, examples, options.samples)
-            scores = {name: _weight(model, name).abs() * moments[name].norms.float() for name in names}
-            return apply(model, masks_of(scores, sparsity, options.pattern, "global"))
+        # One threshold for all needs every score at once.
+        groups = [names] if options.scope == "global" else by_layer(model, names)
         masks: Masks = {}
-        for group in by_layer(model, names):
-            moments = input_moments(model, group, examples, options.samples)
-            scores = {name: _weight(model, name).abs() * moments[name].norms.float() for name in group}
+        for group in groups:
+            moments = _moments(model, group, examples, options.samples)
+            scores = {name: wanda_scores(_weight(model, name), moments[name].norms) for name in group}
             masks |= apply(model, masks_of(scores, sparsity, options.pattern, options.scope))
         return masks
 
@@ -66,7 +64,7 @@ def sparsegpt(model: torch.nn.Module, options: SparseGpt, examples: Examples) ->
     def prune(sparsity: float | None) -> Masks:
         masks: Masks = {}
         for group in by_layer(model, names):
-            moments = input_moments(model, group, examples, options.samples)
+            moments = _moments(model, group, examples, options.samples)
             for name in group:
                 weight, mask = prune_compensated(
                     _weight(model, name),
@@ -85,6 +83,14 @@ def sparsegpt(model: torch.nn.Module, options: SparseGpt, examples: Examples) ->
     return _run("prune/sparsegpt", model, options, examples, names, prune)
 
 
+def wanda_scores(weight: Tensor, norms: Tensor) -> Tensor:
+    """S_ij = |W_ij|·‖X_j‖₂. weight: [out, in]; norms: [in], of each input feature over all calibration tokens.
+
+    Source: Sun et al. 2024, Wanda, arXiv:2306.11695, eq. 1.
+    """
+    return weight.abs() * norms.to(weight.dtype)
+
+
 def check(model: torch.nn.Module, options: L1) -> list[str]:
     """Targets that match nothing; layers whose inputs m does not divide, every one named; tables with no inputs."""
     try:
@@ -97,7 +103,7 @@ def check(model: torch.nn.Module, options: L1) -> list[str]:
         widths = {name: _weight(model, name).shape[1] for name in names}
         if bad := [f"{name} (in_features {width})" for name, width in widths.items() if width % m]:
             problems.append(f"n_m {options.n_m}: {m} does not divide {', '.join(bad)}: add them to `ignore`")
-    tables = [name for name in names if not isinstance(model.get_submodule(name), torch.nn.Linear)]
+    tables = [name for name in names if not _readers(model, name)]
     if isinstance(options, Wanda) and tables:
         problems.append(
             f"{', '.join(tables)} is looked up, and has no inputs to score by: use l1, or leave it out of targets"
@@ -144,10 +150,10 @@ def _without_lowest(scores: Tensor, count: int) -> Tensor:
 
 
 def apply(model: torch.nn.Module, masks: Mapping[str, Tensor]) -> Masks:
-    """Multiply the weights by their masks."""
+    """Put zeros where the masks have none. A product would leave −0 in place of negative weights."""
     with torch.no_grad():
         for name, mask in masks.items():
-            _weight(model, name).mul_(mask)
+            _weight(model, name).masked_fill_(~mask, 0.0)
     return dict(masks)
 
 
@@ -193,7 +199,7 @@ def search(
 ) -> float:
     """The highest sparsity, to 1 %, that keeps the stage's bounds on validation: bisection; weights end as they were.
 
-    RecipeError when not even the resolution's own sparsity keeps them.
+    GateFailed when not even the resolution's own sparsity keeps them.
     """
     before = {name: _weight(model, name).clone() for name in names}
 
@@ -213,10 +219,31 @@ def search(
         examples.say(f"    sparsity {middle:.3f}: the bound is {'kept' if passes else 'missed'}")
         good, bad = (middle, bad) if passes else (good, middle)
     if not good:
-        raise RecipeError(
+        raise GateFailed(
             f"no sparsity down to {bad:.3f} keeps the stage's bounds: allow more loss, or remove the stage"
         )
     return good
+
+
+def _readers(model: torch.nn.Module, name: str) -> list[str]:
+    """The linear layers that multiply by this weight: the module itself, and those that share it with it."""
+    twins = [twin for twin in sharing(model, name) if isinstance(model.get_submodule(twin), torch.nn.Linear)]
+    return list({id(model.get_submodule(twin)): twin for twin in twins}.values())
+
+
+def _moments(model: torch.nn.Module, names: Sequence[str], examples: Examples, samples: int) -> dict[str, Moments]:
+    """The moments of the inputs that each weight meets, in all layers that share it together."""
+    readers = {name: _readers(model, name) for name in names}
+    found = input_moments(model, [reader for twins in readers.values() for reader in twins], examples, samples)
+    joined = {}
+    for name, twins in readers.items():
+        parts = [found[twin] for twin in twins]
+        joined[name] = Moments(
+            torch.stack([part.gram for part in parts]).sum(0),
+            torch.stack([part.absolute for part in parts]).sum(0),
+            sum(part.tokens for part in parts),
+        )
+    return joined
 
 
 def _weight(model: torch.nn.Module, name: str) -> Tensor:

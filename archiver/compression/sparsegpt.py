@@ -40,25 +40,34 @@ def prune_compensated(
     """(pruned weight, mask of what stays), both [out, in], weight float.
 
     Either a sparsity (round(sparsity·weights) go in each block of columns, over all rows or in each), a pattern n of m, or
-    the mask `kept` itself. Scores are w²/U_jj² at the moment the block (or group of m) is reached.
+    the mask `kept` itself. Scores are w²/U_jj² at the moment the block (or group of m) is reached. What is zero from the
+    start goes first, although compensation has moved it by then: a block that holds more zeros than its share keeps them
+    all, and the others give up fewer.
     """
     factor = inverse_factor(gram, damping)
     diagonal = factor.diagonal()
     left = weight.detach().double().clone()
     mask = torch.ones_like(left, dtype=torch.bool) if kept is None else kept.clone()
-    columns = left.shape[1]
-    gone = 0  # columns are cut into blocks: what rounding takes from one, the next one gives
+    rows, columns = left.shape
+    zero = left == 0
+    units = rows if by_row else 1  # in each of which the count is exact
+    gone = torch.zeros(units, dtype=torch.long)
     for start in range(0, columns, block):
         end = min(columns, start + block)
         if sparsity is not None:
-            target = round(sparsity * end * (1 if by_row else left.shape[0])) - gone
-            mask[:, start:end] = _kept(left[:, start:end].square() / diagonal[start:end].square(), target, by_row)
-            gone += target
+            scores = (left[:, start:end].square() / diagonal[start:end].square()).masked_fill(zero[:, start:end], -1.0)
+            share, most = (round(sparsity * width * rows / units) for width in (end, columns))
+            later = zero[:, end:].reshape(units, -1).sum(1)  # go anyway, and must find room in the count
+            scores = scores.reshape(units, -1)
+            count = (share - gone).minimum(most - later - gone).maximum((scores < 0).sum(1)).clamp(max=scores.shape[1])
+            mask[:, start:end] = without_lowest(scores, count).view(rows, -1)
+            gone += count
         errors = torch.zeros_like(left[:, start:end])
         for column in range(start, end):
             if n_m is not None and column % n_m[1] == 0:
                 group = slice(column, column + n_m[1])
-                mask[:, group] = n_of_m(left[:, group].square() / diagonal[group].square(), n_m)
+                scores = (left[:, group].square() / diagonal[group].square()).masked_fill(zero[:, group], -1.0)
+                mask[:, group] = n_of_m(scores, n_m)
             error = torch.where(mask[:, column], 0.0, left[:, column]) / diagonal[column]
             left[:, column] = torch.where(mask[:, column], left[:, column], 0.0)
             left[:, column + 1 : end] -= error[:, None] * factor[column, column + 1 : end]
@@ -68,19 +77,14 @@ def prune_compensated(
             errors[:, column - start] = error
         rest = min(columns, end + n_m[1]) if n_m is not None else end
         left[:, rest:] -= errors @ factor[start:end, rest:]
-    return (left * mask).to(weight.dtype), mask
+    return left.to(weight.dtype).masked_fill(~mask, 0.0), mask
 
 
-def _kept(scores: Tensor, count: int, by_row: bool) -> Tensor:
-    """True but for the `count` lowest scores, of all or of each row."""
-    mask = torch.ones_like(scores, dtype=torch.bool)
-    if count <= 0:
-        return mask
-    if by_row:
-        return mask.scatter(1, scores.topk(min(count, scores.shape[1]), dim=1, largest=False).indices, False)
-    lowest = scores.flatten().topk(min(count, scores.numel()), largest=False).indices
-    mask.view(-1)[lowest] = False
-    return mask
+def without_lowest(scores: Tensor, count: Tensor) -> Tensor:
+    """[rows, columns] bool: True but for the count[row] lowest scores of each row, exactly. count: [rows] integers."""
+    place = torch.arange(scores.shape[1]).expand_as(scores)
+    order = scores.argsort(dim=1, stable=True)
+    return torch.empty_like(scores, dtype=torch.bool).scatter_(1, order, place >= count[:, None])
 
 
 def n_of_m(scores: Tensor, n_m: tuple[int, int]) -> Tensor:
