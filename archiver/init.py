@@ -28,14 +28,18 @@ def write_recipe(model_dir: Path | str, task: str | None = None) -> str:
     task = task or default_task(inspect_model(source.path))
     facts = inspect_model(source.path, task)
     name = _yaml_string(_name(source.source))
-    body = _CLASSIFICATION if task == "text-classification" else _EMBEDDING
+    body = {"text-classification": _CLASSIFICATION, "feature-extraction": _EMBEDDING, "text-generation": _LANGUAGE}[
+        task
+    ]
     return _HEAD.format(
         name=name,
         task=task,
         model=_yaml_string(given),
         summary=_summary(facts),
-        data=body,
+        data=body.format(context=min(256, facts.max_positions)) if facts.decoder else body,
         max_length=_max_length(facts),
+        long="longer inputs are cut" if not facts.decoder else "of a prompt and its continuation together",
+        runtime="auto                 # or openvino, onnxruntime, torch" if not facts.decoder else "torch",
     )
 
 
@@ -60,7 +64,9 @@ def _summary(facts: ModelFacts) -> str:
         f"{facts.num_layers} layers of {facts.hidden_size}, {facts.weight_bytes / 1e6:.0f} MB of weights, "
         f"at most {facts.max_positions} tokens"
     ]
-    if facts.id2label:
+    if facts.decoder:
+        lines.append(f"a decoder with {facts.vocab_size} tokens; a text ends with {_ends(facts)}")
+    elif facts.id2label:
         names = list(facts.id2label.values())
         # One line each, whatever a label holds: it stands in a comment.
         shown = ", ".join(json.dumps(name, ensure_ascii=True)[1:-1] for name in names[:8])
@@ -73,8 +79,14 @@ def _summary(facts: ModelFacts) -> str:
     return "\n".join(f"# {line}" for line in lines)
 
 
+def _ends(facts: ModelFacts) -> str:
+    return "token " + " or ".join(map(str, facts.end_token_ids)) if facts.end_token_ids else "no token of its own"
+
+
 def _max_length(facts: ModelFacts) -> int:
-    """sentence-transformers' own limit where it states one; else 128, which covers most short texts."""
+    """sentence-transformers' own limit where it states one; else 128, which covers most short texts; a decoder: 512."""
+    if facts.decoder:
+        return min(512, facts.max_positions)
     return max(4, min(facts.pooling.max_seq_length or 128, facts.max_positions))
 
 
@@ -86,12 +98,12 @@ task: {task}
 model: {model}
 {data}
 serve:
-  runtime: auto                 # or openvino, onnxruntime, torch
+  runtime: {runtime}
   device: cpu                   # or cuda
   workers: auto                 # with threads, from the cores the serving container has
   batch_size: 32                # requests that one worker gets at once
   max_batch_delay_ms: 2         # a lone request waits this long for company
-  max_length: {max_length}               # tokens; longer inputs are cut
+  max_length: {max_length}               # tokens; {long}
   max_inputs: 64                # most inputs in one request
   examples: 4                   # answered and stored in the archive, for verify and warm-up; or a file of texts
 """
@@ -126,5 +138,20 @@ compress:
 # gate:                         # a bound that is missed, or cannot be measured, means no archive
 #   min: {cosine: 0.99, recall@10: 0.95}      # against the original model's vectors, on data.validation
 #   min_speedup: 2.0            # against PyTorch eager fp32
+#   max_size_mb: 50             # of the archive
+"""
+
+_LANGUAGE = """
+# Fill in your text and uncomment: then the model can be calibrated, and the gate can measure what it lost.
+# data:
+#   train: train.txt            # plain text, relative to this file; or hub://name[/config]:split, or embedded:cpython
+#   validation: validation.txt  # what the gate is measured on: its first 200 windows
+#   context: {context}                # tokens of one window
+
+compress:
+  - quantize: {{method: weight-only, bits: 8}}
+
+# gate:                         # a bound that is missed, or cannot be measured, means no archive
+#   max_increase: {{perplexity: 0.02}}        # relative to the original model's, on data.validation
 #   max_size_mb: 50             # of the archive
 """

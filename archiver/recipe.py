@@ -26,7 +26,7 @@ class DataSpec:
     train: Path | str | None = None
     validation: Path | str | None = None
     columns: Mapping[str, str | int] = field(default_factory=dict)
-    context: int | None = option("integer", None, minimum=2, maximum=1_000_000, help="256 where the model has as many")
+    context: int | None = option("integer", None, minimum=2, maximum=100_000, help="256 where the model has as many")
 
 
 @dataclass(frozen=True)

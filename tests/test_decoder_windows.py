@@ -1,0 +1,173 @@
+"""A language model's data and its measure: windows of one stream of text, and perplexity over them."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from archiver.data_files import Row
+from archiver.decoder_subject import DecoderSubject, context_of
+from archiver.errors import DataError
+from archiver.evaluation.perplexity import language_metrics, predict_windows
+from archiver.models import inspect_model, resolve_model
+from archiver.recipe import DataSpec, Recipe
+from archiver.text_windows import cut_windows, read_text, windows_of
+
+TASK = "text-generation"
+
+
+class Bigram(torch.nn.Module):
+    """Three tokens; behind each token the same logits, whatever stands before."""
+
+    def __init__(self, table: list[list[float]]) -> None:
+        super().__init__()
+        self.table = torch.nn.Parameter(torch.tensor(table))
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.table[input_ids]
+
+
+def test_perplexity_by_hand() -> None:
+    # Behind 0: p = (1/2, 1/4, 1/4); behind 1: (1/4, 1/4, 1/2); behind 2: all alike.
+    model = Bigram(np.log([[2, 1, 1], [1, 1, 2], [1, 1, 1]]).tolist())
+    windows = np.array([[0, 0, 1], [1, 2, 0]])
+    found = predict_windows(model, windows)
+    nll = (math.log(2) + math.log(4) + math.log(2) + math.log(3)) / 4
+    assert found.nll == pytest.approx(nll, abs=1e-6)
+    assert found.best.tolist() == [[0, 0], [2, 0]]
+    metrics = language_metrics(found, np.array([[0, 1], [2, 0]]))
+    assert metrics["perplexity"] == pytest.approx(math.exp(nll), abs=1e-4)
+    assert metrics["cross_entropy"] == pytest.approx(nll, abs=1e-6)
+    assert metrics["agreement"] == 0.75
+
+
+def test_no_number_is_no_measure() -> None:
+    with pytest.raises(DataError, match="not finite"):
+        predict_windows(Bigram([[float("nan")] * 3] * 3), np.array([[0, 1]]))
+
+
+def test_many_windows_in_batches_are_the_same_as_one_by_one() -> None:
+    model = Bigram(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)).tolist())
+    windows = np.random.default_rng(0).integers(0, 3, (21, 5))
+    together = predict_windows(model, windows)
+    alone = [predict_windows(model, window[None]) for window in windows]
+    assert together.nll == pytest.approx(np.mean([one.nll for one in alone]), abs=1e-6)
+    np.testing.assert_array_equal(together.best, np.concatenate([one.best for one in alone]))
+
+
+def test_windows_are_the_stream_cut_without_special_tokens(tiny_model) -> None:
+    from tokenizers import Tokenizer
+
+    content = (tiny_model("llama", TASK) / "tokenizer.json").read_bytes()
+    text = "this film is very good\n\na dull story\n" * 20
+    ids = Tokenizer.from_buffer(content).encode(text).ids
+    assert ids[0] == 0  # <s>, which the windows must not have
+    windows = cut_windows(text, content, 16)
+    assert windows.shape == ((len(ids) - 1) // 16, 16)
+    assert windows.reshape(-1).tolist() == ids[1 : 1 + windows.size]
+    with pytest.raises(DataError, match=r"shorter than one window of data.context 4096 tokens"):
+        windows_of(text, content, 4096)
+
+
+def test_texts(tmp_path, monkeypatch) -> None:
+    (tmp_path / "a.txt").write_bytes("\ufeffone\n\n  zwei ü\n".encode())
+    assert read_text(tmp_path / "a.txt") == "one\n\n  zwei ü\n"
+    (tmp_path / "b.txt").write_bytes(b"one \xff")
+    with pytest.raises(DataError, match=r"b.txt: byte 4 is not UTF-8"):
+        read_text(tmp_path / "b.txt")
+    (tmp_path / "c.txt").write_text(" \n")
+    with pytest.raises(DataError, match=r"c.txt is empty"):
+        read_text(tmp_path / "c.txt")
+    with pytest.raises(DataError, match=r"suffix '.tsv'; a language model's data is plain text"):
+        read_text(tmp_path / "d.tsv")
+    assert read_text("embedded:cpython:validation").count("\n") == 1199
+    rows = [Row(1, {"text": " = Title = \n"}), Row(2, {"text": ""}), Row(3, {"text": "word"})]
+    monkeypatch.setattr("archiver.text_windows.read_hub_rows", lambda source, columns: rows)
+    assert read_text("hub://org/set:train") == " = Title = \n\nword"
+
+
+@pytest.fixture
+def subject(tiny_model, sentences) -> DecoderSubject:
+    path = tiny_model("llama", TASK)
+    recipe = Recipe("x", "1", TASK, path, DataSpec(context=16))
+    text = "\n".join(sentences) * 4
+    return DecoderSubject.load(recipe, resolve_model(path), inspect_model(path, TASK), text, text)
+
+
+def test_subject(subject) -> None:
+    assert subject.original_metrics == subject.measure()
+    assert subject.original_metrics["agreement"] == 1.0
+    count = len(windows_of(subject.train, subject.tokenizer_bytes, 16))
+    batches = subject.training_batches(4, seed=1)
+    assert sum(len(batch["input_ids"]) for batch in batches) == count
+    assert all(batch["labels"] is batch["input_ids"] and batch["attention_mask"].all() for batch in batches)
+    assert all((a["labels"] == b["labels"]).all() for a, b in zip(batches, subject.training_batches(4, 1), strict=True))
+    first, second = (list(map(str, torch.cat([b["labels"] for b in subject.training_batches(4, s)]))) for s in (1, 2))
+    assert first != second and sorted(first) == sorted(second)
+    calibration = subject.calibration_batches(3)
+    assert [batch["input_ids"].shape for batch in calibration] == [(1, 16)] * 3
+    assert calibration[0]["input_ids"][0].tolist() == windows_of(subject.train, subject.tokenizer_bytes, 16)[0].tolist()
+    (batch,) = subject.speed_batches()
+    assert subject.items_of(batch) == batch["input_ids"].size and subject.unit == "tokens"
+    assert subject.run_of(subject.original)(batch).shape == (*batch["input_ids"].shape, 400)
+    assert subject.extent == {"examples": min(count, 200), "context": 16}
+
+
+def test_measure_sees_the_change(subject) -> None:
+    with torch.no_grad():
+        subject.model.lm_head.weight.zero_()  # every one of 400 tokens is as likely as the others
+    after = subject.measure()
+    assert after["perplexity"] == pytest.approx(400, abs=0.01)
+    assert after["agreement"] < 0.2
+
+
+def test_padding_on_either_side_changes_no_answer(subject) -> None:
+    ids = torch.tensor([[5, 6, 7, 8]])
+    right = torch.tensor([[5, 6, 7, 8, 1, 1]]), torch.tensor([[1, 1, 1, 1, 0, 0]])
+    left = torch.tensor([[1, 1, 5, 6, 7, 8]]), torch.tensor([[0, 0, 1, 1, 1, 1]])
+    with torch.no_grad():
+        alone = subject.module(ids)[0]
+        torch.testing.assert_close(subject.module(*right)[0, :4], alone, rtol=0, atol=1e-4)
+        torch.testing.assert_close(subject.module(*left)[0, 2:], alone, rtol=0, atol=1e-4)
+
+
+def test_tokens_that_are_gone_still_agree(subject) -> None:
+    """Only the last ids are gone, and no text has them: every number stays."""
+    from archiver.compression.constraints import state_of
+
+    before = subject.original_metrics
+    used = int(max(subject.windows(subject.tokenizer_bytes).max(), predict_windows(
+        subject.original, subject.windows(subject.tokenizer_bytes)
+    ).best.max())) + 1  # fmt: skip
+    order = torch.arange(used)
+    state = state_of(subject.model)
+    state.old_ids, state.tokenizer_json = order, subject.tokenizer_bytes
+    assert subject.measure()["agreement"] == before["agreement"] == 1.0
+    assert subject.pad_id == 1 and subject.end_ids == [2]
+
+
+def test_context_defaults_to_what_the_model_has() -> None:
+    facts = SimpleNamespace(max_positions=64)
+    assert context_of(Recipe("x", "1", TASK, "m"), facts) == 64
+    assert context_of(Recipe("x", "1", TASK, "m", DataSpec(context=8)), facts) == 8
+    assert context_of(Recipe("x", "1", TASK, "m"), SimpleNamespace(max_positions=512)) == 256
+
+
+def test_the_reference_perplexity(shared) -> None:
+    """The model card says 29.70 over 200 windows, which takes a minute; here four of them, against transformers' loss."""
+    path = shared / "models" / "docs-lm"
+    recipe = Recipe("x", "1", TASK, path)
+    text = read_text(shared / "data" / "docs" / "validation.txt")
+    subject = DecoderSubject.load(recipe, resolve_model(path), inspect_model(path, TASK), text, "")
+    windows = subject.windows(subject.tokenizer_bytes)
+    assert windows.shape == (200, 256)
+    losses = []
+    for window in windows[:4]:
+        ids = torch.tensor(window)[None]
+        with torch.no_grad():
+            losses.append(float(subject.model(ids, labels=ids).loss))  # transformers' own
+    assert predict_windows(subject.module, windows[:4]).nll == pytest.approx(np.mean(losses), abs=1e-5)
