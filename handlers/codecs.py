@@ -43,11 +43,16 @@ def decode(entry: Any, path: str, fetch: Fetch, depth: int = 0) -> np.ndarray:
     if not isinstance(entry, Mapping) or depth > _DEPTH:
         raise UnsoundArchive(f"packed tensor {path!r}: its description is malformed")
     codec, dtype, shape = entry.get("codec"), entry.get("dtype"), entry.get("shape")
-    if codec not in _DECODERS:
+    if not isinstance(codec, str) or codec not in _DECODERS:
         raise UnsoundArchive(
             f"packed tensor {path!r}: unknown codec {codec!r}; this code reads {', '.join(_DECODERS)}: rebuild the archive"
         )
-    if dtype not in DTYPES or not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+    if (
+        not isinstance(dtype, str)
+        or dtype not in DTYPES
+        or not isinstance(shape, list)
+        or not all(type(n) is int and n >= 0 for n in shape)
+    ):
         raise UnsoundArchive(f"packed tensor {path!r}: dtype {dtype!r} and shape {shape!r} describe no tensor")
     if codec == "plain":
         stored = fetch(path)
@@ -75,6 +80,8 @@ def decode(entry: Any, path: str, fetch: Fetch, depth: int = 0) -> np.ndarray:
         found = _DECODERS[codec](entry, inner, dtype, part)
     except _Wrong as error:
         raise UnsoundArchive(f"packed tensor {path!r}: codec {codec}: {error}") from error
+    except (MemoryError, OverflowError, ValueError) as error:  # a shape that no memory holds
+        raise UnsoundArchive(f"packed tensor {path!r}: {dtype} {shape} cannot be made here ({error})") from error
     return np.ascontiguousarray(found.T) if turned else found
 
 

@@ -188,6 +188,8 @@ CHANGES = {
     "which is not stored": lambda d: d["tensors"].update(x={"codec": "alias", "of": "y"}),
     "needs the part": lambda d: d["tensors"]["w"].update(parts={}),
     "malformed": lambda d: d["tensors"].update(w=[]),
+    "unknown codec \\[\\]": lambda d: d["tensors"]["w"].update(codec=[]),
+    "dtype {} and shape": lambda d: d["tensors"]["w"].update(dtype={}),
     "describes no tensors": lambda d: d.update(tensors=3),
 }
 
@@ -196,6 +198,17 @@ CHANGES = {
 def test_what_a_file_claims_is_checked(tmp_path, message):
     with pytest.raises(UnsoundArchive, match=message):
         broken(CHANGES[message], tmp_path)
+
+
+def test_a_shape_that_no_memory_holds_is_refused(tmp_path):
+    """Zeros take no bits, so nothing in the file is too short for any shape."""
+    path = tmp_path / "w"
+    write_packed(path, {"w": np.zeros((64, 64), np.float32)})
+    description = read_description(path)
+    description["tensors"]["w"]["shape"] = [2**30, 2**30]
+    save_file(load_file(path), path, metadata={"marpress": json.dumps(description)})
+    with pytest.raises(UnsoundArchive, match="cannot be made here"):
+        load_packed(path)
 
 
 def test_an_index_beyond_the_table_is_refused(tmp_path):

@@ -131,3 +131,12 @@ def test_stored_bytes_by_hand():
     dynamic_int8(model, DynamicInt8(targets=("first", "table")), [])
     # first: 4 bytes and 2 scales; table: 40 bytes and 10 scales; second with its bias and the norm stay fp32.
     assert stored_bytes(model) == (4 + 2 * 4) + (40 + 10 * 4) + 4 * (2 + 1) + 4 * 4
+
+
+def test_planned_integers_of_zeros_are_stored_as_such():
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64, bias=False))
+    with torch.no_grad():
+        model[0].weight[:, 16:] = 0
+    dynamic_int8(model, DynamicInt8(), [])
+    # A bit for each of 4096 weights, a byte for each of the 1024 left, a scale for each row.
+    assert 512 + 0.95 * 1024 <= stored_bytes(model) - 64 * 4 <= 512 + 1024

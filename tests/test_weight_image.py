@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import zipfile
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from built import build, recipe_of
+from onnx import helper, numpy_helper
 
-from archiver.export.image import pack_onnx
+from archiver.compression.hints import content_key
+from archiver.export.image import pack_onnx, pack_openvino
 from archiver.packaging.verify import verify
 from handlers.errors import UnsoundArchive
-from handlers.packed_weights import encode_all, write_encoded
+from handlers.packed_weights import Hint, encode_all, read_description, write_encoded
+from handlers.runtime import open_session
 from handlers.weight_image import PACKED, read_image
 
 WIDE = {"hidden_size": 64, "intermediate_size": 128}
@@ -72,20 +77,95 @@ def test_int8_of_a_codebook_stays_small(tiny_model, tmp_path):
     assert size["weight_bytes"] < 0.75 * plain["weight_bytes"]
 
 
-def test_what_does_not_pack_stays_as_it_was(tmp_path):
-    import onnx
-    from onnx import helper, numpy_helper
+def write_graph(path: Path, weights: dict[str, np.ndarray]) -> None:
+    """y = x · each weight [64, 64] in turn, with tanh between them."""
+    names, nodes = list(weights), []
+    for at, name in enumerate(names):
+        nodes.append(helper.make_node("MatMul", ["x" if at == 0 else f"t{at - 1}", name], [f"m{at}"]))
+        nodes.append(helper.make_node("Tanh", [f"m{at}"], ["y" if name == names[-1] else f"t{at}"]))
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 64]) for name in "xy"]
+    constants = [numpy_helper.from_array(weight, name) for name, weight in weights.items()]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    path.write_bytes(model.SerializeToString(deterministic=True))
 
-    weight = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])],
-        "g",
-        [helper.make_tensor_value_info("x", 1, ["n", 64])],
-        [helper.make_tensor_value_info("y", 1, ["n", 64])],
-        [numpy_helper.from_array(weight, "w")],
-    )
+
+def structured() -> dict[str, np.ndarray]:
+    """A weight for each codec that the values alone show, transposed ones among them, and noise."""
+    draw = np.random.default_rng(0)
+    noise = draw.normal(size=(64, 64)).astype(np.float32) / 4
+    scales = np.abs(draw.normal(size=(1, 64))).astype(np.float32)
+    groups = noise.reshape(-1, 4).copy()
+    np.put_along_axis(groups, np.abs(groups).argsort(axis=1)[:, :2], -0.0, axis=1)
+    return {
+        "palette": draw.normal(size=16).astype(np.float32)[draw.integers(0, 16, (64, 64))],
+        "palette a column": np.take_along_axis(noise[:4], draw.integers(0, 4, (64, 64)), axis=0),
+        "signs a column": np.sign(noise) * scales,
+        "2:4": groups.reshape(64, 64),
+        "zeros": np.where(draw.random((64, 64)) < 0.8, np.float32(-0.0), noise),
+        "again": draw.normal(size=16).astype(np.float32)[np.arange(4096).reshape(64, 64) % 16],
+        "noise": noise,
+    }
+
+
+def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_session_gets_the_very_weights(tmp_path, runtime):
+    """The same bits answer from a packed graph as from the graph as it was."""
+    x = np.random.default_rng(1).normal(size=(3, 64)).astype(np.float32)
+    weights = structured()
+    for folder in (tmp_path / "plain", tmp_path / "packed"):
+        folder.mkdir()
+        write_graph(folder / "model.onnx", weights)
+        (folder / "requirements.txt").write_text("safetensors\n")
+        if runtime == "openvino":
+            openvino = pytest.importorskip("openvino")
+            openvino.save_model(
+                openvino.convert_model(str(folder / "model.onnx")), folder / "model.xml", compress_to_fp16=False
+            )
+    packed = tmp_path / "packed"
+    model = "model.onnx" if runtime == "onnxruntime" else "model.xml"
+    assert pack_onnx(packed / model, {}) if runtime == "onnxruntime" else pack_openvino(packed / model, {})
+    codecs = {entry["codec"] for entry in read_description(packed / PACKED)["tensors"].values()}
+    assert codecs >= {"palette", "sign", "bitmask", "plain"}
+    spec = {"runtime": runtime, "requirement": runtime, "model": model}
+    before = open_session(tmp_path / "plain", spec, threads=1).run({"x": x})
+    found = open_session(packed, {**spec, "weights": PACKED}, threads=1).run({"x": x})
+    assert np.abs(before).max() > 0.01
+    assert same_bits(found, before)
+    if runtime == "openvino":
+        binary = (tmp_path / "plain" / "model.bin").read_bytes()
+        assert not (packed / "model.bin").exists()
+        # As numbers, since a pruned weight's −0.0 comes back as 0.0.
+        assert np.array_equal(read_image(packed / PACKED).view(np.float32), np.frombuffer(binary, np.float32))
+    else:
+        image = read_image(packed / PACKED)
+        for item in onnx.load(str(packed / model), load_external_data=False).graph.initializer:
+            where = {entry.key: entry.value for entry in item.external_data}
+            start = int(where["offset"])
+            part = image[start : start + int(where["length"])].view(np.float32).reshape(64, 64)
+            assert np.array_equal(part, weights[item.name])
+
+
+def test_a_hint_reaches_the_transposed_constant(tmp_path):
+    """The graph holds Wᵀ under a name of its own: grids are found by content, and save what the values do not show."""
+    draw = np.random.default_rng(0)
+    scale = (np.abs(draw.normal(size=(64, 2))) + 0.01).astype(np.float32)
+    q = draw.integers(-8, 8, (64, 2, 32)).astype(np.float32)
+    weight = (q * scale[:, :, None]).reshape(64, 64)
+    write_graph(tmp_path / "model.onnx", {"val_3": np.ascontiguousarray(weight.T)})
+    assert pack_onnx(tmp_path / "model.onnx", {content_key(weight): Hint(grouping=(scale, None, 4))})
+    entry = read_description(tmp_path / PACKED)["tensors"]["val_3"]
+    assert (entry["codec"], entry["transposed"]) == ("groups", True)
+    assert np.array_equal(read_image(tmp_path / PACKED).view(np.float32).reshape(64, 64), weight.T)
+
+
+def test_what_does_not_pack_stays_as_it_was(tmp_path):
     path = tmp_path / "model.onnx"
-    onnx.save(helper.make_model(graph), str(path))
+    write_graph(path, {"w": np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)})
     before = path.read_bytes()
     assert not pack_onnx(path, {})
     assert path.read_bytes() == before

@@ -8,16 +8,19 @@ import torch
 
 from archiver.compression.hints import hints_of
 from archiver.compression.plan import plan_of
+from archiver.export.int8_rows import quantize_rows
 from handlers.packed_weights import Hint, encoded_bytes
 
 
 def stored_bytes(model: torch.nn.Module) -> int:
-    """Of every Parameter once: planned int8 as one byte a weight and four a row, the rest in its smallest codec."""
+    """Of every Parameter once, in its smallest codec; planned int8 as the integers it will be, and four bytes a row."""
     plan = plan_of(model)
     planned = {f"{name}.weight" for name in (*plan.linears, *plan.embeddings)} if plan else set()
     hints = hints_of(model)
     return sum(
-        parameter.numel() + 4 * parameter.shape[0] if name in planned else _encoded(parameter, hints.get(name))
+        _encoded(quantize_rows(parameter)[0], None) + 4 * parameter.shape[0]
+        if name in planned
+        else _encoded(parameter, hints.get(name))
         for name, parameter in model.named_parameters()
     )
 
@@ -34,4 +37,4 @@ def stored_sentence(model: torch.nn.Module, names: Sequence[str]) -> str:
 
 
 def _encoded(parameter: torch.Tensor, hint: Hint | None) -> int:
-    return encoded_bytes(parameter.detach().numpy(), hint=hint)
+    return encoded_bytes(parameter.detach().cpu().numpy(), hint=hint)
