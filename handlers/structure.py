@@ -1,7 +1,8 @@
 """How a model whose shapes differ from its config's travels: structure.json, from which a fresh skeleton is made to fit.
 
-The format's one owner. It names what the config cannot say: sizes of single linear layers, factored layers, and which names
-share one tensor. How many layers and how many tokens there are, the config says itself.
+The format's one owner. It names what the config cannot say: sizes of single linear layers (head counts follow from them),
+factored layers, which names share one tensor, and attention scales that hang on a layer's place in the original. How many
+layers and how many tokens there are, the config says itself.
 """
 
 import json
@@ -21,13 +22,27 @@ VERSION = 1
 
 def describe(model: torch.nn.Module) -> dict[str, Any]:
     """JSON-able: version; factored {name: rank}; linears {name: [out, in]} of every linear layer; shared {name: the first
-    name of the same Parameter}."""
+    name of the same Parameter}; scaling {attention module: its factor} where the config lets it depend on the layer."""
     linears = {
         name: [module.out_features, module.in_features]
         for name, module in model.named_modules(remove_duplicate=False)
         if isinstance(module, torch.nn.Linear)
     }
-    return {"version": VERSION, "factored": factored_ranks(model), "linears": linears, "shared": shared_names(model)}
+    return {
+        "version": VERSION,
+        "factored": factored_ranks(model),
+        "linears": linears,
+        "shared": shared_names(model),
+        "scaling": _scaling(model),
+    }
+
+
+def _scaling(model: torch.nn.Module) -> dict[str, float]:
+    """GPT-2 can divide by the layer's number: a layer keeps the factor it was trained with when others before it go."""
+    if not getattr(model.config, "scale_attn_by_inverse_layer_idx", False):
+        return {}
+    names = [parts.attention for parts in layer_parts(model)]
+    return {name: float(model.get_submodule(name).scaling) for name in names}  # type: ignore[arg-type]
 
 
 def shared_names(model: torch.nn.Module) -> dict[str, str]:
@@ -57,6 +72,8 @@ def rebuild(model: torch.nn.Module, structure: Mapping[str, Any]) -> None:
             setattr(model.get_submodule(owner), attribute, model.get_parameter(first))
         for parts in layer_parts(model):
             fit_attention(model, parts)
+        for name, factor in structure["scaling"].items():
+            setattr(model.get_submodule(name), "scaling", float(factor))  # noqa: B010 - no tensor, so no Module attribute
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UnsoundArchive(f"structure.json does not fit the model that config.json describes: {error}") from error
 

@@ -84,7 +84,8 @@ def test_build_prints_what_inspect_prints(place: Path) -> None:
         assert set(keys.split()) <= set(report[section] if section else report)
     assert report["name"] == "tiny" and report["runtime"] == "onnxruntime"
     assert report["model"]["source"] == "model"
-    assert [set(stage) for stage in report["stages"]] == [{"method", "options", "parameters", "weight_bytes"}]
+    assert all({"method", "options", "parameters", "weight_bytes"} <= set(stage) for stage in report["stages"])
+    assert len(report["stages"]) == 1
     assert all(set(file) == {"path", "sha256", "bytes"} for file in report["files"])
     assert str(place) not in json.dumps(report)
     assert _left(place / "model_store") == ["tiny.mar"]

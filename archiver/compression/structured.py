@@ -77,9 +77,13 @@ def check(model: torch.nn.Module, options: Structured) -> list[str]:
 def kept_of(total: int, share: float, what: str) -> int:
     """How many of `total` stay when `share` is removed: at least one; neurons to the nearest multiple of 32 from 256 on."""
     left = max(1, total - round(total * share))
-    if what == "neurons" and total >= _STEPPED_FROM:
-        left = max(NEURON_STEP, round(left / NEURON_STEP) * NEURON_STEP)
-    return min(total, left)
+    return _stepped(left, total) if what == "neurons" else left
+
+
+def _stepped(left: int, total: int) -> int:
+    """The nearest multiple of 32 where there are 256 or more; `left` itself where that would cut nothing or everything."""
+    nearest = round(left / NEURON_STEP) * NEURON_STEP
+    return nearest if total >= _STEPPED_FROM and 0 < nearest < total else left
 
 
 @contextmanager
@@ -88,15 +92,19 @@ def without_layers(model: torch.nn.Module, gone: Sequence[int]) -> Iterator[None
     name, layers = layer_list(model)
     parent, _, attribute = name.rpartition(".")
     owner, config = model.get_submodule(parent), model.config
-    count = config.num_hidden_layers  # type: ignore[union-attr]
-    kept = [layer for index, layer in enumerate(layers) if index not in gone]
-    setattr(owner, attribute, torch.nn.ModuleList(kept))
-    config.num_hidden_layers = len(kept)  # type: ignore[union-attr]
+    count, kinds = config.num_hidden_layers, getattr(config, "layer_types", None)  # type: ignore[union-attr]
+    stay = [index for index in range(len(layers)) if index not in gone]
+    setattr(owner, attribute, torch.nn.ModuleList(layers[index] for index in stay))
+    config.num_hidden_layers = len(stay)  # type: ignore[union-attr]
+    if kinds:  # each layer keeps its own kind of attention, full or in a window
+        config.layer_types = [kinds[index] for index in stay]  # type: ignore[union-attr]
     try:
         yield
     finally:
         setattr(owner, attribute, layers)
         config.num_hidden_layers = count  # type: ignore[union-attr]
+        if kinds:
+            config.layer_types = kinds  # type: ignore[union-attr]
 
 
 def _kept_layers(model: torch.nn.Module, options: Structured, examples: Examples) -> list[int]:
@@ -160,8 +168,8 @@ def choose(scores: Sequence[Tensor], share: float, what: str, scope: str) -> lis
     kept = []
     for score in scaled:
         count = max(1, int((score >= border).sum()))
-        if what == "neurons" and len(score) >= _STEPPED_FROM:
-            count = min(len(score), max(NEURON_STEP, round(count / NEURON_STEP) * NEURON_STEP))
+        if what == "neurons":
+            count = _stepped(count, len(score))
         kept.append(score.topk(count).indices.sort().values)
     return kept
 
