@@ -130,14 +130,18 @@ def constrained(model: torch.nn.Module) -> Iterator[None]:
     chains = {name: chain for name, chain in state_of(model).constraints.items() if chain}
     modules = [model.get_submodule(name) for name in chains]
     for module, chain in zip(modules, chains.values(), strict=True):
+        device = module.get_parameter("weight").device
         for constraint in chain:
+            constraint.to(device)  # masks, scales and centroids go where the weight is
             # unsafe: the constraint may have another dtype's internals, its output is always the weight's shape
             parametrize.register_parametrization(module, "weight", constraint, unsafe=True)
     try:
         yield
     finally:
-        for module in modules:
+        for module, chain in zip(modules, chains.values(), strict=True):
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+            for constraint in chain:
+                constraint.to("cpu")  # where later stages and the storage codecs look for them
 
 
 def free(model: torch.nn.Module, name: str) -> None:
