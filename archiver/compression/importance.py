@@ -104,14 +104,14 @@ def _taylor(model: torch.nn.Module, blocks: Mapping[str, int], examples: Example
 
 
 def labelled(examples: Examples, samples: int) -> list[Batch]:
-    """Training batches of at least `samples` texts together, or all of them, in equal steps through the whole.
-
-    Batches come in runs from the shortest texts to the longest: the first ones alone would show short texts only.
-    """
-    every = examples.train(_ROWS, 0)
-    texts = sum(len(batch["input_ids"]) for batch in every)
-    wanted = min(len(every), -(-samples * len(every) // max(1, texts)))
-    return [every[(2 * place + 1) * len(every) // (2 * wanted)] for place in range(wanted)]
+    """Training batches of at least `samples` texts together, or all of them."""
+    found, count = [], 0
+    for batch in examples.train(_ROWS, 0):
+        found.append(batch)
+        count += len(batch["input_ids"])
+        if count >= samples:
+            break
+    return found
 
 
 def loss_of(examples: Examples, batch: Batch) -> Tensor:

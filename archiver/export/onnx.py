@@ -56,7 +56,6 @@ def export_onnx(encoder: EncoderWithHead, *, max_length: int) -> OnnxGraph:
     model = program.model_proto
     modules = {node.name: name for node in model.graph.node if (name := _module_of(node)) is not None}
     _strip_host(model)
-    _merge_equal_weights(model)
     return OnnxGraph(model, modules)
 
 
@@ -73,30 +72,6 @@ def _module_of(node: onnx.NodeProto) -> str | None:
         return None
     path = ast.literal_eval(scopes)
     return path[-2].removeprefix("model.") if len(path) >= 2 else None
-
-
-def _merge_equal_weights(model: onnx.ModelProto) -> None:
-    """One initializer where several hold the same matrix: the exporter transposes a shared weight once for each layer."""
-    first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
-    instead: dict[str, str] = {}
-    kept = []
-    for item in model.graph.initializer:
-        if len(item.dims) >= 2 and item.raw_data:
-            known = first.setdefault((item.data_type, tuple(item.dims), item.raw_data), item.name)
-            if known != item.name:
-                instead[item.name] = known
-                continue
-        kept.append(item)
-    if not instead:
-        return
-    values = [info for info in model.graph.value_info if info.name not in instead]
-    for field, items in ((model.graph.initializer, kept), (model.graph.value_info, values)):
-        del field[:]
-        field.extend(items)
-    for node in model.graph.node:
-        for place, name in enumerate(node.input):
-            if name in instead:
-                node.input[place] = instead[name]
 
 
 def _strip_host(model: onnx.ModelProto) -> None:
