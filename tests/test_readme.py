@@ -106,7 +106,7 @@ def test_the_recipe_that_is_shown_is_a_recipe(tmp_path: Path) -> None:
     (tmp_path / "minilm-sst2").mkdir()
     from archiver.recipe import load_recipe
 
-    assert load_recipe(tmp_path / "my.yaml").compress[0].label == "quantize/static-int8"
+    assert load_recipe(tmp_path / "my.yaml").compress[-1].label == "quantize/static-int8"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "archiver" / "recipes").glob("*.yaml")), ids=lambda path: path.stem)

@@ -121,7 +121,7 @@ SINGLE = [
     ("data: {train: hub://a}", "data.train: hub://a is not hub://name[/config]:split, for example"),
     ("data: {train: hub://a/b/c/d:e}", "is not hub://name[/config]:split"),
     ("data: {train: embedded:perl}", "data.train: embedded:perl is not embedded; allowed: embedded:cpython,"),
-    ("data: {context: 256}", "data.context is for language models; this version has no such task"),
+    ("data: {context: 256}", "data.context is for text-generation, the task is text-classification"),
     ("data: {columns: {label: 1}}", "data.columns lacks the key 'text'"),
     ("data: {columns: {text: 0, lable: 1}}", "unknown key 'lable' in data.columns; did you mean 'label'?"),
     ("data: {columns: {text: -1}}", "data.columns.text must be a column's name, or its position from 0"),
@@ -253,11 +253,14 @@ def test_checking_a_recipe_imports_no_torch(folder) -> None:
     assert (done.stdout, done.stderr) == ("False\n", "")
 
 
-def test_every_method_can_be_asked_for_by_its_name_alone(folder) -> None:
+def test_every_method_can_be_asked_for_by_its_name(folder) -> None:
+    needed = {"prune": {"sparsity": 0.5}, "factorize": {"ratio": 0.5}}
     for verb, methods in METHODS.items():
         for name, method in methods.items():
+            more = {"heads": 0.5} if name == "structured" else needed.get(verb, {})
+            said = "".join(f", {key}: {value}" for key, value in more.items())
             recipe = load(
-                folder, f"{WITH_DATA}compress: [{{{verb}: {{method: {name}}}}}]\n", "data.train=hub://a/b:train"
+                folder, f"{WITH_DATA}compress: [{{{verb}: {{method: {name}{said}}}}}]\n", "data.train=hub://a/b:train"
             )
-            assert recipe.compress[0].options == method.options()
+            assert recipe.compress[0].options == method.options(**more)
             assert recipe.compress[0].entry is method

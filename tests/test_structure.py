@@ -1,0 +1,175 @@
+"""How cut and shared shapes travel: structure.json, the torch runtime's folder, and the graphs of the other runtimes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from stage_examples import calibrated_on
+from test_structured import SIZES, run, tiny
+
+from archiver.compression.layer_sharing import share_layers
+from archiver.compression.options import StaticInt8
+from archiver.compression.plan import plan_of
+from archiver.compression.quantization import static_int8
+from archiver.compression.structured import cut_layer
+from archiver.compression.structured_options import ShareLayers
+from archiver.export.image import pack_onnx, pack_openvino
+from archiver.export.onnx import OnnxGraph, export_onnx, save_onnx
+from archiver.export.onnx_int8 import quantize_graph
+from archiver.export.openvino import export_openvino
+from archiver.export.torch_packed import export_packed
+from handlers.anatomy import keep_layers, layer_list, layer_parts
+from handlers.conv1d import conv1d_to_linear
+from handlers.errors import UnsoundArchive
+from handlers.runtime import open_session
+from handlers.structure import STRUCTURE, describe, rebuild
+from handlers.torch_encoder import EncoderWithHead, load_encoder
+from handlers.weight_image import PACKED
+
+SPEC = {"model": "model.safetensors", "config": "config.json", "task": "text-classification"}
+HEADS = ([0, 2], [1], [0, 1, 3])
+NEURONS = (45, 48, 7)
+
+
+def uneven(model: torch.nn.Module) -> None:
+    """Every layer another size, and none a multiple of anything."""
+    for index in range(3):
+        cut_layer(model, layer_parts(model)[index], "heads", torch.tensor(HEADS[index]))
+        cut_layer(model, layer_parts(model)[index], "neurons", torch.arange(NEURONS[index]))
+
+
+def shared(model: torch.nn.Module) -> None:
+    share_layers(model, ShareLayers(groups=1), calibrated_on([]))
+
+
+CHANGES = {"uneven": uneven, "shared": shared}
+
+
+def arrays(encoder: EncoderWithHead, rows: int, length: int, seed: int = 0) -> dict[str, np.ndarray]:
+    ids = np.random.default_rng(seed).integers(5, 40, (rows, length))
+    found = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    return found | ({"token_type_ids": np.zeros_like(ids)} if encoder.takes_type_ids else {})
+
+
+def by_torch(encoder: EncoderWithHead, batch: dict[str, np.ndarray]) -> np.ndarray:
+    with torch.no_grad():
+        return encoder(**{name: torch.from_numpy(value) for name, value in batch.items()}).numpy()
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+def test_the_torch_folder_gives_the_same_model_again(tmp_path, kind, change):
+    model = tiny(kind)
+    CHANGES[change](model)
+    keep_layers(model, (0, 2))
+    export_packed(model, None, tmp_path)
+    loaded = load_encoder(tmp_path, SPEC)
+    assert torch.equal(run(loaded.model), run(model))
+    assert describe(loaded.model) == describe(model)
+    structure = json.loads((tmp_path / STRUCTURE).read_text())
+    assert bool(structure["shared"]) == (change == "shared")
+    first = layer_parts(model)[0]
+    assert structure["linears"][first.down] == [32, 45 if change == "uneven" else 48]
+
+
+def test_a_layer_keeps_the_scale_of_its_place_in_the_original():
+    """GPT-2's option to divide attention by the layer's number: the config alone would count the layers anew."""
+    config = transformers.AutoConfig.for_model(
+        "gpt2", vocab_size=40, n_positions=16, scale_attn_by_inverse_layer_idx=True, **SIZES["gpt2"]
+    )
+    torch.manual_seed(0)
+    model = conv1d_to_linear(transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")).eval()
+    keep_layers(model, (0, 2))
+    config = type(model.config).from_dict(model.config.to_dict())
+    fresh = conv1d_to_linear(transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")).eval()
+    rebuild(fresh, json.loads(json.dumps(describe(model))))
+    fresh.load_state_dict(model.state_dict())
+    scales = [model.get_submodule(parts.attention).scaling for parts in layer_parts(model)]
+    assert scales == pytest.approx([8**-0.5, 8**-0.5 / 3])
+    assert [fresh.get_submodule(parts.attention).scaling for parts in layer_parts(fresh)] == scales
+    assert torch.equal(run(fresh), run(model))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 9}, "version 9"),
+        ({"linears": {"bert.nowhere": [4, 4]}}, "does not fit the model"),
+        ({"linears": {"bert.embeddings.word_embeddings": [4, 4]}}, "is no linear layer"),
+    ],
+)
+def test_a_structure_that_does_not_fit(change, message):
+    model = tiny("bert")
+    with pytest.raises(UnsoundArchive, match=message):
+        rebuild(model, describe(model) | change)
+
+
+def test_packed_graphs_hold_a_shared_matrix_once(tmp_path):
+    """The exporter writes a transposed copy for each layer; at rest they are one tensor under several names."""
+    sizes = {}
+    for name, change in (("whole", lambda model: None), ("shared", shared)):
+        model = tiny("bert")
+        change(model)
+        sessions(
+            tmp_path / name,
+            encoder := EncoderWithHead(model, "text-classification"),
+            export_onnx(encoder, max_length=16),
+        )
+        for runtime in ("onnxruntime", "openvino"):
+            sizes[name, runtime] = sum(path.stat().st_size for path in (tmp_path / name / runtime).glob("*.[sb]*"))
+    one_layer = 4 * sum(p.numel() for p in layer_list(model)[1][0].parameters() if p.dim() == 2)
+    for runtime in ("onnxruntime", "openvino"):
+        assert sizes["whole", runtime] - sizes["shared", runtime] > 1.8 * one_layer, runtime
+
+
+def sessions(folder: Path, encoder: EncoderWithHead, graph: OnnxGraph, chosen: Any = None) -> list[Any]:
+    """Both graph runtimes over packed weights, as an archive holds them."""
+    found = []
+    for runtime, model in (("onnxruntime", "model.onnx"), ("openvino", "model.xml")):
+        place = folder / runtime
+        place.mkdir(parents=True)
+        spec: dict[str, Any] = {
+            "runtime": runtime,
+            "requirement": runtime,
+            "model": model,
+            "device": "cpu",
+            "int8": False,
+        }
+        if runtime == "onnxruntime":
+            save_onnx(quantize_graph(graph, chosen) if chosen else graph.model, place / model)
+            packed = pack_onnx(place / model, {})
+        else:
+            widths = [encoder.model.get_submodule(name).in_features for name in chosen.linears] if chosen else []
+            spec["config"] = export_openvino(graph, chosen, place, widths=widths)
+            packed = pack_openvino(place / model, {})
+        found.append(open_session(place, spec | ({"weights": PACKED} if packed else {}), threads=1))
+    return found
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_other_runtimes_answer_as_torch_does(tmp_path, change):
+    model = tiny("bert")
+    CHANGES[change](model)
+    encoder = EncoderWithHead(model, "text-classification")
+    graph = export_onnx(encoder, max_length=16)
+    linears = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    products = [node.name for node in graph.model.graph.node if node.op_type in ("MatMul", "Gemm")]
+    assert linears <= {graph.modules[name] for name in products if name in graph.modules}
+    options, batches = StaticInt8(samples=4), [arrays(encoder, 1, 12, seed) for seed in range(4)]
+    static_int8(
+        model, options, calibrated_on([{k: torch.from_numpy(v) for k, v in b.items()} for b in batches], encoder)
+    )
+    plan = plan_of(model)
+    batch = arrays(encoder, 3, 9)
+    expected = by_torch(encoder, batch)
+    for session in sessions(tmp_path / "plain", encoder, graph):
+        np.testing.assert_allclose(session.run(batch), expected, atol=1e-5, err_msg=session.name)
+    for session in sessions(tmp_path / "int8", encoder, graph, plan):
+        difference = np.abs(session.run(batch) - expected).max()
+        assert difference < 0.1 * np.abs(expected).max(), session.name
