@@ -24,7 +24,7 @@ def test_every_key_of_the_contract(built):
     for key in ["name", "version", "task", "runtime", "content_sha256", "created_by", "gate", "files"]:
         assert key in report
     assert report["model"].keys() == {"source", "sha256"}
-    assert report["stages"][0].keys() == {"method", "options", "parameters", "weight_bytes"}
+    assert report["stages"][0].keys() >= {"method", "options", "parameters", "weight_bytes", "notes", "metrics"}
     assert report["size"].keys() == {"original_bytes", "weight_bytes", "archive_bytes"}
     assert report["metrics"].keys() == {"original", "compressed"}
     assert report["metrics"]["original"].keys() == {"accuracy", "agreement", "f1", "cross_entropy"}

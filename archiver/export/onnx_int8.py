@@ -101,6 +101,7 @@ class _Writer:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
         self.quantized: dict[object, tuple[str, str, str]] = {}
+        self.uses: dict[str, int] = {}  # how many products have had their copy of a weight
         self.absorbed: set[str] = set()  # names of nodes whose work another one now does
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
@@ -121,10 +122,16 @@ class _Writer:
         return numpy_helper.to_array(self.weights[name])
 
     def int8_weight(self, name: str) -> tuple[str, str, np.ndarray, np.ndarray]:
-        """Names of Wq [K, N] int8 and s_w [N] float32 for the weight `name` [K, N], and both as arrays."""
+        """Names of Wq [K, N] int8 and s_w [N] float32 for the weight `name` [K, N], and both as arrays.
+
+        A copy for every product that reads it: ONNX Runtime, asked for unsigned weights (see handlers.runtime), rewrites
+        each product's weight under the weight's own name, and fails at the second. At rest equal copies lie once.
+        """
+        self.uses[name] = self.uses.get(name, 0) + 1
+        copy = name if self.uses[name] == 1 else f"{name}_{self.uses[name]}"
         q, scale = quantize_rows(torch.from_numpy(self.array(name).T.copy()))
         wq, sw = np.ascontiguousarray(q.numpy().T), scale.numpy()[:, 0]
-        return self.constant(f"{name}_q", wq), self.constant(f"{name}_s", sw), wq, sw
+        return self.constant(f"{copy}_q", wq), self.constant(f"{copy}_s", sw), wq, sw
 
     def bias_of(self, node: onnx.NodeProto) -> tuple[onnx.NodeProto, str] | None:
         """The Add behind a MatMul and the name of its constant [N], if that is all that reads the product."""
