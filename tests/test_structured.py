@@ -15,7 +15,7 @@ from archiver.compression.examples import Examples
 from archiver.compression.importance import layer_order
 from archiver.compression.structured import check, choose, cut_layer, kept_of, structured, without_layers
 from archiver.compression.structured_options import Structured
-from handlers.anatomy import layer_list, layer_parts
+from handlers.anatomy import keep_layers, layer_list, layer_parts
 from handlers.conv1d import conv1d_to_linear
 from handlers.structure import describe, rebuild
 
@@ -154,6 +154,21 @@ def test_the_layer_that_does_nothing_goes_first(importance):
     assert len(layer_list(model)[1]) == model.config.num_hidden_layers == 3
 
 
+def test_a_layer_keeps_its_kind_of_attention_while_others_are_skipped():
+    config = transformers.AutoConfig.for_model(
+        "qwen2", vocab_size=40, bos_token_id=0, eos_token_id=0, pad_token_id=0, use_sliding_window=True, sliding_window=2,
+        layer_types=["sliding_attention", "full_attention", "full_attention"], **SIZES["qwen2"],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    cut = copy.deepcopy(model)
+    keep_layers(cut, (1, 2))
+    with without_layers(model, [0]):
+        assert torch.equal(run(model), run(cut))
+    assert model.config.layer_types[0] == "sliding_attention"
+    assert cut.config.layer_types == ["full_attention", "full_attention"]
+
+
 def test_layers_are_skipped_only_inside():
     model = tiny("bert")
     before = run(model)
@@ -166,7 +181,7 @@ def test_layers_are_skipped_only_inside():
 @pytest.mark.parametrize(
     ("total", "share", "what", "left"),
     [(12, 0.33, "heads", 8), (12, 0.5, "heads", 6), (2, 0.9, "heads", 1), (1536, 0.5, "neurons", 768),
-     (1536, 0.67, "neurons", 512), (48, 0.33, "neurons", 32), (300, 0.5, "neurons", 160)],
+     (1536, 0.67, "neurons", 512), (1536, 0.005, "neurons", 1528), (48, 0.33, "neurons", 32), (300, 0.5, "neurons", 160)],
 )  # fmt: skip
 def test_counts_by_hand(total, share, what, left):
     assert kept_of(total, share, what) == left
