@@ -2,73 +2,111 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
-from archiver.candidate import MAX_EXAMPLES, TOLERANCE_FP32, Candidate, batch_difference
-from archiver.compression.plan import plan_of
+from archiver.candidate import MAX_EXAMPLES, TOLERANCE_FP32, TOLERANCE_INT8, Candidate, batch_difference
+from archiver.chat_template import read_chat_template
+from archiver.decoder_export import export_runtime
 from archiver.decoder_subject import DecoderSubject
 from archiver.errors import DataError
-from archiver.export.torch_packed import export_packed
-from archiver.packaging.layout import requirement, write_code, write_serving
+from archiver.evaluation.generation_speed import compare_generation
+from archiver.evaluation.openvino_windows import likeliest_tokens
+from archiver.evaluation.perplexity import Predictions
+from archiver.evaluation.speed import Speed
+from archiver.packaging.layout import add_requirement, write_code, write_serving
 from archiver.text_windows import read_text
 from handlers.cpu import container_cores
 from handlers.encoding import TextInput
+from handlers.openvino_generation import OpenVinoBackend
 from handlers.text_generation import TextGenerationHandler
 from handlers.torch_decoder import greedy_steps
 
-# The one runtime of text-generation in this version.
-RUNTIME = "torch"
+RUNTIMES = ("openvino", "torch")  # in the order in which `runtime: auto` prefers them
 
 PROMPT_TOKENS = 16
 EXAMPLE_TOKENS = 16
 _MORE_PROMPTS = 4  # looked at for each that is stored
-# A stored token is the likeliest by so much that two runs, each off by the tolerance, agree on it.
-_MARGIN = 2 * TOLERANCE_FP32
+# Speed: so many streams at once, each a prompt of so many tokens and so many new ones.
+STREAMS, READ, WRITTEN = 8, 32, 32
 
 
-def make_decoder_candidate(subject: DecoderSubject, folder: Path) -> Candidate:
+def make_decoder_candidate(subject: DecoderSubject, runtime: str, folder: Path) -> Candidate:
     """Stage the files in `folder`, open them with the handler that will serve them, and measure."""
     folder.mkdir(parents=True)
-    write_code(folder, subject.recipe, RUNTIME)
+    write_code(folder, subject.recipe, runtime)
     (folder / "tokenizer.json").write_bytes(subject.tokenizer_json)
     before = set(folder.iterdir())
-    plan = plan_of(subject.model)
-    export_packed(subject.model, plan, folder)
+    session = export_runtime(subject, runtime, folder)
     weight_bytes = sum(path.stat().st_size for path in set(folder.iterdir()) - before)
-    settings = _serving(subject)
+    if "weights" in session:
+        add_requirement(folder, "safetensors")
+    settings = _serving(subject, session)
+    if settings["chat"]:
+        add_requirement(folder, "jinja2")
     write_serving(folder, settings)
     handler = TextGenerationHandler()
     handler.open(folder, threads=container_cores(), trust_files=True)
-    prompts, tokens = choose_prompts(handler, _prompts(subject), subject.recipe.serve.examples)
+    prompts, tokens = choose_prompts(handler, subject, _prompts(subject), subject.recipe.serve.examples)
     handler.serving["example_tokens"] = settings["example_tokens"] = tokens
     write_serving(folder, settings)
-    metrics = subject.metrics_of(handler.session.module)
-    return Candidate(RUNTIME, folder, handler, metrics, weight_bytes, batch_difference(handler, prompts), prompts)
+    metrics = _metrics(subject, handler, folder)
+    return Candidate(runtime, folder, handler, metrics, weight_bytes, batch_difference(handler, prompts), prompts)
 
 
-def _serving(subject: DecoderSubject) -> dict[str, Any]:
+def generation_speed(subject: DecoderSubject, candidate: Candidate) -> Speed:
+    """Tokens written per second against transformers' generate on the fp32 original."""
+    assert isinstance(candidate.handler, TextGenerationHandler)
+    read, written = _lengths(subject)
+    cut = [
+        subject.windows(tokenizer)[:STREAMS, :read] for tokenizer in (subject.tokenizer_bytes, subject.tokenizer_json)
+    ]
+    return compare_generation(subject.original.model, candidate.handler.backend, cut[0], cut[1], written)
+
+
+def _lengths(subject: DecoderSubject) -> tuple[int, int]:
+    """Tokens of a prompt and behind it, as many as the model and the archive have room for."""
+    room = min(subject.recipe.serve.max_length, subject.facts.max_positions)
+    read = max(1, min(READ, subject.context - 1, room // 2))
+    return read, max(1, min(WRITTEN, room - read))
+
+
+def _serving(subject: DecoderSubject, session: dict[str, Any]) -> dict[str, Any]:
     """serving.json: everything the worker must know that is not in the weights."""
     serve = subject.recipe.serve
-    session = {
-        "runtime": RUNTIME,
-        "requirement": requirement("transformers"),
-        "device": serve.device,
-        "int8": False,
-        "model": "model.safetensors",
-        "config": "config.json",
-        "task": subject.recipe.task,
-    }
     return {
         "task": subject.recipe.task,
         "session": session,
         "max_length": serve.max_length,
         "max_inputs": serve.max_inputs,
+        "max_queue": serve.max_queue,
+        "deadline_s": serve.deadline_s,
+        "chat": read_chat_template(subject.source.path),
         "pad_id": subject.pad_id,
         "end_ids": subject.end_ids,
-        "tolerance": TOLERANCE_FP32,
+        "tolerance": TOLERANCE_INT8 if session["int8"] else TOLERANCE_FP32,
         "example_tokens": 1,
     }
+
+
+def _metrics(subject: DecoderSubject, handler: TextGenerationHandler, folder: Path) -> dict[str, float]:
+    """The task's metrics, through the runtime that will serve."""
+    backend = handler.backend
+    if not isinstance(backend, OpenVinoBackend):
+        return subject.measure()
+    windows = subject.windows(subject.tokenizer_json)
+    total = 0.0
+    for window in windows:
+        found = backend.log_likelihoods(window.tolist())
+        total -= sum(found)
+        if len(found) != len(window) - 1 or not math.isfinite(total):
+            raise DataError(
+                "the model gave likelihoods that are not finite on the validation text: nothing can be measured"
+            )
+    with backend.files(folder) as files:
+        best = likeliest_tokens(files / "openvino_model.xml", windows, {"INFERENCE_PRECISION_HINT": "f32"})
+    return subject.metrics_from(Predictions(total / (windows.shape[0] * (windows.shape[1] - 1)), best), windows)
 
 
 def _prompts(subject: DecoderSubject) -> list[TextInput]:
@@ -84,7 +122,7 @@ def _prompts(subject: DecoderSubject) -> list[TextInput]:
 
 
 def choose_prompts(
-    handler: TextGenerationHandler, prompts: list[TextInput], wanted: int | Path
+    handler: TextGenerationHandler, subject: DecoderSubject, prompts: list[TextInput], wanted: int | Path
 ) -> tuple[list[TextInput], int]:
     """(the prompts to store, how many tokens of continuation): those whose continuation is decided longest.
 
@@ -97,7 +135,7 @@ def choose_prompts(
     decided = []
     for place, prompt in enumerate(looked_at):
         ids = handler.encoder.encode([prompt], truncate=False)[0].ids
-        tokens = _decided(handler, ids) if 0 < len(ids) < room else 0
+        tokens = _decided(handler, subject, ids) if 0 < len(ids) < room else 0
         if tokens:
             decided.append((tokens, place))
     if not decided:
@@ -109,15 +147,25 @@ def choose_prompts(
     return [looked_at[place] for _, place in best], min(tokens for tokens, _ in best)
 
 
-def _decided(handler: TextGenerationHandler, ids: list[int]) -> int:
-    """How many tokens behind the prompt `ids` no allowed difference of logits can turn into others."""
+def _decided(handler: TextGenerationHandler, subject: DecoderSubject, ids: list[int]) -> int:
+    """How many tokens behind the prompt `ids` no allowed difference of logits can turn into others.
+
+    A token counts when it is the likeliest by so much that two runs, each off by the tolerance, agree on it, and the
+    runtime that will serve wrote it too.
+    """
     most = min(EXAMPLE_TOKENS, handler.serving["max_length"] - len(ids))
+    ends = handler.serving["end_ids"]
+    served = handler.continuation(ids, most)
     count = 0
-    for token, margin in greedy_steps(handler.session.module.model, ids):
-        if margin <= _MARGIN:
+    for token, margin in greedy_steps(subject.module.model, ids):
+        if margin <= 2 * handler.serving["tolerance"]:
+            break
+        if token in ends:
+            # Behind the end nothing is said, however many tokens are asked for.
+            return most if len(served) == count else count
+        if count >= len(served) or served[count] != token:
             break
         count += 1
-        if count == most or token in handler.serving["end_ids"]:
-            # Behind the end nothing is said, however many tokens are asked for.
+        if count == most:
             return most
     return count

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 
 from archiver.compression.constraints import state_of
-from archiver.evaluation.perplexity import language_metrics, predict_windows
+from archiver.evaluation.perplexity import Predictions, language_metrics, predict_windows
 from archiver.evaluation.speed import Arrays, Run
 from archiver.models import ModelFacts, ModelSource, load_model
 from archiver.recipe import Recipe
 from archiver.subject import Batch, Subject
 from archiver.text_windows import CONTEXT, VALIDATION_WINDOWS, windows_of
+from handlers.anatomy import layer_parts
 from handlers.torch_decoder import DecoderWithHead
 
 SPEED_TOKENS = 2048  # of one batch of windows
@@ -56,7 +57,11 @@ class DecoderSubject(Subject):
     def metrics_of(self, module: torch.nn.Module) -> dict[str, float]:
         """The task's metrics of a module that knows the tokens as the model does now."""
         windows = self.windows(self.tokenizer_json)
-        found, old_ids = predict_windows(module, windows), state_of(self.model).old_ids
+        return self.metrics_from(predict_windows(module, windows), windows)
+
+    def metrics_from(self, found: Predictions, windows: np.ndarray) -> dict[str, float]:
+        """The task's metrics from what some runtime predicted on `windows`, in the ids of the model as it is now."""
+        old_ids = state_of(self.model).old_ids
         if old_ids is None:
             return language_metrics(found, self._original_best)
         # Tokens are gone: the original reads the same windows by its own ids, and may answer with a token that is gone.
@@ -126,6 +131,11 @@ class DecoderSubject(Subject):
                 return module(**{name: torch.from_numpy(value) for name, value in arrays.items()}).numpy()
 
         return run
+
+    @property
+    def key_value_width(self) -> int:
+        """Numbers that the KV cache keeps for one token, over all layers as they are now."""
+        return sum(2 * parts.key_heads * parts.head_dim for parts in layer_parts(self.model))
 
     @property
     def end_ids(self) -> list[int]:

@@ -90,11 +90,10 @@ def choose(
     """
     wanted = subject.recipe.serve.runtime
     names: tuple[str, ...] = RUNTIMES if wanted == "auto" else (wanted,)
-    if isinstance(subject, DecoderSubject):
-        names = (decoder_candidate.RUNTIME,)
+    if isinstance(subject, DecoderSubject) and wanted == "auto":
+        names = decoder_candidate.RUNTIMES
     if subject.recipe.serve.device == "cuda":
         names = tuple(name for name in names if name != "openvino")
-    batches, original = subject.original_speed_batches(), subject.run_of(subject.original)
     before = subject.original_metrics
     graph: OnnxGraph | None = None
     rejected: dict[str, str] = {}
@@ -111,12 +110,14 @@ def choose(
                     graph = export_onnx(subject.module, max_length=subject.recipe.serve.max_length)
             with progress.step(f"{name}: write, load, measure"):
                 if isinstance(subject, DecoderSubject):
-                    candidate = decoder_candidate.make_decoder_candidate(subject, folder / name)
+                    candidate = decoder_candidate.make_decoder_candidate(subject, name, folder / name)
                 else:
                     candidate = make_candidate(subject, graph, name, folder / name)
             with progress.step(f"{name}: time against PyTorch eager fp32"):
-                run, mine = candidate.handler.session.run, subject.speed_batches()
-                speed = compare_speed(original, run, batches, compressed_batches=mine, count=subject.items_of)
+                if isinstance(subject, DecoderSubject):
+                    speed = decoder_candidate.generation_speed(subject, candidate)
+                else:
+                    speed = _speed(subject, candidate)
         except UnsupportedModelError as error:
             if len(names) == 1:
                 raise
@@ -150,6 +151,12 @@ def choose(
     if best is None:
         raise GateFailed(f"{subject.recipe.name}: the gate is not passed, and no archive was written", failures)
     return *best, rejected
+
+
+def _speed(subject: EncoderSubject, candidate: Candidate) -> Speed:
+    run, mine = candidate.handler.session.run, subject.speed_batches()
+    original, batches = subject.run_of(subject.original), subject.original_speed_batches()
+    return compare_speed(original, run, batches, compressed_batches=mine, count=subject.items_of)
 
 
 @contextmanager
@@ -208,7 +215,7 @@ def _missed(
 
 
 def _rates(speed: Speed, other: Speed) -> str:
-    return f"{speed.compressed_per_s:.0f} against {other.compressed_per_s:.0f} sentences/s"
+    return f"{speed.compressed_per_s:.0f} against {other.compressed_per_s:.0f} a second"
 
 
 def _slower(old: Speed, name: str, new: Speed) -> str:
@@ -225,7 +232,7 @@ def _facts(
         "version": subject.recipe.version,
         "task": subject.recipe.task,
         "runtime": chosen.runtime,
-        "created_by": created_by(chosen.runtime),
+        "created_by": created_by(chosen.runtime, subject.recipe.task),
         "model": {"source": subject.source.source, "sha256": subject.source.sha256},
         "recipe": recipe,
         "stages": [stage.as_dict() for stage in stages],

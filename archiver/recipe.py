@@ -91,7 +91,7 @@ class GateSpec:
 class ServeSpec:
     """How the archive is served. `max_batch_delay_ms` starts at 1: TorchServe takes 0 for 100 ms."""
 
-    runtime: str = option("string", "auto", choices=("auto", "onnxruntime", "openvino", "torch"))
+    runtime: str = option("string", "auto", choices=("auto", "onnxruntime", "openvino", "torch", "vllm"))
     device: str = option("string", "cpu", choices=("cpu", "cuda"))
     workers: int | str = option("integer", "auto", choices=("auto",), minimum=1, maximum=1024)
     batch_size: int = option("integer", 32, minimum=1, maximum=4096, help="requests TorchServe hands over at once")
@@ -99,6 +99,16 @@ class ServeSpec:
     max_length: int = option("integer", 128, minimum=4, maximum=1_000_000, help="tokens, special ones included")
     max_inputs: int = option("integer", 64, minimum=1, maximum=65_536, help="most inputs in one request")
     examples: int | Path = option("integer", 4, minimum=1, maximum=64, help="or a file of texts")
+    # What follows is for text-generation.
+    max_queue: int = option("integer", 128, minimum=0, maximum=100_000, help="prompts that may wait for a place")
+    deadline_s: float = option(
+        "number", 120.0, above=0, maximum=86_400, help="a request's text ends here at the latest"
+    )
+    kv_cache: str = option("string", "u8", choices=("u8", "bf16", "f16", "f32"), help="precision of keys and values")
+    cache_mb: int | str = option("integer", "auto", choices=("auto",), minimum=1, maximum=1_000_000)
+    draft: Path | None = None
+    prompt_lookup: bool = option("boolean", False, help="guess the next tokens from the prompt, where that is faster")
+    assistant_tokens: int = option("integer", 4, minimum=1, maximum=64, help="tokens guessed at once")
 
 
 @dataclass(frozen=True)

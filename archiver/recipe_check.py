@@ -297,5 +297,22 @@ def _serve(node: Node, problems: Problems) -> ServeSpec:
     if examples is not None and isinstance(examples.value, str):
         file = check_file(examples, "serve.examples", problems)
         entries = {key: value for key, value in entries.items() if key != "examples"}
+    draft = None
+    if "draft" in entries:
+        draft = _draft(entries["draft"], problems)
+        entries = {key: value for key, value in entries.items() if key != "draft"}
     serve = read_options(ServeSpec, entries, "serve.", problems) or ServeSpec()
-    return dataclasses.replace(serve, examples=file) if file is not None else serve
+    return dataclasses.replace(serve, draft=draft, examples=serve.examples if file is None else file)
+
+
+def _draft(node: Node, problems: Problems) -> Path | None:
+    """The folder of the draft model."""
+    if node.value is None:
+        return None
+    folder = (node.base / node.value) if isinstance(node.value, str) else None
+    if folder is None or not folder.is_dir():
+        problems.add(
+            node, f"serve.draft is {node.value!r}: a folder with a smaller model of the same tokens is expected"
+        )
+        return None
+    return folder

@@ -69,15 +69,15 @@ def _check_language_model(
     if unneeded:
         entry = root.value["data"].value["columns"]
         problems.add(entry, f"data.columns.{unneeded[0]} says nothing to a language model: give at most text")
-    if serve.runtime not in ("auto", "torch"):
+    if serve.runtime not in ("auto", "openvino", "torch", "vllm"):
         entry = root.value["serve"].value["runtime"]
-        problems.add(entry, f"this version serves text-generation with torch, not {serve.runtime}: use torch, or auto")
+        problems.add(entry, f"text-generation is not served with {serve.runtime}: use auto, openvino, torch or vllm")
     for index, stage in enumerate(stages):
         if stage is not None and stage.method in ("static-int8", "dynamic-int8"):
             problems.add(
                 root.value["compress"].value[index],
-                f"compress.{index}: {stage.label} computes in int8 on onnxruntime or openvino, and this version serves "
-                "text-generation with torch: use weight-only",
+                f"compress.{index}: {stage.label} is for encoders; the runtimes of text-generation quantize activations "
+                "themselves where that is faster: use weight-only",
             )
 
 

@@ -1,6 +1,7 @@
 """The life of a batch in a worker: decode → encode → run → answer, each request on its own account.
 
-TaskHandler is what every task shares; `handlers.encoder_base` and `handlers.text_generation` know what is run.
+TaskHandler is what every task shares: an archive is checked, opened and tried before it serves. BatchHandler answers the
+batches that TorchServe makes; `handlers.text_generation` makes its own, token by token.
 """
 
 import json
@@ -22,6 +23,8 @@ from handlers.payload import Parameter, Request, parse
 from handlers.runtime import host_warnings, required
 
 logger = logging.getLogger(__name__)
+
+REASONS = {400: "Bad Request", 500: "Internal Server Error", 503: "Service Unavailable", 504: "Gateway Timeout"}
 
 
 @dataclass
@@ -52,18 +55,8 @@ class TaskHandler(ABC):
         """Open the session."""
 
     @abstractmethod
-    def items(self, request: Request) -> list[Any]:
-        """What is to be run for a request, one an input. BadRequest says what is wrong with it."""
-
-    @abstractmethod
-    def run(self, items: Sequence[Any]) -> Ran:
-        """Run what several requests ask for; an item that fails takes no other with it."""
-
-    @abstractmethod
-    def answers(self, outputs: Any, request: Request) -> list[Any]:
-        """One request's outputs to its JSON answers. ArithmeticError when they are no numbers."""
-
-    # ---- loading ----------------------------------------------------------------------------------------------------
+    def respond(self, inputs: Sequence[TextInput], parameters: Mapping[str, Any] | None = None) -> list[Any]:
+        """The JSON answers of `inputs` in order, through the same encoding and runs as served ones."""
 
     def initialize(self, context: Any) -> None:
         """TorchServe's entry: any failure becomes a RuntimeError with one full sentence, which is what it logs."""
@@ -100,7 +93,21 @@ class TaskHandler(ABC):
             if differences:
                 raise UnsoundArchive("the archive's own examples are answered wrongly here: " + "; ".join(differences))
 
-    # ---- serving ----------------------------------------------------------------------------------------------------
+
+class BatchHandler(TaskHandler):
+    """What comes together is run together."""
+
+    @abstractmethod
+    def items(self, request: Request) -> list[Any]:
+        """What is to be run for a request, one an input. BadRequest says what is wrong with it."""
+
+    @abstractmethod
+    def run(self, items: Sequence[Any]) -> Ran:
+        """Run what several requests ask for; an item that fails takes no other with it."""
+
+    @abstractmethod
+    def answers(self, outputs: Any, request: Request) -> list[Any]:
+        """One request's outputs to its JSON answers. ArithmeticError when they are no numbers."""
 
     def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
         """TorchServe's batch of requests to as many JSON bodies; a request's mistake is that request's alone."""
@@ -134,7 +141,6 @@ class TaskHandler(ABC):
         return answers
 
     def respond(self, inputs: Sequence[TextInput], parameters: Mapping[str, Any] | None = None) -> list[Any]:
-        """The JSON answers of `inputs` in order, through the same encoding and runs as served ones."""
         request = Request(tuple(inputs), False, dict(parameters or {}))
         ran = self.run(self.items(request))
         if ran.failed:
@@ -155,16 +161,21 @@ class TaskHandler(ABC):
         except ArithmeticError as error:
             return _refuse(context, index, 500, str(error))
         context.set_response_content_type(index, "application/json")
-        return _json(answer[0] if request.single else answer)
+        return to_json(answer[0] if request.single else answer)
 
 
 def _refuse(context: Any, index: int, code: int, message: str) -> bytes:
     """The error body, the same over REST and gRPC, and the HTTP status that only REST can carry."""
-    reasons = {400: "Bad Request", 500: "Internal Server Error"}
-    context.set_response_status(code, reasons[code], index)
+    context.set_response_status(code, REASONS[code], index)
     context.set_response_content_type(index, "application/json")
-    return _json({"error": {"code": code, "message": message}})
+    return error_body(code, message)
 
 
-def _json(value: Any) -> bytes:
+def error_body(code: int, message: str) -> bytes:
+    """What a mistake is answered with."""
+    return to_json({"error": {"code": code, "message": message}})
+
+
+def to_json(value: Any) -> bytes:
+    """Compact JSON; ValueError for what is no number."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from handlers.base import Ran, TaskHandler
+from handlers.base import BatchHandler, Ran
 from handlers.batching import plan
 from handlers.encoding import Encoded, TextInput
 from handlers.errors import BadRequest
@@ -21,7 +21,7 @@ from handlers.runtime import open_session
 logger = logging.getLogger(__name__)
 
 
-class EncoderHandler(TaskHandler):
+class EncoderHandler(BatchHandler):
     """Raw outputs are [n, width] float32: logits, or pooled vectors."""
 
     common_parameters: ClassVar[dict[str, Parameter]] = {"truncation": Parameter(is_bool, "true or false")}

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,13 +48,24 @@ class Encoder:
         self.max_length = max_length
         self.pad_id = pad_id
 
-    def encode(self, inputs: Sequence[TextInput], *, truncate: bool = True) -> list[Encoded]:
-        """[n] inputs to [n] encodings; truncate=False keeps every token, so that a caller can refuse the long ones."""
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizers.Tokenizer itself."""
+        return self._tokenizer
+
+    def encode(self, inputs: Sequence[TextInput], *, truncate: bool = True, special: bool = True) -> list[Encoded]:
+        """[n] inputs to [n] encodings; truncate=False keeps every token, so that a caller can refuse the long ones.
+
+        special: add the special tokens that belong around a text; a rendered chat has its own
+        """
         texts = [item.text if item.text_pair is None else (item.text, item.text_pair) for item in inputs]
         if not truncate:
             self._tokenizer.no_truncation()
         try:
-            return [Encoded(found.ids, found.type_ids) for found in self._tokenizer.encode_batch(texts)]
+            return [
+                Encoded(found.ids, found.type_ids)
+                for found in self._tokenizer.encode_batch(texts, add_special_tokens=special)
+            ]
         finally:
             if not truncate:
                 self._tokenizer.enable_truncation(self.max_length, strategy="longest_first")

@@ -4,7 +4,9 @@
 class BadRequest(ValueError):
     """The request is at fault; the message says what is wrong and what is allowed. Answered with HTTP `code`."""
 
-    code = 400
+    def __init__(self, message: str, code: int = 400) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class UnsoundArchive(RuntimeError):

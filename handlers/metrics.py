@@ -4,7 +4,12 @@ TorchServe's histogram buckets are made for seconds, so times are in seconds. Th
 `model_metrics_auto_detect=true` or these names in its metrics.yaml.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from handlers.decoding import Load
+    from handlers.engine import Job
 
 
 def emit(
@@ -34,3 +39,44 @@ def emit(
     if computed_tokens:
         waste = round(1 - tokens / computed_tokens, 4)
         cache.add_metric("marpress_padding_waste", waste, "ratio", metric_type=MetricTypes.GAUGE)
+
+
+def emit_generation(cache: Any, jobs: Sequence["Job"], load: "Load", *, failed: bool, seconds: float) -> None:
+    """One request for text: tokens in and out, TTFT (to the first token), TPOT (between later ones), how full it is."""
+    if cache is None:
+        return
+    from ts.metrics.metric_type_enum import MetricTypes
+
+    counters = {
+        "marpress_requests": 1,
+        "marpress_request_errors": int(failed),
+        "marpress_inputs": len(jobs),
+        "marpress_prompt_tokens": sum(len(job.prompt) for job in jobs),
+        "marpress_generated_tokens": sum(len(job.ids) for job in jobs),
+    }
+    for name, value in counters.items():
+        if value:
+            cache.add_counter(name, value)
+    times: dict[str, list[float]] = {
+        "marpress_request_seconds": [seconds],
+        "marpress_ttft_seconds": [],
+        "marpress_tpot_seconds": [],
+    }
+    for job in jobs:
+        if job.first:
+            times["marpress_ttft_seconds"].append(job.first - job.submitted)
+        if len(job.ids) > 1:
+            times["marpress_tpot_seconds"].append((job.last - job.first) / (len(job.ids) - 1))
+    for name, values in times.items():
+        for found in values:
+            cache.add_metric(name, round(found, 6), "s", metric_type=MetricTypes.HISTOGRAM)
+    gauges: dict[str, tuple[float, str]] = {
+        "marpress_running": (load.running, "count"),
+        "marpress_waiting": (load.waiting, "count"),
+        "marpress_cache_use": (round(load.cache_use, 4), "ratio"),
+    }
+    for name, (level, unit) in gauges.items():
+        cache.add_metric(name, level, unit, metric_type=MetricTypes.GAUGE)
+    written = [len(job.ids) / (job.last - job.submitted) for job in jobs if job.last > job.submitted]
+    if written:
+        cache.add_metric("marpress_tokens_per_second", round(sum(written), 2), "per_s", metric_type=MetricTypes.GAUGE)

@@ -47,9 +47,14 @@ def parse(
     row: Mapping[str, Any], headers: Mapping[str, Any], *, parameters: Mapping[str, Parameter], max_inputs: int
 ) -> Request:
     """One request of TorchServe's batch. BadRequest says what is wrong and what is allowed."""
+    return _from_document(read_document(row, headers), parameters, max_inputs)
+
+
+def read_document(row: Mapping[str, Any], headers: Mapping[str, Any], allowed: str = ALLOWED) -> Any:
+    """The JSON document that a request sends; plain text is {"inputs": text}. allowed: what to send, in words."""
     field = next((name for name in ("data", "body") if name in row), None)
     if field is None:
-        found = _quoted(list(row)) or "nothing"
+        found = quoted(list(row)) or "nothing"
         if _content_type(headers, "") == FORM:
             raise BadRequest(
                 f"the body has the content type {FORM} (curl's default) and no field 'data' or 'body': found {found}; "
@@ -59,12 +64,10 @@ def parse(
     value = row[field]
     content_type = _content_type(headers, field)
     if isinstance(value, (bytes, bytearray)):
-        document = _from_bytes(bytes(value), content_type)
-    elif content_type == "application/json" or not isinstance(value, str):
-        document = value
-    else:
-        document = {"inputs": value.removeprefix("\ufeff")}  # TorchServe decodes, and leaves the mark
-    return _from_document(document, parameters, max_inputs)
+        return _from_bytes(bytes(value), content_type, allowed)
+    if content_type == "application/json" or not isinstance(value, str):
+        return value
+    return {"inputs": value.removeprefix("\ufeff")}  # TorchServe decodes, and leaves the mark
 
 
 def _content_type(headers: Mapping[str, Any], field: str) -> str:
@@ -76,10 +79,10 @@ def _content_type(headers: Mapping[str, Any], field: str) -> str:
     return own.partition(";")[0].strip().lower()
 
 
-def _from_bytes(body: bytes, content_type: str) -> Any:
-    """JSON where the content type says so; without one, a JSON object with `inputs` is JSON, the rest is text."""
+def _from_bytes(body: bytes, content_type: str, allowed: str) -> Any:
+    """JSON where the content type says so; without one, what begins with { is JSON, the rest is text."""
     if not body:
-        raise BadRequest(f"the body is empty; {ALLOWED}")
+        raise BadRequest(f"the body is empty; {allowed}")
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -92,7 +95,7 @@ def _from_bytes(body: bytes, content_type: str) -> Any:
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise BadRequest(f"the JSON is nested too deeply; {ALLOWED}") from error
+        raise BadRequest(f"the JSON is nested too deeply; {allowed}") from error
     except ValueError as error:
         reason = getattr(error, "msg", "a number is too long")
         place = f" at line {error.lineno} column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
@@ -102,10 +105,10 @@ def _from_bytes(body: bytes, content_type: str) -> Any:
 
 def _from_document(document: Any, parameters: Mapping[str, Parameter], max_inputs: int) -> Request:
     if not isinstance(document, dict):
-        raise BadRequest(f"the JSON body is {_kind(document)}, an object is expected; {ALLOWED}")
+        raise BadRequest(f"the JSON body is {kind_of(document)}, an object is expected; {ALLOWED}")
     unknown = sorted(set(document) - {"inputs", "parameters"})
     if unknown:
-        raise BadRequest(f"unknown key {_quoted(unknown)} in the body; allowed: 'inputs', 'parameters'")
+        raise BadRequest(f"unknown key {quoted(unknown)} in the body; allowed: 'inputs', 'parameters'")
     if "inputs" not in document:
         raise BadRequest(f"the body has no 'inputs'; {ALLOWED}")
     inputs = document["inputs"]
@@ -119,26 +122,29 @@ def _from_document(document: Any, parameters: Mapping[str, Parameter], max_input
         raise BadRequest(f"'inputs' has {len(inputs)} elements; at most {max_inputs} are allowed in one request")
     else:
         items = tuple(_input(item, f"inputs[{index}]") for index, item in enumerate(inputs))
-    return Request(items, single, _parameters(document.get("parameters"), parameters))
+    return Request(items, single, checked_parameters(document.get("parameters"), parameters))
 
 
 def _input(item: Any, where: str) -> TextInput:
     if isinstance(item, str):
-        return TextInput(_text(item, where))
+        return TextInput(checked_text(item, where))
     if not isinstance(item, dict):
-        raise BadRequest(f"{where} is {_kind(item)}; a text or an object with 'text' and 'text_pair' is expected")
+        raise BadRequest(f"{where} is {kind_of(item)}; a text or an object with 'text' and 'text_pair' is expected")
     unknown = sorted(set(item) - {"text", "text_pair"})
     if unknown:
-        raise BadRequest(f"{where} has the unknown key {_quoted(unknown)}; allowed: 'text', 'text_pair'")
+        raise BadRequest(f"{where} has the unknown key {quoted(unknown)}; allowed: 'text', 'text_pair'")
     if "text" not in item:
         raise BadRequest(f"{where} has no 'text'")
     pair = item.get("text_pair")
-    return TextInput(_text(item["text"], f"{where}.text"), None if pair is None else _text(pair, f"{where}.text_pair"))
+    return TextInput(
+        checked_text(item["text"], f"{where}.text"), None if pair is None else checked_text(pair, f"{where}.text_pair")
+    )
 
 
-def _text(value: Any, where: str) -> str:
+def checked_text(value: Any, where: str) -> str:
+    """A text that can be answered; BadRequest says what is wrong with what stands at `where`."""
     if not isinstance(value, str):
-        raise BadRequest(f"{where} is {_kind(value)}; a text is expected")
+        raise BadRequest(f"{where} is {kind_of(value)}; a text is expected")
     if not value.strip():
         raise BadRequest(f"{where} is empty; at least one character that is no white space is expected")
     if len(value) > MAX_CHARACTERS:
@@ -150,28 +156,31 @@ def _text(value: Any, where: str) -> str:
     return value
 
 
-def _parameters(value: Any, known: Mapping[str, Parameter]) -> dict[str, Any]:
+def checked_parameters(value: Any, known: Mapping[str, Parameter]) -> dict[str, Any]:
+    """The parameters of a request; BadRequest names the first that is unknown or has a value that is not allowed."""
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise BadRequest(f"'parameters' is {_kind(value)}, an object is expected")
+        raise BadRequest(f"'parameters' is {kind_of(value)}, an object is expected")
     unknown = sorted(set(value) - set(known))
     if unknown:
-        raise BadRequest(f"unknown parameter {_quoted(unknown)}; allowed: {_quoted(sorted(known))}")
+        raise BadRequest(f"unknown parameter {quoted(unknown)}; allowed: {quoted(sorted(known), most=50)}")
     for name, found in value.items():
         if not known[name].check(found):
             # Not all of a list or object: it may be nested as deeply as json could just read it.
-            shown = _kind(found) if isinstance(found, (list, dict)) else json.dumps(found)
+            shown = kind_of(found) if isinstance(found, (list, dict)) else json.dumps(found)
             raise BadRequest(f"parameter '{name}' is {shown[:60]}; allowed: {known[name].allowed}")
     return value
 
 
-def _quoted(names: list[str]) -> str:
-    shown = ", ".join(repr(name[:60]) for name in names[:5])
-    return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+def quoted(names: list[str], most: int = 5) -> str:
+    """The names in quotation marks, with a comma between."""
+    shown = ", ".join(repr(name[:60]) for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """What JSON calls a value of this kind."""
     if value is None:
         return "null"
     names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}

@@ -25,6 +25,7 @@ from handlers.manifest import (
     file_sha256,
     seal_timings,
 )
+from handlers.vllm_generation import REQUIREMENT as VLLM
 
 ENTRY = "marpress_entry.py"
 CONFIG = "model-config.yaml"
@@ -44,6 +45,23 @@ TORCH_ONLY = {
     "structure.py",
     "torch_decoder.py",
     "torch_encoder.py",
+}
+# What only text-generation needs, and of that what only one runtime does.
+GENERATION = {
+    "chat.py",
+    "decoding.py",
+    "engine.py",
+    "frontend.py",
+    "generation_answer.py",
+    "generation_request.py",
+    "text_generation.py",
+    "text_stream.py",
+}
+GENERATION_RUNTIMES = {
+    "openvino_generation.py": "openvino",
+    "sampling.py": "torch",
+    "torch_generation.py": "torch",
+    "vllm_generation.py": "vllm",
 }
 
 _ENTRY = '''"""TorchServe looks for `handle` in the archive's root: it is one instance of the class named here."""
@@ -72,12 +90,14 @@ def write_code(folder: Path, recipe: Recipe, runtime: str) -> None:
     source = Path(handlers.__file__).parent
     (folder / "handlers").mkdir()
     for path in sorted(source.glob("*.py")):
-        if runtime == "torch" or path.name not in TORCH_ONLY:
+        if _needed(path.name, recipe.task, runtime):
             shutil.copyfile(path, folder / "handlers" / path.name)
     module, name = HANDLERS[recipe.task]
     (folder / ENTRY).write_text(_ENTRY.format(module=module, name=name), encoding="utf-8")
     (folder / CONFIG).write_text(yaml.safe_dump(serving_config(recipe), sort_keys=False), encoding="utf-8")
-    (folder / REQUIREMENTS).write_text("".join(f"{line}\n" for line in requirements(runtime)), encoding="utf-8")
+    (folder / REQUIREMENTS).write_text(
+        "".join(f"{line}\n" for line in requirements(runtime, recipe.task)), encoding="utf-8"
+    )
     manifest = {
         "createdOn": "01/01/1980 00:00:00",
         "runtime": "python",
@@ -94,9 +114,17 @@ def write_code(folder: Path, recipe: Recipe, runtime: str) -> None:
     (folder / TORCHSERVE_MANIFEST).write_bytes(canonical_json(manifest))
 
 
+def _needed(name: str, task: str, runtime: str) -> bool:
+    if name in GENERATION or name in GENERATION_RUNTIMES:
+        return task == "text-generation" and GENERATION_RUNTIMES.get(name, runtime) == runtime
+    return runtime == "torch" or name not in TORCH_ONLY
+
+
 def serving_config(recipe: Recipe) -> dict[str, Any]:
     """TorchServe's settings for the model. Without minWorkers it starts one worker per core of the container."""
     serve = recipe.serve
+    if recipe.task == "text-generation":
+        return _generation_config(recipe)
     config: dict[str, Any] = {}
     if serve.workers != "auto":
         config |= {"minWorkers": serve.workers, "maxWorkers": serve.workers}
@@ -109,11 +137,32 @@ def serving_config(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def requirements(runtime: str) -> list[str]:
+def _generation_config(recipe: Recipe) -> dict[str, Any]:
+    """Requests reach the worker at once, and the worker batches: one a model, with all cores, as its batch fills them."""
+    serve = recipe.serve
+    workers = 1 if serve.workers == "auto" else serve.workers
+    return {
+        "minWorkers": workers,
+        "maxWorkers": workers,
+        "asyncCommunication": True,
+        "batchSize": 1,
+        "maxBatchDelay": 1,
+        "jobQueueSize": 1000,
+        "responseTimeout": 600,
+        "startupTimeout": 600,
+        "deviceType": {"cpu": "cpu", "cuda": "gpu"}[serve.device],
+    }
+
+
+def requirements(runtime: str, task: str = "") -> list[str]:
     """What a host must have beside TorchServe and its torch, at least at the versions the archive was built with."""
-    lines = [requirement(runtime), requirement("tokenizers"), requirement("numpy", "1.24")]
+    lines = [requirement("tokenizers"), requirement("numpy", "1.24")]
+    if runtime == "vllm":
+        return sorted([*lines, VLLM])
+    lines.append(requirement("transformers" if runtime == "torch" else runtime))
+    if runtime == "openvino" and task == "text-generation":
+        lines.append(requirement("openvino-genai"))
     if runtime == "torch":
-        lines[0] = requirement("transformers")
         lines.append(requirement("safetensors"))
     return sorted(lines)
 
@@ -131,10 +180,12 @@ def requirement(package: str, least: str | None = None) -> str:
     return f"{package}>={least or '.'.join(installed.split('.')[:2])}"
 
 
-def created_by(runtime: str) -> str:
+def created_by(runtime: str, task: str = "") -> str:
     """marpress and everything whose version can change the content, by name and version."""
     packages = ["torch", "transformers", "tokenizers", "onnx", "onnxscript"]
-    packages += {"onnxruntime": ["onnxruntime"], "openvino": ["openvino", "nncf"], "torch": []}[runtime]
+    packages += {"onnxruntime": ["onnxruntime"], "openvino": ["openvino", "nncf"]}.get(runtime, [])
+    if runtime == "openvino" and task == "text-generation":
+        packages = [name for name in packages if not name.startswith("onnx")] + ["optimum-intel", "openvino-genai"]
     versions = [f"{name} {importlib.metadata.version(name).split('+')[0]}" for name in packages]
     return f"marpress {__version__} (python {platform.python_version()}, {', '.join(versions)})"
 

@@ -1,0 +1,69 @@
+"""Tokens written per second: the archive's own runtime against transformers' generate in fp32, in turns in one run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from archiver.evaluation.speed import Speed
+from handlers.decoding import Backend, Sampling
+
+ROUNDS = 3
+
+
+def compare_generation(
+    original: torch.nn.Module,
+    backend: Backend,
+    prompts: np.ndarray,
+    compressed_prompts: np.ndarray,
+    new_tokens: int,
+    rounds: int = ROUNDS,
+) -> Speed:
+    """prompts: [streams, length] int64, all streams at once; compressed_prompts: as the compressed tokenizer cuts them.
+
+    An end token ends a stream in the archive's runtime as it would serve it; what is counted is what was written.
+    """
+    rates: dict[str, list[float]] = {"original": [], "compressed": []}
+    sides: tuple[tuple[str, Callable[[], int]], ...] = (
+        ("original", lambda: _generate(original, prompts, new_tokens)),
+        ("compressed", lambda: run_streams(backend, compressed_prompts, new_tokens)),
+    )
+    for turn in range(rounds + 1):
+        for name, run in sides:
+            started = time.perf_counter()
+            written = run()
+            if turn:
+                rates[name].append(written / (time.perf_counter() - started))
+    return Speed(median(rates["original"]), median(rates["compressed"]))
+
+
+def run_streams(backend: Backend, prompts: Sequence[Any] | np.ndarray, new_tokens: int) -> int:
+    """Let all prompts run to their end, greedily, straight on the backend; how many tokens were written."""
+    for key, prompt in enumerate(prompts):
+        backend.add(key, [int(token) for token in prompt], Sampling(new_tokens))
+    running, written = set(range(len(prompts))), 0
+    while running:
+        for step in backend.step():
+            written += len(step.ids)
+            if step.finish is not None:
+                running.discard(step.key)
+    return max(1, written)
+
+
+def _generate(model: torch.nn.Module, prompts: np.ndarray, new_tokens: int) -> int:
+    ids = torch.from_numpy(prompts.copy())
+    with torch.inference_mode():
+        found = model.generate(  # type: ignore[operator]  # transformers' own
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=new_tokens,
+            min_new_tokens=new_tokens,
+            do_sample=False,
+            pad_token_id=0,
+        )
+    return int((found.shape[1] - prompts.shape[1]) * prompts.shape[0])

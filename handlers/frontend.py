@@ -1,0 +1,169 @@
+"""TorchServe's asynchronous channel: answers leave when they are there, and every job leaves the frontend's list.
+
+What its source (0.12, AsyncBatchAggregator, RestJob, GRPCJob) makes necessary:
+- It forgets a job only at a response whose header ts_stream_next is "false". A REST response that is not a stream must
+  not carry it, so a whole answer is sent as a stream of one piece and an end.
+- A REST status from 400 closes the connection behind its head: an error is sent as a whole response, and the end after it
+  finds the connection closed and only takes the job off the list.
+- A unary gRPC call ends with its first response, and a second one would close the worker's connection; over the wire it
+  looks like StreamPredictions. So gRPC gets one response, unless its inputs say `stream`, which only StreamPredictions may.
+- Two threads write to the worker's socket: this one and TorchServe's own.
+"""
+
+import asyncio
+import select
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from handlers.base import REASONS
+
+STREAM = "ts_stream_next"
+
+
+class LockedSocket(socket.socket):
+    """A socket whose messages never mix, whoever sends them."""
+
+    __slots__ = ()
+    _writing = threading.Lock()
+
+    def sendall(self, *message: Any) -> None:
+        with self._writing:
+            super().sendall(*message)
+
+
+def lock_socket(found: Any) -> None:
+    """Make an open socket, which TorchServe holds too, one of these."""
+    if type(found) is socket.socket:
+        found.__class__ = LockedSocket
+
+
+def is_rest(headers: Mapping[str, Any]) -> bool:
+    """Whether a request came over HTTP: a gRPC call brings no headers of its own, only those of its inputs."""
+    return any(isinstance(value, str) for value in headers.values())
+
+
+class Arrivals:
+    """Lets what has come in get to the engine before the next step, and what is done get out.
+
+    OpenVINO GenAI's `step` holds Python's lock until it is done: whatever another thread was about to do waits for a whole
+    step, and a request passes through four threads. So between two steps there is a pause, as short as it can be.
+    """
+
+    MOST = 0.02  # seconds that arrivals may hold up what runs
+    QUIET = 0.001  # seconds without news that end the pause
+    POLL = 0.0002
+
+    def __init__(self) -> None:
+        self._socket: Any = None
+        self._busy: set[str] = set()
+        self._news = 0.0
+
+    def watch(self, found: Any) -> None:
+        """The worker's socket, from the first request on."""
+        self._socket = found
+
+    def begin(self, request_id: str) -> None:
+        """The request is being read, or answered: no step should begin."""
+        self._busy.add(request_id)
+
+    def end(self, request_id: str) -> None:
+        """It waits for the engine, or has left."""
+        self._busy.discard(request_id)
+        self._news = time.monotonic()
+
+    def settle(self) -> None:
+        """Wait until nothing is on its way."""
+        now = time.monotonic()
+        until = now + self.MOST
+        while now < until:
+            if self._busy or self._readable():
+                self._news = now
+            elif now - self._news >= self.QUIET:
+                return
+            time.sleep(self.POLL)
+            now = time.monotonic()
+
+    def _readable(self) -> bool:
+        return self._socket is not None and bool(select.select([self._socket], [], [], 0)[0])
+
+
+class Message:
+    """Answers to several requests in one message. It plays the context of TorchServe's own encoder.
+
+    stream: more follows on each. Without, the responses are whole, and the frontend keeps the jobs.
+    """
+
+    stopping_criteria = None
+
+    def __init__(self, stream: bool = True) -> None:
+        self._stream = stream
+        self.ids: dict[int, str] = {}
+        self.bodies: list[bytes] = []
+        self._types: list[str] = []
+        self._statuses: list[int] = []
+        self._headers: list[dict[str, str]] = []
+
+    def add(self, request_id: str, body: bytes, content_type: str, status: int = 200) -> None:
+        self.ids[len(self.bodies)] = request_id
+        self.bodies.append(body)
+        self._types.append(content_type)
+        self._statuses.append(status)
+        self._headers.append({})
+
+    def get_response_headers(self, index: int) -> dict[str, str]:
+        return self._headers[index]
+
+    def set_response_header(self, index: int, key: str, value: str) -> None:
+        self._headers[index][key] = value
+
+    def get_response_content_type(self, index: int) -> str:
+        return self._types[index]
+
+    def get_response_status(self, index: int) -> tuple[int, str]:
+        status = self._statuses[index]
+        return status, REASONS.get(status, "")
+
+    def send(self, to: Any) -> None:
+        """Write it to the worker's socket."""
+        from ts.protocol.otf_message_handler import create_predict_response
+
+        to.sendall(create_predict_response(self.bodies, self.ids, "ok", 200, self, self._stream))
+
+
+class Outbox:
+    """What the engine's thread has to say after a step: pieces of streams, all in one message, then who is done."""
+
+    def __init__(self, arrivals: Arrivals) -> None:
+        self._arrivals = arrivals
+        self._message = Message()
+        self._socket: Any = None
+        self._done: list[tuple[str, asyncio.Future[None]]] = []
+
+    def put(self, to: Any, request_id: str, body: bytes, content_type: str) -> None:
+        self._socket = to
+        self._message.add(request_id, body, content_type)
+
+    def done(self, request_id: str, future: "asyncio.Future[None]") -> None:
+        """All of the request's texts are there: `future` is resolved behind the pieces."""
+        self._done.append((request_id, future))
+
+    def flush(self) -> None:
+        """Send the pieces, then let those who are done go on: their last response follows behind."""
+        message, self._message = self._message, Message()
+        done, self._done = self._done, []
+        try:
+            if message.bodies:
+                message.send(self._socket)
+        finally:
+            for request_id, future in done:
+                if not future.done():
+                    self._arrivals.begin(request_id)
+                future.get_loop().call_soon_threadsafe(_resolve, future)
+
+
+def _resolve(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,145 @@
+"""The sampling mathematics, by hand and against transformers' own processors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers.generation import logits_process as reference
+
+from handlers.decoding import Sampling
+from handlers.sampling import (
+    at_share,
+    check,
+    choose,
+    is_plain,
+    keep_top_k,
+    keep_top_p,
+    penalize_repetition,
+    penalize_use,
+)
+
+INF = float("inf")
+LOGITS = torch.log(torch.tensor([0.5, 0.25, 0.125, 0.125]))
+PLAIN = Sampling(max_new_tokens=4)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_repetition_by_hand() -> None:
+    found = penalize_repetition(torch.tensor([2.0, -1.0, 3.0, -4.0]), torch.tensor([0, 1, 1, 0]), 2.0)
+    assert found.tolist() == [1.0, -2.0, 3.0, -4.0]
+
+
+def test_frequency_and_presence_by_hand() -> None:
+    found = penalize_use(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([1, 2, 1]), 0.25, 0.5)
+    assert found.tolist() == [1.0, 0.0, 0.25]
+
+
+def test_top_k_by_hand() -> None:
+    assert keep_top_k(torch.tensor([1.0, 3.0, 2.0]), 2).tolist() == [-INF, 3.0, 2.0]
+    assert keep_top_k(torch.tensor([1.0, 1.0, 0.0]), 1).tolist() == [1.0, 1.0, -INF]  # a tie stays
+    assert keep_top_k(torch.tensor([1.0, 3.0]), 9).tolist() == [1.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("share", "kept"), [(0.01, [0]), (0.5, [0]), (0.51, [0, 1]), (0.75, [0, 1]), (0.8, [0, 1, 2]), (1.0, [0, 1, 2, 3])]
+)
+def test_top_p_by_hand(share, kept) -> None:
+    assert keep_top_p(LOGITS, share).isfinite().nonzero().flatten().tolist() == kept
+    turned = LOGITS[[2, 0, 3, 1]]  # the first of two equals stays
+    assert keep_top_p(turned, share).isfinite().nonzero().flatten().tolist() == sorted(
+        [1, 3, 0, 2][place] for place in kept
+    )
+
+
+def test_a_place_in_the_running_sum_by_hand() -> None:
+    probabilities = torch.tensor([0.0, 0.5, 0.0, 0.25, 0.25, 0.0])
+    assert [at_share(probabilities, share) for share in (0.0, 0.49, 0.5, 0.74, 0.75, 1 - 2**-53)] == [1, 1, 3, 3, 4, 4]
+
+
+def test_agrees_with_transformers() -> None:
+    scores = torch.randn(3, 50, generator=generator(1)) * 3
+    ids = torch.randint(0, 50, (3, 12), generator=generator(2))
+    repeated = reference.RepetitionPenaltyLogitsProcessor(1.3)(ids, scores.clone())
+    first = reference.TopKLogitsWarper(7)(ids, scores.clone())
+    nucleus = reference.TopPLogitsWarper(0.8)(ids, scores.clone())
+    for row in range(3):
+        assert torch.equal(penalize_repetition(scores[row], ids[row], 1.3), repeated[row])
+        assert torch.equal(keep_top_k(scores[row], 7), first[row])
+        assert torch.equal(keep_top_p(scores[row], 0.8), nucleus[row])
+
+
+def test_draws_follow_the_probabilities() -> None:
+    source = generator(7)
+    sampling = replace(PLAIN, do_sample=True)
+    counts = torch.zeros(4)
+    for _ in range(4000):
+        counts[choose(LOGITS, [], [], sampling, source)[0]] += 1
+    assert torch.allclose(counts / 4000, LOGITS.exp(), atol=0.03)
+
+
+def test_temperature_by_hand() -> None:
+    """At half the temperature probabilities are squared: 0.25, 0.0625, 2 × 0.015625 of 0.34375."""
+    sampling = replace(PLAIN, do_sample=True, temperature=0.5)
+    draws = [choose(LOGITS, [], [], sampling, source)[0] for source in [generator(3)] for _ in range(4000)]
+    assert draws.count(0) / 4000 == pytest.approx(0.25 / 0.34375, abs=0.03)
+
+
+def test_the_least_temperature_takes_the_likeliest() -> None:
+    sampling = replace(PLAIN, do_sample=True, temperature=1e-5)
+    check(sampling)
+    assert [choose(LOGITS * 1e4, [], [], sampling, generator(seed))[0] for seed in range(5)] == [0] * 5
+
+
+def test_penalties_beyond_float32_raise() -> None:
+    sampling = replace(PLAIN, do_sample=True, repetition_penalty=1e-39)
+    with pytest.raises(ArithmeticError, match="no finite score"):
+        choose(torch.tensor([5.0, 1.0]), [0], [], sampling, generator())
+
+
+def test_log_probabilities_are_of_the_untouched_logits() -> None:
+    sampling = replace(PLAIN, logprobs=True, repetition_penalty=100.0, frequency_penalty=50.0)
+    raw = torch.tensor([5.0, 4.0, 3.0])
+    token, logprob = choose(raw, [0], [1], sampling, generator())
+    assert token == 2
+    assert logprob == pytest.approx(3 - math.log(sum(math.exp(x) for x in (5, 4, 3))))
+    assert raw.tolist() == [5.0, 4.0, 3.0]
+
+
+def test_use_counts_what_was_generated_and_not_the_prompt() -> None:
+    raw = torch.tensor([5.0, 4.5, 0.0])
+    sampling = replace(PLAIN, presence_penalty=1.0)
+    assert choose(raw, [0, 0], [], sampling, generator())[0] == 0
+    assert choose(raw, [0, 0], [0], sampling, generator())[0] == 1
+
+
+def test_what_needs_no_more_than_the_likeliest() -> None:
+    assert is_plain(PLAIN) and is_plain(replace(PLAIN, temperature=0.5, top_k=3))
+    changes = ({"do_sample": True}, {"logprobs": True}, {"repetition_penalty": 1.1}, {"presence_penalty": -0.1})
+    assert not any(is_plain(replace(PLAIN, **change)) for change in changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_new_tokens": 0},
+        {"temperature": 0.0, "do_sample": True},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"top_k": -1},
+        {"repetition_penalty": 0.0},
+        {"frequency_penalty": float("nan")},
+        {"seed": -1},
+        {"seed": 2**63},
+    ],
+)
+def test_what_is_out_of_range(change) -> None:
+    name = next(iter(change))
+    with pytest.raises(ValueError, match=f"{name} is .*; allowed: "):
+        check(replace(PLAIN, **change))
+    check(replace(PLAIN, seed=2**63 - 1, top_k=10**9, frequency_penalty=-2.0))
