@@ -40,6 +40,7 @@ class Candidate:
     """folder: the staged files. metrics: of the compressed model. examples: the inputs to store with their answers.
 
     batch_difference: the largest difference between an answer given alone and the same one given in a batch.
+    assistance: what speculative decoding was measured to do, for the report
     """
 
     runtime: str
@@ -49,6 +50,7 @@ class Candidate:
     weight_bytes: int
     batch_difference: float
     examples: list[TextInput]
+    assistance: Any = None
 
 
 def make_candidate(subject: EncoderSubject, graph: OnnxGraph | None, runtime: str, folder: Path) -> Candidate:

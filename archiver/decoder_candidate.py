@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 from archiver.candidate import MAX_EXAMPLES, TOLERANCE_FP32, TOLERANCE_INT8, Candidate, batch_difference
 from archiver.chat_template import read_chat_template
+from archiver.decoder_assist import DRAFT, add_draft, choose_assistance
 from archiver.decoder_export import export_runtime
 from archiver.decoder_subject import DecoderSubject
 from archiver.errors import DataError
@@ -39,12 +41,21 @@ def make_decoder_candidate(subject: DecoderSubject, runtime: str, folder: Path) 
     (folder / "tokenizer.json").write_bytes(subject.tokenizer_json)
     before = set(folder.iterdir())
     session = export_runtime(subject, runtime, folder)
-    weight_bytes = sum(path.stat().st_size for path in set(folder.iterdir()) - before)
+    if runtime == "openvino" and subject.recipe.serve.draft is not None:
+        add_draft(subject, folder)
     if "weights" in session:
         add_requirement(folder, "safetensors")
     settings = _serving(subject, session)
     if settings["chat"]:
         add_requirement(folder, "jinja2")
+    measured = None
+    if runtime == "openvino" and (subject.recipe.serve.draft or subject.recipe.serve.prompt_lookup):
+        more, measured = choose_assistance(subject, folder, session)
+        session |= more
+        if not more and (folder / DRAFT).exists():
+            shutil.rmtree(folder / DRAFT)
+    added = (set(folder.iterdir()) - before) | set(folder.glob(f"{DRAFT}/*"))
+    weight_bytes = sum(path.stat().st_size for path in added if path.is_file())
     write_serving(folder, settings)
     handler = TextGenerationHandler()
     handler.open(folder, threads=container_cores(), trust_files=True)
@@ -52,7 +63,8 @@ def make_decoder_candidate(subject: DecoderSubject, runtime: str, folder: Path) 
     handler.serving["example_tokens"] = settings["example_tokens"] = tokens
     write_serving(folder, settings)
     metrics = _metrics(subject, handler, folder)
-    return Candidate(runtime, folder, handler, metrics, weight_bytes, batch_difference(handler, prompts), prompts)
+    difference = batch_difference(handler, prompts)
+    return Candidate(runtime, folder, handler, metrics, weight_bytes, difference, prompts, assistance=measured)
 
 
 def generation_speed(subject: DecoderSubject, candidate: Candidate) -> Speed:
@@ -92,9 +104,10 @@ def _serving(subject: DecoderSubject, session: dict[str, Any]) -> dict[str, Any]
 
 def _metrics(subject: DecoderSubject, handler: TextGenerationHandler, folder: Path) -> dict[str, float]:
     """The task's metrics, through the runtime that will serve."""
-    backend = handler.backend
-    if not isinstance(backend, OpenVinoBackend):
+    if not isinstance(handler.backend, OpenVinoBackend):
         return subject.measure()
+    session = {key: value for key, value in handler.serving["session"].items() if key not in ("draft", "prompt_lookup")}
+    backend = OpenVinoBackend(folder, session, container_cores(), (), prefix_caching=False)
     windows = subject.windows(subject.tokenizer_json)
     total = 0.0
     for window in windows:

@@ -39,7 +39,9 @@ def write_recipe(model_dir: Path | str, task: str | None = None) -> str:
         data=body.format(context=min(256, facts.max_positions)) if facts.decoder else body,
         max_length=_max_length(facts),
         long="longer inputs are cut" if not facts.decoder else "of a prompt and its continuation together",
-        runtime="auto                 # or openvino, onnxruntime, torch" if not facts.decoder else "torch",
+        runtime="auto                 # or openvino, "
+        + ("onnxruntime, torch" if not facts.decoder else "torch; vllm on a host with a GPU"),
+        batches=_SERVE_BATCHES if not facts.decoder else _SERVE_TEXT,
     )
 
 
@@ -101,12 +103,23 @@ serve:
   runtime: {runtime}
   device: cpu                   # or cuda
   workers: auto                 # with threads, from the cores the serving container has
-  batch_size: 32                # requests that one worker gets at once
-  max_batch_delay_ms: 2         # a lone request waits this long for company
+{batches}
   max_length: {max_length}               # tokens; {long}
   max_inputs: 64                # most inputs in one request
   examples: 4                   # answered and stored in the archive, for verify and warm-up; or a file of texts
 """
+
+_SERVE_BATCHES = """\
+  batch_size: 32                # requests that one worker gets at once
+  max_batch_delay_ms: 2         # a lone request waits this long for company"""
+
+_SERVE_TEXT = """\
+  batch_size: 32                # texts that are written at once; a new one joins at the next token
+  max_queue: 128                # prompts that may wait for a place; beyond, 503
+  deadline_s: 120               # a text ends here at the latest
+  kv_cache: u8                  # or bf16, f16, f32: keys and values in memory
+  # draft: ./smaller-model      # guesses tokens that this model checks; kept only if that measures faster
+  # prompt_lookup: true         # guesses them from the prompt; likewise"""
 
 _CLASSIFICATION = """
 # Fill in your data and uncomment: then the model can be calibrated, and the gate can measure what it lost.

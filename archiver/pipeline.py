@@ -61,6 +61,8 @@ def build(recipe: Recipe, model_store: Path, progress: Progress) -> Built:
         with progress.step("pack"):
             facts = _facts(subject, compressed.reports, chosen, original)
             timings = _timings(subject.unit, speed, rejected, compressed, progress)
+            if chosen.assistance is not None:
+                timings["assistance"] = chosen.assistance
             manifest = seal(chosen.folder, facts, _examples(chosen), timings)
             part = folder / "archive.mar"
             write_mar(chosen.folder, part)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from archiver.data import read_examples
+from archiver.decoder_assist import draft_problems
 from archiver.decoder_subject import DecoderSubject, context_of
 from archiver.encoder_subject import EncoderSubject
 from archiver.errors import DataError, RecipeError
@@ -42,6 +43,9 @@ def check(recipe: Recipe) -> Checked:
     source = resolve_model(recipe.model)
     facts = inspect_model(source.path, recipe.task)
     problems = _serving_problems(recipe, source, facts)
+    if recipe.serve.draft is not None:
+        tokenizer = (source.path / "tokenizer.json").read_bytes()
+        problems += draft_problems(recipe.serve.draft, tokenizer, facts.vocab_size, recipe.task)
     found: dict[str, list[Any]] = {"train": [], "validation": []}
     data = recipe.data
     wants_train = data.train is not None and any(stage.needs_data for stage in recipe.compress)

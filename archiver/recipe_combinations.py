@@ -9,6 +9,10 @@ from archiver.recipe import DataSpec, GateSpec, ServeSpec, Stage
 from archiver.recipe_yaml import Node, Problems
 from archiver.tasks import TASKS
 
+_GENERATION = {
+    "max_queue", "deadline_s", "kv_cache", "cache_mb", "draft", "prompt_lookup", "assistant_tokens",
+}  # fmt: skip
+
 
 def check_combinations(
     root: Node,
@@ -46,9 +50,15 @@ def check_combinations(
                 _check_metrics(gate_node.value[key], f"gate.{key}", metrics, task, data, has_validation, problems)
     if task == "text-generation":
         _check_language_model(root, data, stages, serve, problems)
-    elif data.context is not None:
-        entry = root.value["data"].value["context"]
-        problems.add(entry, f"data.context is for text-generation, the task is {task}: remove it")
+    else:
+        if data.context is not None:
+            entry = root.value["data"].value["context"]
+            problems.add(entry, f"data.context is for text-generation, the task is {task}: remove it")
+        for key in sorted(_keys_of(root, "serve") & _GENERATION):
+            entry = root.value["serve"].value[key]
+            problems.add(entry, f"serve.{key} is for text-generation, the task is {task}: remove it")
+        if serve.runtime == "vllm":
+            problems.add(root.value["serve"].value["runtime"], "serve.runtime vllm is for text-generation: use auto")
     if serve.device == "cuda" and serve.runtime == "openvino":
         entry = root.value["serve"].value["device"]
         problems.add(

@@ -24,6 +24,8 @@ from handlers.runtime import host_warnings, required
 
 logger = logging.getLogger(__name__)
 
+STREAM = "ts_stream_next"  # TorchServe's response header: "true" where more follows, "false" at a stream's end
+
 REASONS = {400: "Bad Request", 500: "Internal Server Error", 503: "Service Unavailable", 504: "Gateway Timeout"}
 
 
@@ -116,7 +118,11 @@ class BatchHandler(TaskHandler):
         accepted: dict[int, tuple[Request, list[Any]]] = {}
         for index, row in enumerate(data):
             try:
-                accepted[index] = self._accept(row, context.get_all_request_header(index))
+                headers = context.get_all_request_header(index)
+                if not is_rest(headers):
+                    # A call of StreamPredictions without it ends the worker; the others do not look at it.
+                    context.set_response_header(index, STREAM, "false")
+                accepted[index] = self._accept(row, headers)
             except BadRequest as error:
                 answers[index] = _refuse(context, index, error.code, str(error))
             except Exception as error:  # one request must not take the batch with it, whatever it found
@@ -162,6 +168,11 @@ class BatchHandler(TaskHandler):
             return _refuse(context, index, 500, str(error))
         context.set_response_content_type(index, "application/json")
         return to_json(answer[0] if request.single else answer)
+
+
+def is_rest(headers: Mapping[str, Any]) -> bool:
+    """Whether a request came over HTTP: a gRPC call brings no headers of its own, only those of its inputs."""
+    return any(isinstance(value, str) for value in headers.values())
 
 
 def _refuse(context: Any, index: int, code: int, message: str) -> bytes:

@@ -8,6 +8,11 @@ STOP = "stop"  # one of the model's end tokens came
 LENGTH = "length"  # max_new_tokens are there
 FAILED = "failed"  # the runtime gave up on this one
 
+# A longer prompt is read in pieces of so many tokens, between which the running ones go on.
+PROMPT_TOKENS_A_STEP = 256
+
+MIN_TEMPERATURE = 1e-5  # below it the likeliest token is the answer: do_sample false
+
 
 @dataclass(frozen=True)
 class Sampling:

@@ -115,6 +115,8 @@ class Engine:
             for job in part:
                 job.listener = listener
             while not self.submit(part):
+                if self._closed:
+                    raise RuntimeError("the engine is closed")
                 time.sleep(0.01)
             for _ in part:
                 waiting.acquire()
@@ -141,7 +143,7 @@ class Engine:
 
     def _run(self) -> None:
         while True:
-            self.before_step()
+            self._call(self.before_step)
             with self._wake:
                 while not (self._inbox or self._jobs or self._gone or self._closed):
                     self._wake.wait()
@@ -154,9 +156,15 @@ class Engine:
             self._expire()
             if self._jobs:
                 self._step()
-            self.after_step()
+            self._call(self.after_step)
         for job in [*self._jobs.values(), *self._inbox]:
             self._finish(job, FAILED, "the worker is closing")
+
+    def _call(self, hook: Callable[[], None]) -> None:
+        try:
+            hook()
+        except Exception:  # a thread that ended would leave every later request without an answer
+            logger.exception("the frontend failed between two steps")
 
     def _join(self, jobs: Sequence[Job]) -> None:
         for job in jobs:

@@ -15,12 +15,9 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from handlers.base import REASONS
-
-STREAM = "ts_stream_next"
 
 
 class LockedSocket(socket.socket):
@@ -38,11 +35,6 @@ def lock_socket(found: Any) -> None:
     """Make an open socket, which TorchServe holds too, one of these."""
     if type(found) is socket.socket:
         found.__class__ = LockedSocket
-
-
-def is_rest(headers: Mapping[str, Any]) -> bool:
-    """Whether a request came over HTTP: a gRPC call brings no headers of its own, only those of its inputs."""
-    return any(isinstance(value, str) for value in headers.values())
 
 
 class Arrivals:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from handlers.decoding import Sampling
+from handlers.decoding import MIN_TEMPERATURE, Sampling
 from handlers.errors import BadRequest
 from handlers.payload import (
     Parameter,
@@ -25,7 +25,7 @@ ALLOWED = (
 HF, COMPLETION, CHAT = "huggingface", "completion", "chat"
 MAX_MESSAGES = 1000
 MAX_STOPS = 16
-_SEEDS = 2**63
+SEEDS = 2**63
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def _number(least: float, most: float, open_end: bool = False) -> Callable[[Any]
 
 
 def _is_seed(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _SEEDS
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < SEEDS
 
 
 def _is_stop(value: Any) -> bool:
@@ -242,7 +242,7 @@ def _sampling(
     }
     temperature = given.get("temperature", 1.0)
     found = Sampling(max_new_tokens=tokens or 0, **kept)
-    if not sample or temperature == 0:
+    if not sample or temperature < MIN_TEMPERATURE:
         return found
     seed = given["seed"] if "seed" in given else random_seed()
     return replace(found, do_sample=True, temperature=float(temperature), seed=seed)

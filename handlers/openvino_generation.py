@@ -13,23 +13,28 @@ from typing import Any
 
 import numpy as np
 
-from handlers.decoding import FAILED, LENGTH, STOP, Load, Sampling, Step
+from handlers.decoding import FAILED, LENGTH, PROMPT_TOKENS_A_STEP, STOP, Load, Sampling, Step
 from handlers.runtime import require, unpacked
-
-# A longer prompt is read in pieces of so many tokens, between which the running ones go on.
-PROMPT_TOKENS_A_STEP = 256
 
 
 class OpenVinoBackend:
     """spec: serving.json's `session`: requirement, precision, kv_cache, cache_blocks, max_running, and what speeds up:
-    draft (a folder) or prompt_lookup (true), with assistant_tokens.
+    draft (a folder) or prompt_lookup (true), with assistant_tokens guessed at once while assist_up_to texts run at most
 
-    end_ids: tokens that end a text
+    end_ids: tokens that end a text. prefix_caching: without, every token of a prompt is computed anew
     """
 
     name = "openvino"
 
-    def __init__(self, folder: Path, spec: Mapping[str, Any], threads: int, end_ids: Collection[int]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        spec: Mapping[str, Any],
+        threads: int,
+        end_ids: Collection[int],
+        *,
+        prefix_caching: bool = True,
+    ) -> None:
         os.environ.setdefault("OPENVINO_TELEMETRY_DISABLE", "1")
         ov = require("openvino", spec["openvino"])
         self._tensor = ov.Tensor
@@ -41,7 +46,7 @@ class OpenVinoBackend:
         scheduler.max_num_seqs = spec["max_running"]
         scheduler.max_num_batched_tokens = PROMPT_TOKENS_A_STEP
         scheduler.dynamic_split_fuse = True
-        scheduler.enable_prefix_caching = True
+        scheduler.enable_prefix_caching = self._caches_prefixes = prefix_caching
         settings: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": spec["precision"],
@@ -107,7 +112,13 @@ class OpenVinoBackend:
         return Load(running, len(self._handles) - running, found.cache_usage / 100)
 
     def log_likelihoods(self, ids: Sequence[int]) -> list[float]:
-        """ln p of every token of `ids` behind its first, given those before it, by the very kernels that serve."""
+        """ln p of every token of `ids` behind its first, given those before it, by the very kernels that serve.
+
+        ValueError with prefix caching: of what is in the cache already the pipeline gives no likelihoods, but whatever lies
+        in that memory.
+        """
+        if self._caches_prefixes:
+            raise ValueError("likelihoods of a prompt need a pipeline without prefix caching")
         config = self._config(Sampling(max_new_tokens=1, logprobs=True))
         config.max_new_tokens, config.echo = 0, True
         handle = self._pipeline.add_request(0, self._ids(ids), config)
@@ -155,7 +166,9 @@ class OpenVinoBackend:
         config.frequency_penalty, config.presence_penalty = sampling.frequency_penalty, sampling.presence_penalty
         config.logprobs = int(sampling.logprobs)
         if self._spec.get("draft") or self._spec.get("prompt_lookup"):
-            config.num_assistant_tokens = self._spec["assistant_tokens"]
+            # The pipeline takes no 0. Where guessing costs more than it saves, one guessed token costs least.
+            few = len(self._handles) < self._spec["assist_up_to"]
+            config.num_assistant_tokens = self._spec["assistant_tokens"] if few else 1
         if self._spec.get("prompt_lookup"):
             config.max_ngram_size = 3
         return config

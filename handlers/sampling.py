@@ -6,10 +6,9 @@ Each function takes float32 logits or probabilities [vocabulary] and gives new o
 import torch
 from torch import Tensor
 
-from handlers.decoding import Sampling
+from handlers.decoding import MIN_TEMPERATURE, Sampling
 
 MAX_SEED = 2**63 - 1
-MIN_TEMPERATURE = 1e-5  # below it the likeliest token is the answer: do_sample false
 
 
 def check(sampling: Sampling) -> None:

@@ -7,6 +7,7 @@ See docs/generation.md for why, and handlers.frontend for what TorchServe makes 
 import asyncio
 import json
 import logging
+import random
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,21 +16,22 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from handlers import metrics
-from handlers.base import TaskHandler, error_body
+from handlers.base import STREAM, TaskHandler, error_body, is_rest
 from handlers.chat import ChatTemplate
-from handlers.decoding import FAILED, Backend, Sampling
+from handlers.decoding import FAILED, PROMPT_TOKENS_A_STEP, Backend, Sampling
 from handlers.encoding import TextInput
 from handlers.engine import Engine, Job
 from handlers.errors import BadRequest, UnsoundArchive
-from handlers.frontend import STREAM, Arrivals, Message, Outbox, is_rest, lock_socket
+from handlers.frontend import Arrivals, Message, Outbox, lock_socket
 from handlers.generation_answer import EVENTS, JSON, Answer
-from handlers.generation_request import CHAT, COMPLETION, HF_PARAMETERS, GenerationRequest, parse_generation
+from handlers.generation_request import CHAT, COMPLETION, HF_PARAMETERS, SEEDS, GenerationRequest, parse_generation
 from handlers.payload import Parameter
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_NEW_TOKENS = {CHAT: None, COMPLETION: 16}  # where a request does not say; None: whatever room there is
 _HF_NEW_TOKENS = 64
+WARM_SECONDS = 3.0  # most that a warm-up takes
 _GRACE_SECONDS = 15.0  # beyond a deadline, for a step that takes long, before the engine counts as stuck
 
 
@@ -65,6 +67,28 @@ class TextGenerationHandler(TaskHandler):
         if found is not None:
             found.__deepcopy__ = lambda memo: found
 
+    def open(self, folder: Path, *, threads: int, trust_files: bool = False) -> None:
+        super().open(folder, threads=threads, trust_files=trust_files)
+        if not trust_files:
+            self.warm_up()
+
+    def warm_up(self, seconds: float = WARM_SECONDS) -> None:
+        """One step over each number of tokens that a step can have, as far as the time goes, the sizes spread evenly.
+
+        A runtime prepares code and memory for each size that it meets anew: the first requests would wait for that, and the
+        worker's memory would go on growing while it serves (by some 30 MB on a small model).
+        """
+        until = time.monotonic() + seconds
+        rng, ids = random.Random(0), self.encoder.tokenizer.get_vocab_size()
+        most = self.serving["max_length"] - 1
+        for size in _spread(PROMPT_TOKENS_A_STEP):
+            parts = [min(most, size - start) for start in range(0, size, most)]
+            if len(parts) <= self.serving["session"]["max_running"]:
+                prompts = [[rng.randrange(ids) for _ in range(part)] for part in parts]
+                self.engine.generate([Job(prompt, Sampling(1)) for prompt in prompts])
+            if time.monotonic() >= until:
+                break
+
     # ---- in this process ----------------------------------------------------------------------------------------------
 
     def respond(self, inputs: Sequence[TextInput], parameters: Mapping[str, Any] | None = None) -> list[Any]:
@@ -72,6 +96,8 @@ class TextGenerationHandler(TaskHandler):
         row = {"body": json.dumps(document).encode()}
         request = self._parse(row, {}, max_inputs=max(1, len(inputs)))
         jobs = self._jobs(request)
+        for job in jobs:
+            job.deadline = float("inf")  # nobody waits for these: a slow host answers them as a fast one does
         self.engine.generate(jobs)
         broken = next((job for job in jobs if job.finish == FAILED), None)
         if broken is not None:
@@ -213,7 +239,7 @@ class TextGenerationHandler(TaskHandler):
         for index, item in enumerate(encoded):
             where = "the prompt" if request.single else f"inputs[{index}]"
             count = self._new_tokens(where, item.ids, request.sampling.max_new_tokens, wanted)
-            seed = request.sampling.seed + index if request.sampling.do_sample else 0
+            seed = (request.sampling.seed + index) % SEEDS if request.sampling.do_sample else 0
             sampling = replace(request.sampling, max_new_tokens=count, seed=seed, logprobs=request.details)
             jobs.append(Job(item.ids, sampling, request.stops, deadline))
         return jobs
@@ -248,6 +274,13 @@ class TextGenerationHandler(TaskHandler):
         message = Message(stream=status == 200)
         message.add(context.get_request_id(0), body, content_type, status)
         message.send(context.cl_socket)
+
+
+def _spread(count: int) -> list[int]:
+    """1 … count, so ordered that any beginning of the list is spread over all of it (by reversed bits)."""
+    width = count.bit_length()
+    order = sorted(range(1 << width), key=lambda number: int(f"{number:0{width}b}"[::-1], 2))
+    return [number for number in order if 1 <= number <= count]
 
 
 def _asks_for_stream(row: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ class TextStream:
         self._tokenizer = tokenizer
         self._ids = list(prompt)
         # What a token looks like hangs on those before it: decoding starts a few tokens back, at `_from`.
-        self._from = max(0, len(self._ids) - _CONTEXT)
+        self._from = self._start()
         self._given = len(self._decode())
         self._stops = [stop for stop in stops if stop]
         self._held = ""
@@ -26,13 +26,12 @@ class TextStream:
             return ""
         self._ids += ids
         text = self._decode()
-        new = text[self._given :]
-        if new.endswith("\ufffd"):  # half a character: the rest comes with the next token
-            return ""
-        if len(self._ids) - self._from > _WINDOW:
-            self._from = len(self._ids) - _CONTEXT
-            text = self._decode()
-        self._given = len(text)
+        certain = len(text.rstrip("\ufffd"))  # half a character: the rest comes with the next token
+        new = text[self._given : certain]
+        self._given = max(self._given, certain)
+        if certain == len(text) and len(self._ids) - self._from > _WINDOW:
+            self._from = self._start()
+            self._given = len(self._decode())
         return self._until_stop(self._held + new)
 
     def end(self) -> str:
@@ -52,11 +51,20 @@ class TextStream:
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
+    def _start(self) -> int:
+        """A few tokens back, but not within a character: one broken byte spoils a whole run of byte tokens."""
+        first = max(0, len(self._ids) - _CONTEXT)
+        for start in range(first, max(-1, first - _BYTES), -1):
+            if not self._tokenizer.decode(self._ids[start:], skip_special_tokens=True).startswith("\ufffd"):
+                return start
+        return first
+
     def _decode(self) -> str:
         return self._tokenizer.decode(self._ids[self._from :], skip_special_tokens=True)
 
 
 _CONTEXT = 8  # tokens before the new ones that decide how they are spelt (leading spaces, split characters)
+_BYTES = 4  # of a character at most
 _WINDOW = 32  # decoded anew at each step, so that a long text costs no more a token than a short one
 
 

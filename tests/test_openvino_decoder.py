@@ -158,11 +158,11 @@ def test_a_grid_is_exact_and_computed_as_integers(tiny_model, tmp_path, family, 
     quantized(model, targets=("*",), **options)
     export_decoder(model, plan_of(model), tmp_path)
     assert by_genai(tmp_path) == by_torch(model)
+    seen = weights_seen(tmp_path)
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear):
-            assert weights_seen(tmp_path)["FullyConnected", tuple(module.weight.shape)] == {kind}, name
-    table = model.get_input_embeddings().weight
-    assert weights_seen(tmp_path)["Gather", tuple(table.shape)] == {kind}
+            assert seen["FullyConnected", tuple(module.weight.shape)] == {kind}, name
+    assert seen["Gather", tuple(model.get_input_embeddings().weight.shape)] == {kind}
     scales = sum(grid[0].scale.numel() for grid in state_of(model).constraints.values()) * 4  # with zero points
     weights = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() == 2)
     assert (tmp_path / "openvino_model.bin").stat().st_size < weights * 4 / times + scales + 8192
@@ -282,7 +282,8 @@ def test_the_same_module_gives_the_same_bytes(tiny_model, tmp_path):
     path = tiny_model("llama", TASK)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-    export_decoder(load_model(path, TASK), None, tmp_path / "a")
+    for _ in range(2):  # the counters of a process that has exported before stand elsewhere
+        export_decoder(load_model(path, TASK), None, tmp_path / "a")
     root = Path(__file__).resolve().parent.parent
     subprocess.run([sys.executable, "-c", ALONE, path, tmp_path / "b"], check=True, cwd=root, capture_output=True)
     for item in (tmp_path / "a").iterdir():

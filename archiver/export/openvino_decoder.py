@@ -89,7 +89,7 @@ def _trace(model: torch.nn.Module, config_class: Any, path: Path) -> None:
 
     config: Any = model.config
     with _quiet(), _as_it_was(model), torch.random.fork_rng(devices=[]):
-        # Paged attention takes the place of this one operation; that eager attention consists of many would hide it.
+        # Paged attention takes the place of this one operation; eager attention's many would first have to be recognised.
         config._attn_implementation = "sdpa"
         examples = config_class(config, task=_TASK, use_past=True, use_past_in_inputs=True)
         export(model, examples, path, stateful=True, library_name="transformers")

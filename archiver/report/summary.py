@@ -9,7 +9,7 @@ def summarize(report: Mapping[str, Any], path: Path) -> str:
     """A page of plain text about `inspect_mar`'s report."""
     size, timings, metrics = report["size"], report["timings"], report["metrics"]
     host, unit = timings["host"], timings.get("unit", "sentences")
-    batches = "length-sorted batches of 16" if unit == "sentences" else "forward passes over whole windows"
+    batches = "length-sorted batches of 16" if unit == "sentences" else "written in 8 streams at once"
     lines = [
         f"{path}",
         f"  {report['name']} {report['version']} · {report['task']} · runs on {report['runtime']}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import time
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,6 +36,36 @@ class Reply:
     def message(self) -> str:
         """The sentence of a handler's refusal."""
         return str(self.value["error"]["message"])
+
+
+@dataclass
+class Stream:
+    """Server-sent events as they came, each with its seconds after the request; done: `[DONE]` was the last."""
+
+    status: int
+    content_type: str
+    events: list[Any] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    done: bool = False
+    messages: int = 0
+
+    def add(self, data: bytes, started: float) -> None:
+        assert not self.done, "something came behind [DONE]"
+        self.done = data == b"[DONE]"
+        if not self.done:
+            self.events.append(json.loads(data))
+            self.times.append(time.perf_counter() - started)
+
+    @property
+    def text(self) -> str:
+        """All pieces of text together."""
+        parts = []
+        for event in self.events:
+            if "token" in event:
+                parts.append(event["token"]["text"])
+            for choice in event.get("choices", []):
+                parts.append(choice.get("text") or choice.get("delta", {}).get("content") or "")
+        return "".join(parts)
 
 
 class Rest:
@@ -76,6 +107,21 @@ class Rest:
             self._connection.close()  # the next request opens a new one
             raise
 
+    def stream(self, name: str, body: dict[str, Any], leave_after: int | None = None) -> Stream:
+        """A body whose answer is server-sent events; leave_after: hang up behind so many events."""
+        sent = {"Content-Type": JSON, "Authorization": f"Bearer {self._token}"}
+        started = time.perf_counter()
+        self._connection.request("POST", f"/predictions/{name}", json.dumps(body).encode(), sent)
+        answer = self._connection.getresponse()
+        found = Stream(answer.status, answer.headers.get("content-type", ""))
+        while line := answer.readline():
+            if line.startswith(b"data: "):
+                found.add(line[6:].strip(), started)
+                if leave_after is not None and len(found.events) >= leave_after:
+                    self._connection.close()
+                    break
+        return found
+
 
 class Grpc:
     """One client with one channel."""
@@ -108,6 +154,23 @@ class Grpc:
             status = grpc_status(failed.code().name, failed.details() or "")
             return Reply(status or 0, (failed.details() or "").encode())
         return Reply(body_status(answer), answer)
+
+    def stream(self, name: str, body: dict[str, Any], leave_after: int | None = None, **more: bytes) -> Stream:
+        """StreamPredictions; more: further inputs, `stream=b"true"` for an answer in pieces."""
+        inputs = {"data": json.dumps(body).encode(), **more}
+        request = self._messages.PredictionsRequest(model_name=name, input=inputs)
+        started = time.perf_counter()
+        call = self._stub.StreamPredictions(request, timeout=60, metadata=[("authorization", f"Bearer {self._token}")])
+        found = Stream(200, "")
+        for message in call:
+            found.messages += 1
+            for part in message.prediction.split(b"\n\n"):
+                if part:
+                    found.add(part.removeprefix(b"data: "), started)
+            if leave_after is not None and len(found.events) >= leave_after:
+                call.cancel()
+                break
+        return found
 
 
 def multipart(fields: dict[str, bytes], content_type: str | None = None) -> tuple[bytes, str]:

@@ -1,0 +1,201 @@
+"""Answers word by word: the JSON bodies and event streams of the three forms."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from handlers.decoding import LENGTH, STOP, Sampling
+from handlers.engine import STOP_STRING, TIME, Job
+from handlers.generation_answer import Answer
+from handlers.generation_request import CHAT, COMPLETION, HF, GenerationRequest
+
+REASONS = [
+    (STOP, "eos_token", "stop"),
+    (STOP_STRING, "stop_sequence", "stop"),
+    (LENGTH, "length", "length"),
+    (TIME, "time", "time"),
+]
+
+
+def request_of(style: str, *prompts: str, **more: Any) -> GenerationRequest:
+    single = len(prompts) == 1
+    return GenerationRequest(style, prompts, single, Sampling(5), full_text=style == HF, **more)
+
+
+def answer_of(style: str, *prompts: str, **more: Any) -> Answer:
+    answer = Answer(request_of(style, *prompts, **more), "writer")
+    answer._id, answer._created = "7", 1000
+    return answer
+
+
+def job(text: str = " good", ids: list[int] | None = None, finish: str = LENGTH, **more: Any) -> Job:
+    sampling = more.pop("sampling", Sampling(5))
+    return Job([1, 2, 3], sampling, ids=[11, 12] if ids is None else ids, text=text, finish=finish, **more)
+
+
+def openai(kind: str, *choices: dict[str, Any], **more: Any) -> dict[str, Any]:
+    prefix = "cmpl" if kind == "text_completion" else "chatcmpl"
+    head = {"id": f"{prefix}-7", "object": kind, "created": 1000, "model": "writer", "choices": list(choices)}
+    return head | more
+
+
+def events(stream: bytes) -> list[Any]:
+    """What a client of server-sent events reads."""
+    assert stream.endswith(b"\n\n") or not stream
+    found = [line.removeprefix(b"data: ") for line in stream.split(b"\n\n")[:-1]]
+    assert b"".join(b"data: " + line + b"\n\n" for line in found) == stream
+    return [line.decode() if line == b"[DONE]" else json.loads(line) for line in found]
+
+
+def stream_of(answer: Answer, steps: list[tuple[list[int], str]], finish: str, last: str = "") -> list[list[Any]]:
+    """The events of each step, then of the end, as the handler calls for them."""
+    running = job("", [], finish)
+    running.finish = None
+    told = []
+    for ids, text in steps:
+        running.ids += ids
+        running.text += text
+        told.append(events(answer.piece(running, text)))
+    running.text += last
+    running.finish = finish
+    return [*told, events(answer.ending(running, last))]
+
+
+# ---- whole answers ----------------------------------------------------------------------------------------------------
+
+
+def test_huggingface_s_body_to_the_byte() -> None:
+    assert answer_of(HF, "a film").whole([job()]) == b'[{"generated_text":"a film good"}]'
+    assert answer_of(HF, "日本").whole([job("語")]) == '[{"generated_text":"日本語"}]'.encode()
+    listed = answer_of(HF, "a", "b").whole([job(" x"), job(" y")])
+    assert listed == b'[[{"generated_text":"a x"}],[{"generated_text":"b y"}]]'
+    one = Answer(GenerationRequest(HF, ("a",), False, Sampling(5), full_text=False), "writer")
+    assert one.whole([job(" x")]) == b'[[{"generated_text":" x"}]]'
+
+
+@pytest.mark.parametrize(("finish", "word", "_"), REASONS)
+def test_huggingface_s_details(finish, word, _) -> None:
+    answer = answer_of(HF, "a", details=True)
+    sampled = Sampling(5, do_sample=True, seed=9)
+    found = json.loads(answer.whole([job(finish=finish, logprobs=[-0.12345678, -1.5], sampling=sampled)]))
+    assert found == [
+        {
+            "generated_text": "a good",
+            "details": {
+                "finish_reason": word,
+                "generated_tokens": 2,
+                "prompt_tokens": 3,
+                "seed": 9,
+                "tokens": [{"id": 11, "logprob": -0.123457}, {"id": 12, "logprob": -1.5}],
+            },
+        }
+    ]
+    greedy = json.loads(answer.whole([job(finish=finish)]))[0]["details"]
+    assert greedy["seed"] is None and greedy["tokens"] == [{"id": 11, "logprob": None}, {"id": 12, "logprob": None}]
+
+
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+
+
+def test_openai_s_bodies_to_the_byte() -> None:
+    assert answer_of(COMPLETION, "a").whole([job()]) == (
+        b'{"id":"cmpl-7","object":"text_completion","created":1000,"model":"writer",'
+        b'"choices":[{"index":0,"text":" good","logprobs":null,"finish_reason":"length"}],'
+        b'"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}'
+    )
+    assert answer_of(CHAT, "a").whole([job(finish=STOP)]) == (
+        b'{"id":"chatcmpl-7","object":"chat.completion","created":1000,"model":"writer",'
+        b'"choices":[{"index":0,"message":{"role":"assistant","content":" good"},"logprobs":null,'
+        b'"finish_reason":"stop"}],'
+        b'"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}'
+    )
+
+
+@pytest.mark.parametrize("style", [COMPLETION, CHAT])
+@pytest.mark.parametrize(("finish", "_", "word"), REASONS)
+def test_openai_s_finish_reasons(style, finish, _, word) -> None:
+    (choice,) = json.loads(answer_of(style, "a").whole([job(finish=finish)]))["choices"]
+    assert choice["finish_reason"] == word
+    *_, end, done = stream_of(answer_of(style, "a"), [([11], "x")], finish)[-1]
+    assert (end["choices"][0]["finish_reason"], done) == (word, "[DONE]")
+
+
+def test_each_answer_has_an_id_of_its_own() -> None:
+    one, two = (Answer(request_of(CHAT, "a"), "writer") for _ in range(2))
+    assert json.loads(one.whole([job()]))["id"] != json.loads(two.whole([job()]))["id"]
+
+
+# ---- streams ----------------------------------------------------------------------------------------------------------
+
+
+def test_huggingface_s_stream() -> None:
+    def token(token_id: int, text: str) -> dict[str, Any]:
+        return {"id": token_id, "text": text, "logprob": None, "special": False}
+
+    told = stream_of(answer_of(HF, "a film"), [([11], " go"), ([12], ""), ([], ""), ([13, 14], "od")], LENGTH, "!")
+    assert told == [
+        [{"index": 1, "token": token(11, " go"), "generated_text": None, "details": None}],
+        [{"index": 2, "token": token(12, ""), "generated_text": None, "details": None}],
+        [],
+        [{"index": 4, "token": token(14, "od"), "generated_text": None, "details": None}],
+        [
+            {
+                "index": 4,
+                "token": token(14, "!"),
+                "generated_text": "a film good!",
+                "details": {"finish_reason": "length", "generated_tokens": 4, "prompt_tokens": 3, "seed": None},
+            }
+        ],
+    ]
+    none = stream_of(answer_of(HF, "a"), [], STOP)
+    assert none[0][0]["token"] == {"id": None, "text": "", "logprob": None, "special": False}
+    assert none[0][0]["generated_text"] == "a"
+
+
+def test_huggingface_s_stream_with_log_probabilities() -> None:
+    answer = answer_of(HF, "a", details=True)
+    running = job("", [], LENGTH)
+    running.ids, running.logprobs = [11], [-0.25]
+    assert events(answer.piece(running, "x"))[0]["token"]["logprob"] == -0.25
+    running.ids, running.logprobs = [11, 12], [-0.25, -1.23456789]
+    (last,) = events(answer.ending(running, "y"))
+    assert last["token"] == {"id": 12, "text": "y", "logprob": -1.234568, "special": False}
+    assert "tokens" not in last["details"]  # they came one by one
+
+
+def test_a_completion_s_stream() -> None:
+    def chunk(text: str, reason: str | None = None) -> dict[str, Any]:
+        return openai("text_completion", {"index": 0, "text": text, "logprobs": None, "finish_reason": reason})
+
+    told = stream_of(answer_of(COMPLETION, "a"), [([11], " go"), ([12], ""), ([13], "od")], STOP, "!")
+    assert told == [[chunk(" go")], [], [chunk("od")], [chunk("!"), chunk("", "stop"), "[DONE]"]]
+    told = stream_of(answer_of(COMPLETION, "a"), [([11], "x")], LENGTH)
+    assert told == [[chunk("x")], [chunk("", "length"), "[DONE]"]]
+
+
+def test_a_chat_s_stream_says_once_who_speaks() -> None:
+    def chunk(delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
+        return openai("chat.completion.chunk", {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason})
+
+    begin = chunk({"role": "assistant", "content": ""})
+    told = stream_of(answer_of(CHAT, "a"), [([11], ""), ([12], " go"), ([13], "od")], STOP, "!")
+    assert told == [
+        [],
+        [begin, chunk({"content": " go"})],
+        [chunk({"content": "od"})],
+        [chunk({"content": "!"}), chunk({}, "stop"), "[DONE]"],
+    ]
+    assert stream_of(answer_of(CHAT, "a"), [], STOP) == [[begin, chunk({}, "stop"), "[DONE]"]]
+    assert stream_of(answer_of(CHAT, "a"), [], STOP, "x") == [
+        [begin, chunk({"content": "x"}), chunk({}, "stop"), "[DONE]"]
+    ]
+
+
+@pytest.mark.parametrize(("style", "kind"), [(COMPLETION, "text_completion"), (CHAT, "chat.completion.chunk")])
+def test_usage_at_the_end_of_a_stream(style, kind) -> None:
+    told = stream_of(answer_of(style, "a", usage_chunk=True), [([11], "x"), ([12], "y")], LENGTH)
+    assert told[-1][-2:] == [openai(kind, usage=USAGE), "[DONE]"]
+    assert not any("usage" in event for step in told[:-1] for event in step)

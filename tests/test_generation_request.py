@@ -1,0 +1,370 @@
+"""What a request for text may be, in three forms, and what a bad one is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from handlers.decoding import Sampling
+from handlers.errors import BadRequest
+from handlers.generation_request import (
+    CHAT,
+    COMPLETION,
+    HF,
+    HF_PARAMETERS,
+    MAX_MESSAGES,
+    OPENAI_PARAMETERS,
+    GenerationRequest,
+    parse_generation,
+)
+from handlers.payload import MAX_CHARACTERS
+
+JSON = {"content-type": "application/json"}
+SEED = 4711  # the one that is drawn where a request names none
+USER = {"role": "user", "content": "hi"}
+
+
+def render(messages: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(f"<{message['role']}>{message['content']}" for message in messages)
+
+
+def ask(value: Any, headers: Mapping[str, Any] = JSON, field: str = "body", **more: Any) -> GenerationRequest:
+    settings: dict[str, Any] = {"max_inputs": 3, "render": render, "random_seed": lambda: SEED} | more
+    return parse_generation({field: value}, headers, **settings)
+
+
+def hf(**parameters: Any) -> GenerationRequest:
+    return ask({"inputs": "a film", "parameters": parameters})
+
+
+def completion(**given: Any) -> GenerationRequest:
+    return ask({"prompt": "a film", **given})
+
+
+def refusal(document: Any, **more: Any) -> str:
+    with pytest.raises(BadRequest, match=r"\w") as refused:
+        ask(document, **more)
+    assert refused.value.code == 400
+    return str(refused.value)
+
+
+# ---- how it arrives ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"inputs": "naïve 日本", "parameters": {"max_new_tokens": 3}},
+        {"prompt": "naïve 日本", "max_tokens": 3},
+        {"messages": [{"role": "user", "content": "naïve 日本"}]},
+    ],
+    ids=["inputs", "prompt", "messages"],
+)
+def test_one_document_in_every_way_it_can_arrive(document) -> None:
+    body = json.dumps(document, ensure_ascii=False).encode()
+    grpc = {"data": {"content-type": "application/octet-stream"}}
+    ways = [
+        ask(document),
+        ask(document, {}),
+        ask(body),
+        ask(body, {"Content-Type": "application/json; charset=utf-8"}),
+        ask(bytearray(body), grpc, "data"),
+        ask(body, {"data": {}}, "data"),
+        ask(b"\xef\xbb\xbf  \n" + body, {}),
+    ]
+    assert all(way == ways[0] for way in ways)
+    assert "naïve 日本" in ways[0].prompts[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "headers", "field"),
+    [
+        ("a film", {"content-type": "text/plain"}, "body"),
+        (b"a film", {"content-type": "text/plain; charset=utf-8"}, "body"),
+        (b"a film", {}, "body"),
+        (b"a film", {"data": {"content-type": ""}}, "data"),
+    ],
+)
+def test_plain_text_is_huggingface_s_form(value, headers, field) -> None:
+    assert ask(value, headers, field) == GenerationRequest(HF, ("a film",), True, Sampling(0))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "the body is empty; allowed: {"),
+        (b'{"prompt": ', "the body is not valid JSON: Expecting value at line 1 column 12 (a body that begins with {"),
+        (b'{"prompt": "\xff"}', "the body is not UTF-8: byte 12 is 0xff"),
+        (b"[" * 100_000, "nested too deeply; allowed"),
+    ],
+    ids=["empty", "cut off", "no UTF-8", "deep"],
+)
+def test_bodies_that_cannot_be_read(body, message) -> None:
+    assert message in refusal(body, headers=JSON if body.startswith(b"[") else {})
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ([1], "the JSON body is a list, an object is expected; allowed: {"),
+        ("text", "the JSON body is a string, an object is expected"),
+        (None, "the JSON body is null, an object is expected"),
+        ({}, "the body has neither 'inputs' nor 'messages' nor 'prompt'; allowed: {"),
+        ({"inputs": "a", "prompt": "a"}, "the body has both 'inputs', 'prompt'; allowed: {"),
+        ({"messages": [USER], "prompt": "a"}, "the body has both 'messages', 'prompt'"),
+    ],
+)
+def test_one_form_a_request(document, message) -> None:
+    assert refusal(document).startswith(message)
+
+
+# ---- Hugging Face's form ----------------------------------------------------------------------------------------------
+
+
+def test_huggingface_s_form() -> None:
+    assert ask({"inputs": "a"}) == GenerationRequest(HF, ("a",), True, Sampling(0))
+    assert ask({"inputs": ["a", "b"], "parameters": None}) == GenerationRequest(HF, ("a", "b"), False, Sampling(0))
+    full = hf(
+        max_new_tokens=7,
+        do_sample=True,
+        temperature=0.5,
+        top_p=0.9,
+        top_k=10,
+        repetition_penalty=1.1,
+        frequency_penalty=-1,
+        presence_penalty=2,
+        stop=["x", "y"],
+        seed=0,
+        return_full_text=False,
+        details=True,
+        max_time=1.5,
+    )
+    assert full == GenerationRequest(
+        HF,
+        ("a film",),
+        True,
+        Sampling(7, True, 0.5, 0.9, 10, 1.1, -1, 2, 0),
+        stops=("x", "y"),
+        full_text=False,
+        details=True,
+        max_time=1.5,
+    )
+    streamed = ask({"inputs": "a", "stream": True})
+    assert streamed.stream and not streamed.usage_chunk
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"inputs": []}, "'inputs' is an empty list; send 1 to 3 inputs"),
+        ({"inputs": ["a"] * 4}, "'inputs' has 4 elements; at most 3 are allowed in one request"),
+        ({"inputs": ["a", 5]}, "inputs[1] is a number; a text is expected"),
+        ({"inputs": {"text": "a", "text_pair": "b"}}, "inputs is an object; a text is expected"),
+        ({"inputs": None}, "inputs is null; a text is expected"),
+        ({"inputs": " \n"}, "inputs is empty; at least one character"),
+        ({"inputs": "\ud800"}, "inputs holds a lone surrogate at character 0"),
+        ({"inputs": "a" * (MAX_CHARACTERS + 1)}, "inputs has 1000001 characters; at most 1000000 are allowed"),
+        ({"inputs": "a", "parameters": [1]}, "'parameters' is a list, an object is expected"),
+        ({"inputs": "a", "paramters": {}}, "unknown key 'paramters' in the body; allowed: 'inputs', 'parameters', 's"),
+        ({"inputs": "a", "max_tokens": 4}, "unknown key 'max_tokens' in the body"),
+        ({"inputs": "a", "parameters": {"max_tokens": 4}}, "unknown parameter 'max_tokens'; allowed: 'details', 'do"),
+        ({"inputs": "a", "parameters": {"truncation": True}}, "unknown parameter 'truncation'"),
+        ({"inputs": "a", "stream": 1}, "'stream' is a number; allowed: true or false"),
+        ({"inputs": "a", "stream": None}, "'stream' is null; allowed: true or false"),
+        ({"inputs": ["a"], "stream": True}, "'stream' sends one text; 'inputs' is a list: send a single text"),
+    ],
+)
+def test_what_huggingface_s_form_refuses(document, message) -> None:
+    assert refusal(document).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("given", "sampled"),
+    [
+        ({}, False),
+        ({"max_new_tokens": 3, "repetition_penalty": 1.2, "seed": 3}, False),
+        ({"do_sample": True}, True),
+        ({"temperature": 0.7}, True),
+        ({"top_p": 0.9}, True),
+        ({"top_k": 5}, True),
+        ({"do_sample": False, "temperature": 0.7}, False),
+        ({"temperature": 0}, False),
+        ({"do_sample": True, "temperature": 0}, False),
+        ({"do_sample": True, "temperature": 1e-9}, False),  # nobody could sample at that: it is the likeliest token
+    ],
+)
+def test_huggingface_s_form_samples_when_it_is_asked_to(given, sampled) -> None:
+    found = hf(**given).sampling
+    assert found.do_sample == sampled
+    assert found.temperature == (given.get("temperature", 1.0) if sampled else 1.0)
+    assert found.seed == (SEED if sampled else 0)
+
+
+# ---- OpenAI's forms ---------------------------------------------------------------------------------------------------
+
+
+def test_openai_s_forms() -> None:
+    sampling = Sampling(0, do_sample=True, seed=SEED)  # at temperature 1, which is OpenAI's default
+    assert completion() == GenerationRequest(COMPLETION, ("a film",), True, sampling, full_text=False)
+    found = ask({"messages": [{"role": "system", "content": "be brief"}, USER]})
+    assert found == GenerationRequest(CHAT, ("<system>be brief<user>hi",), True, sampling, full_text=False)
+    full = completion(
+        max_tokens=7,
+        temperature=0.5,
+        top_p=0.9,
+        top_k=10,
+        repetition_penalty=1.1,
+        frequency_penalty=-1,
+        presence_penalty=2,
+        stop="x",
+        seed=5,
+        n=1,
+        stream=True,
+        stream_options={"include_usage": True},
+        model="any",
+        user="me",
+    )
+    assert full == GenerationRequest(
+        COMPLETION,
+        ("a film",),
+        True,
+        Sampling(7, True, 0.5, 0.9, 10, 1.1, -1, 2, 5),
+        stops=("x",),
+        stream=True,
+        usage_chunk=True,
+        full_text=False,
+    )
+    assert completion(max_tokens=3, max_completion_tokens=4).sampling.max_new_tokens == 4
+    assert completion(temperature=0).sampling == Sampling(0)
+    assert completion(stream_options={}).usage_chunk is False
+
+
+@pytest.mark.parametrize("document", [{"prompt": "a"}, {"messages": [USER]}], ids=["prompt", "messages"])
+def test_null_is_what_clients_send_for_what_was_not_set(document) -> None:
+    assert ask(document | dict.fromkeys(OPENAI_PARAMETERS)) == ask(document)
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"prompt": ["a"]}, "'prompt' is a list; a text is expected (a list of texts can be sent as 'inputs')"),
+        ({"prompt": 5}, "prompt is a number; a text is expected"),
+        ({"prompt": None}, "prompt is null; a text is expected"),
+        ({"prompt": ""}, "prompt is empty"),
+        ({"prompt": "a", "max_new_tokens": 4}, "unknown parameter 'max_new_tokens'; allowed: 'frequency_penalty', 'm"),
+        ({"prompt": "a", "parameters": {}}, "unknown parameter 'parameters'"),
+        ({"messages": [USER], "tools": []}, "unknown parameter 'tools'"),
+        ({"messages": []}, "'messages' is a list; a list of {"),
+        ({"messages": "hi"}, "'messages' is a string; a list of {"),
+        ({"messages": None}, "'messages' is null; a list of {"),
+        ({"messages": [USER] * (MAX_MESSAGES + 1)}, "'messages' has 1001 elements; at most 1000 are allowed"),
+        ({"messages": [USER, "hi"]}, "messages[1] is a string; an object {"),
+        ({"messages": [{"content": "hi"}]}, "messages[0].role is null; allowed: system, developer, user, assistant"),
+        ({"messages": [{"role": "tool", "content": "hi"}]}, 'messages[0].role is "tool"; allowed: system'),
+        ({"messages": [{"role": ["user"], "content": "hi"}]}, "messages[0].role is a list; allowed: system"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content is null; a text is expected"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content is a number; a text is expected"),
+        ({"messages": [USER | {"tool_calls": []}]}, "messages[0] has the unknown key 'tool_calls'; allowed: 'role'"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content has parts that"),
+        ({"messages": [{"role": "user", "content": ["hi"]}]}, "messages[0].content has parts that are no text; allow"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content has parts that"),
+    ],
+)
+def test_what_openai_s_forms_refuse(document, message) -> None:
+    assert refusal(document).startswith(message)
+
+
+def test_messages() -> None:
+    heard: list[Any] = []
+
+    def listening(messages: Sequence[Mapping[str, Any]]) -> str:
+        heard.extend(messages)
+        return "a prompt"
+
+    parts = [{"type": "text", "text": "two "}, {"type": "text", "text": "parts"}]
+    roles = [{"role": role, "content": role} for role in ("system", "developer", "user", "assistant")]
+    sent = [
+        *roles,
+        {"role": "user", "content": parts, "name": "me"},
+        {"role": "assistant", "content": "", "name": None},
+    ]
+    assert ask({"messages": sent}, render=listening).prompts == ("a prompt",)
+    assert heard == [
+        *roles,
+        {"role": "user", "content": "two parts", "name": "me"},
+        {"role": "assistant", "content": ""},
+    ]
+
+
+def test_chats_need_a_template_that_takes_them() -> None:
+    assert refusal({"messages": [USER]}, render=None) == (
+        "this model has no chat template: send 'prompt' or 'inputs' with the whole text"
+    )
+    assert refusal({"messages": [USER]}, render=lambda _: " ").startswith("the rendered messages is empty")
+
+    def refuse(messages: Any) -> str:
+        raise BadRequest("roles must alternate")
+
+    assert refusal({"messages": [USER]}, render=refuse) == "roles must alternate"
+
+
+# ---- each parameter's bounds ------------------------------------------------------------------------------------------
+
+WHOLE = "a whole number from 1"
+BOUNDS: dict[str, tuple[list[Any], list[Any], str]] = {  # good, bad, what is allowed
+    "max_new_tokens": ([1, 10**6], [0, -1, 1.5, "5", True, None, [1]], WHOLE),
+    "max_tokens": ([1, 10**6], [0, -1, 1.5, "5", True], WHOLE),
+    "max_completion_tokens": ([1], [0, 2.0], WHOLE),
+    "do_sample": ([True, False], [1, "true", None], "true or false"),
+    "temperature": ([0, 0.1, 100], [-0.1, 100.1, "1", True, float("nan"), float("inf")], "a number from 0 (always the"),
+    "top_p": ([0.001, 1], [0, 1.001, -1, "1", False, float("nan")], "a number above 0, up to 1"),
+    "top_k": ([0, 2**31 - 1], [-1, 2**31, 1.0, True], "a whole number from 0 (all)"),
+    "repetition_penalty": ([0.5, 100], [0, -1, 101, float("nan")], "a number above 0, up to 100; 1 changes nothing"),
+    "frequency_penalty": ([-2, 0, 2], [-2.1, 2.1, "0", float("nan")], "a number from -2 to 2"),
+    "presence_penalty": ([-2, 0, 2], [-2.1, 2.1, True], "a number from -2 to 2"),
+    "stop": (["x", ["x"], [], ["x"] * 16], ["", [""], ["x"] * 17, 5, ["x", 5], {"x": 1}], "a text, or a list of up to"),
+    "seed": ([0, 2**63 - 1], [-1, 2**63, 1.0, True, "1"], "a whole number from 0 to 2^63 - 1"),
+    "return_full_text": ([True, False], [0, "no"], "true or false"),
+    "details": ([True, False], [0, "no"], "true or false"),
+    "max_time": ([0.1, 1e6], [0, -1, 1e7, "1", True, float("nan")], "seconds, a number above 0"),
+    "n": ([1], [0, 2, True, "1"], "1"),
+    "stream": ([True, False], [1, "true"], "true or false"),
+    "stream_options": (
+        [{}, {"include_usage": True}],
+        [[], True, {"include_usage": 1}, {"other": True}],
+        '{"include_usage": true or false}',
+    ),
+    "model": (["any", ""], [5, ["a"]], "a text, which changes nothing: the URL names the model"),
+    "user": (["any"], [5], "a text, which changes nothing"),
+}
+PLACES = [("inputs", name) for name in HF_PARAMETERS] + [("prompt", name) for name in OPENAI_PARAMETERS]
+
+
+@pytest.mark.parametrize(("form", "name"), PLACES, ids=[f"{form}-{name}" for form, name in PLACES])
+def test_bounds_of_parameters(form, name) -> None:
+    def document(value: Any) -> dict[str, Any]:
+        return {"inputs": "a", "parameters": {name: value}} if form == "inputs" else {"prompt": "a", name: value}
+
+    good, bad, allowed = BOUNDS[name]
+    for value in good:
+        assert ask(document(value)).prompts == ("a",)
+    for value in bad:
+        kinds = {list: "a list", dict: "an object"}
+        shown = kinds.get(type(value)) or json.dumps(value)
+        assert refusal(document(value)).startswith(f"parameter '{name}' is {shown}; allowed: {allowed}")
+
+
+def test_stop_as_a_text_and_as_a_list() -> None:
+    assert hf(stop="ab").stops == completion(stop=["ab"]).stops == ("ab",)
+    assert hf(stop=["a", "b"]).stops == ("a", "b")
+    assert hf().stops == completion(stop=[]).stops == ()
+
+
+def test_seeds() -> None:
+    assert hf(do_sample=True, seed=0).sampling.seed == 0  # 0 is a seed, not none
+    assert completion(seed=9).sampling.seed == 9
+    assert completion().sampling.seed == SEED
+    assert completion(temperature=0, seed=9).sampling.seed == 0
