@@ -26,15 +26,15 @@ def group_scales(weight: Tensor, bits: int, symmetric: bool, shrink: float | Ten
     """
     steps = 2**bits - 1
     if symmetric:
-        scale = _half(weight.abs().amax(-1, keepdim=True) * shrink * (2 / steps))
+        scale = half_scale(weight.abs().amax(-1, keepdim=True) * shrink * (2 / steps))
         return scale, torch.full_like(scale, 2.0 ** (bits - 1))
     low = weight.amin(-1, keepdim=True).clamp(max=0) * shrink
     high = weight.amax(-1, keepdim=True).clamp(min=0) * shrink
-    scale = _half((high - low) / steps)
+    scale = half_scale((high - low) / steps)
     return scale, (-low / scale).round().clamp(0, steps)
 
 
-def _half(scale: Tensor) -> Tensor:
+def half_scale(scale: Tensor) -> Tensor:
     """The nearest half-precision numbers above 0 (1 for an empty group), in float32."""
     rounded = scale.clamp(_LEAST_SCALE, 65504.0).to(torch.float16).to(scale.dtype)
     return torch.where(scale > 0, rounded, torch.ones_like(scale))

@@ -113,7 +113,10 @@ class WeightOnly:
     )
     symmetric: bool | None = option("boolean", None, help="no zero point; default: true at 8 and 4 bits, false below")
     algorithm: str | None = option(
-        "string", None, choices=("rtn", "gptq", "awq"), help="rounds to nearest, or makes up for it on data.train"
+        "string",
+        None,
+        choices=("rtn", "gptq", "awq", "scale-estimation"),
+        help="rtn rounds to nearest, the others use data.train",
     )
     act_order: bool | None = option("boolean", None, help="gptq: columns with the largest inputs first (default true)")
     samples: int = option("integer", 128, minimum=1, maximum=100_000, help="calibration texts, taken from data.train")
@@ -133,7 +136,7 @@ class WeightOnly:
     @property
     def needs_data(self) -> bool:
         """Whether it cannot work without data.train."""
-        return self.algorithm in ("gptq", "awq") or self.mixed is not None or self.aware is not None
+        return self.algorithm in ("gptq", "awq", "scale-estimation") or self.mixed is not None or self.aware is not None
 
     @property
     def columns_per_group(self) -> int | None:

@@ -72,6 +72,10 @@ def integer_grids(
         from archiver.compression.awq import awq_model
 
         return awq_model(model, bits, options, examples)
+    if options.algorithm == "scale-estimation":
+        from archiver.compression.scale_estimation import scale_estimation_model
+
+        return scale_estimation_model(model, bits, options, examples)
     grids = {}
     for name, width in bits.items():
         weight = model.get_submodule(name).get_parameter("weight")

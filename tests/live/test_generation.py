@@ -50,7 +50,7 @@ def archive(
 
 @pytest.fixture(scope="module")
 def writer(archive: Path) -> Iterator[TorchServe]:
-    with TorchServe([archive], config=ROOT / "config.properties", folder=Path("/tmp/g/run_soak")) as running:
+    with TorchServe([archive], config=ROOT / "config.properties") as running:
         running.wait_ready(180)
         yield running
 
@@ -134,22 +134,25 @@ def test_a_stream_is_the_whole_answer_in_pieces(writer: TorchServe, sentences: t
 
 
 def test_a_short_text_leaves_before_a_long_one_that_came_first(writer: TorchServe, sentences: tuple[str, ...]) -> None:
-    ended: list[str] = []
     long = {"inputs": list(sentences), "parameters": {"max_new_tokens": 900}}
+    seconds: dict[str, float] = {}
 
     def write() -> None:
         with Rest(writer) as rest:
             assert rest.post(NAME, long).status == 200
-        ended.append("long")
+        seconds["long"] = time.monotonic()
 
     with Rest(writer) as rest:
-        thread = threading.Thread(target=write)
-        thread.start()
-        time.sleep(0.1)
-        rest.post(NAME, {"inputs": sentences[1], "parameters": {"max_new_tokens": 1}})
-        ended.append("short")
-        thread.join()
-    assert ended == ["short", "long"]
+        for _ in range(5):  # the long one may take only as long as a busy host takes to send the short one
+            thread = threading.Thread(target=write)
+            thread.start()
+            time.sleep(0.02)
+            rest.post(NAME, {"inputs": sentences[1], "parameters": {"max_new_tokens": 1}})
+            seconds["short"] = time.monotonic()
+            thread.join()
+            if seconds["short"] < seconds["long"]:
+                return
+    pytest.fail("the short text never left before the long one")
 
 
 def test_stop_seed_and_a_chat_without_template(writer: TorchServe, sentences: tuple[str, ...]) -> None:
@@ -178,7 +181,9 @@ def test_five_hundred_requests_with_lengths_parameters_and_disconnects(
         parameters: dict[str, Any] = {"max_new_tokens": rng.randint(1, 40), "return_full_text": bool(index % 2)}
         if rng.random() < 0.5:
             parameters |= {"temperature": rng.choice([0.5, 1.0, 2.0]), "seed": index, "top_k": rng.choice([0, 5, 50])}
-            parameters["return_full_text"] = True  # a draw near a bound falls to either side: the prompt says whose it is
+            parameters["return_full_text"] = (
+                True  # a draw near a bound falls to either side: the prompt says whose it is
+            )
         if rng.random() < 0.2:
             parameters["repetition_penalty"] = 1.2
         kind = rng.choice(["rest", "rest", "rest stream", "grpc", "grpc stream", "leave", "grpc leave", "bad"])

@@ -1,0 +1,84 @@
+"""Scale estimation: integers as rounding to nearest gives them, each group's scale the one with the least output error.
+
+With codes c = q − zero held, the error of a row's outputs ‖X·(s·c − w)‖² is a parabola in the group's scale s, whose lowest
+point is s = (cᵀG·w − cᵀr) / (cᵀG·c): G = XᵀX of the group's inputs, r what the row's other groups err by there. Then the
+codes are rounded anew with that scale, and so on, as long as it helps.
+Source: the idea and the name are NNCF's (its ScaleEstimation weighs each weight by its input's magnitude); here the error
+is that of the outputs, with the inputs' second moments as in GPTQ (Frantar et al. 2022, arXiv:2210.17323, eq. 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from archiver.compression.awq import output_error
+from archiver.compression.examples import Examples
+from archiver.compression.gptq import moments_of_twins, nearest_grid, split_tables
+from archiver.compression.grids import group_scales, grouped, half_scale, to_grid
+from archiver.compression.quantize_options import WeightOnly
+from archiver.compression.quantizers import Grid
+from archiver.compression.statistics import by_layer
+
+Tensor = torch.Tensor
+
+ROUNDS = 3  # over a row's groups
+STEPS = 8  # of codes and scale in turns
+
+
+def estimated_scales(
+    weight: Tensor, gram: Tensor, bits: int, group_size: int | None, symmetric: bool
+) -> tuple[Tensor, Tensor]:
+    """(scale, zero) [rows, groups]. weight: [rows, columns]; gram: XᵀX [columns, columns]. Never worse than the start."""
+    groups = grouped(weight, group_size)
+    rows, count, size = groups.shape
+    scale, zero = (item.clone() for item in group_scales(groups, bits, symmetric))
+    errors = to_grid(groups, scale, zero, bits) - groups
+    seen = errors.reshape(rows, -1) @ gram  # what the columns' inputs have in common with all errors
+    for _ in range(ROUNDS):
+        for index in range(count):
+            place = slice(index * size, (index + 1) * size)
+            group, old, own, offset = groups[:, index], errors[:, index].clone(), gram[place, place], zero[:, index]
+            others = seen[:, place] - old @ own
+            least = (output_error(old, own) + 2 * (old * others).sum(-1))[:, None]
+            found = scale[:, index].clone()
+            for _ in range(STEPS):
+                codes = to_grid(group, found, offset, bits) / found
+                weighed = codes @ own
+                bottom = (weighed * codes).sum(-1, keepdim=True)
+                lowest = ((weighed * group).sum(-1, keepdim=True) - (codes * others).sum(-1, keepdim=True)) / bottom
+                found = torch.where((bottom > 0) & (lowest > 0), half_scale(lowest), found)
+                error = to_grid(group, found, offset, bits) - group
+                loss = (output_error(error, own) + 2 * (error * others).sum(-1))[:, None]
+                better = loss < least
+                least = torch.minimum(least, loss)
+                errors[:, index] = torch.where(better, error, errors[:, index])
+                scale[:, index] = torch.where(better, found, scale[:, index])
+            seen += (errors[:, index] - old) @ gram[place]
+    return scale[..., 0], zero[..., 0]
+
+
+def scale_estimation_model(
+    model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, examples: Examples
+) -> tuple[dict[str, Grid], list[str]]:
+    """Round the weights of `bits` (name → width) in place, layer after layer; the grids, and notes.
+
+    Each layer's inputs are those that the already rounded layers below it give. Embedding tables are rounded to nearest.
+    """
+    linears, tables = split_tables(model, bits)
+    grids = {name: nearest_grid(model, name, bits[name], options) for name in tables}
+    for group in by_layer(model, linears):
+        moments = moments_of_twins(model, group, examples, options.samples)
+        for name in group:
+            weight = model.get_submodule(name).get_parameter("weight")
+            how = (bits[name], options.columns_per_group, options.is_symmetric(bits[name]))
+            grid = Grid(*estimated_scales(weight.detach(), moments[name].gram.float(), *how), bits[name], how[2])
+            with torch.no_grad():
+                weight.copy_(grid.rounded(weight))
+            grids[name] = grid
+        examples.say(f"    scale estimation: {group[-1]} and what is beside it, {len(grids)} of {len(bits)} modules")
+    notes = [f"scales estimated on {options.samples} training texts"]
+    if tables:
+        notes.append(f"rounded to nearest, for want of inputs: {', '.join(tables)}")
+    return grids, notes
