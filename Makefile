@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup archive serve stop test lint bench bench-compression clean
+.PHONY: setup archive serve stop test lint bench bench-compression bench-generation clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -44,6 +44,9 @@ bench: setup
 
 bench-compression: setup
 	$(BIN)/python -m benchmarks.compression $(RECIPES)
+
+bench-generation: setup
+	$(BIN)/python -m benchmarks.generation
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -17,7 +17,7 @@ import threading
 import time
 from typing import Any
 
-from handlers.base import REASONS
+from handlers.base import REASONS, STREAM
 
 
 class LockedSocket(socket.socket):
@@ -85,13 +85,14 @@ class Arrivals:
 class Message:
     """Answers to several requests in one message. It plays the context of TorchServe's own encoder.
 
-    stream: more follows on each. Without, the responses are whole, and the frontend keeps the jobs.
+    stream: more follows on each. Without, the responses are whole, and the frontend keeps the jobs. last: it forgets them
     """
 
     stopping_criteria = None
 
-    def __init__(self, stream: bool = True) -> None:
+    def __init__(self, stream: bool = True, last: bool = False) -> None:
         self._stream = stream
+        self._last = last
         self.ids: dict[int, str] = {}
         self.bodies: list[bytes] = []
         self._types: list[str] = []
@@ -103,7 +104,7 @@ class Message:
         self.bodies.append(body)
         self._types.append(content_type)
         self._statuses.append(status)
-        self._headers.append({})
+        self._headers.append({STREAM: "false"} if self._last else {})
 
     def get_response_headers(self, index: int) -> dict[str, str]:
         return self._headers[index]

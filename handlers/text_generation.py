@@ -25,6 +25,7 @@ from handlers.errors import BadRequest, UnsoundArchive
 from handlers.frontend import Arrivals, Message, Outbox, lock_socket
 from handlers.generation_answer import EVENTS, JSON, Answer
 from handlers.generation_request import CHAT, COMPLETION, HF_PARAMETERS, SEEDS, GenerationRequest, parse_generation
+from handlers.owed import Owed
 from handlers.payload import Parameter
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class TextGenerationHandler(TaskHandler):
         self.backend = open_backend(folder, serving["session"], threads, serving["end_ids"])
         self._arrivals = Arrivals()
         self._outbox = Outbox(self._arrivals)
+        self._owed = Owed()
         self.engine = Engine(
             self.backend,
             self.encoder.tokenizer,
@@ -62,6 +64,8 @@ class TextGenerationHandler(TaskHandler):
     def initialize(self, context: Any) -> None:
         super().initialize(context)
         self._name = context.model_name
+        self._owed = Owed()
+        self._owed.settle()
         # The asynchronous service copies its context for every request, and all metrics with it; nobody writes to them.
         found = context.metrics
         if found is not None:
@@ -120,10 +124,12 @@ class TextGenerationHandler(TaskHandler):
         self._arrivals.watch(context.cl_socket)
         request_id = context.get_request_id(0)
         self._arrivals.begin(request_id)
+        self._owed.begin(request_id, is_rest(context.get_all_request_header(0)))
         try:
             return [await self._handle(data[0], context)]
         finally:
             self._arrivals.end(request_id)
+            self._owed.end(request_id)
 
     async def _handle(self, row: Mapping[str, Any], context: Any) -> bytes:
         started = time.monotonic()
@@ -174,6 +180,7 @@ class TextGenerationHandler(TaskHandler):
     async def _stream(self, job: Job, answer: Answer, context: Any) -> bytes:
         finished = asyncio.get_running_loop().create_future()
         request_id, socket = context.get_request_id(0), context.cl_socket
+        rest = is_rest(context.get_all_request_header(0))
         pieces = [0]
         ending = [b""]
 
@@ -182,6 +189,8 @@ class TextGenerationHandler(TaskHandler):
                 ending[0] = answer.ending(job, text) if job.finish != FAILED else b""
                 self._outbox.done(request_id, finished)
             elif piece := answer.piece(job, text):
+                if not pieces[0] and rest:
+                    self._owed.streams(request_id)
                 pieces[0] += 1
                 self._outbox.put(socket, request_id, piece, EVENTS)
 

@@ -54,6 +54,7 @@ GENERATION = {
     "frontend.py",
     "generation_answer.py",
     "generation_request.py",
+    "owed.py",
     "text_generation.py",
     "text_stream.py",
 }

@@ -256,3 +256,26 @@ def test_metrics(writer: TorchServe, sentences: tuple[str, ...]) -> None:
     for name in ("marpress_ttft_seconds", "marpress_tpot_seconds", "marpress_request_seconds"):
         assert found[f"{name}_count"] - before.get(f"{name}_count", 0) == 1
     assert {"marpress_running", "marpress_waiting", "marpress_cache_use", "marpress_tokens_per_second"} <= found.keys()
+
+
+def test_when_the_worker_is_killed_its_clients_are_told(writer: TorchServe, sentences: tuple[str, ...]) -> None:
+    """TorchServe would leave them waiting: the next worker answers for the one before it, and serves on."""
+    body = {"inputs": sentences[0], "parameters": {"max_new_tokens": 900}}
+    (pid,) = worker_pids(writer)
+    with ThreadPoolExecutor(3) as pool, Rest(writer) as whole, Rest(writer) as streamed, Grpc(writer) as grpc:
+        stream = pool.submit(streamed.stream, NAME, body | {"inputs": sentences[1], "stream": True})
+        time.sleep(0.05)
+        long = body | {"inputs": list(sentences)}
+        replies = [pool.submit(whole.post, NAME, long), pool.submit(grpc.predict, NAME, long)]
+        time.sleep(0.05)
+        psutil.Process(pid).kill()
+        found = [stream.result(60), *(reply.result(60) for reply in replies)]
+    told = "the worker died while it wrote this answer"
+    if "error" in found[0].events[-1]:  # it may have been done already
+        assert told in found[0].events[-1]["error"]["message"]
+    assert found[1].status == 503 and told in found[1].message
+    assert found[2].value["error"]["code"] == 503 and told in found[2].message
+    with Rest(writer) as rest:
+        assert rest.post(NAME, body | {"parameters": {"max_new_tokens": 2}}).status == 200
+    java = next(process.pid for process in writer.processes() if process.name() == "java")
+    assert instances(java, "org.pytorch.serve.job.RestJob") + instances(java, "org.pytorch.serve.job.GRPCJob") == 0
