@@ -29,6 +29,7 @@ from archiver.serving.server import TorchServe
 from benchmarks.streams import Reading, read_streams
 from benchmarks.table import ROOT, SHARED
 from handlers.cpu import container_cores
+from handlers.encoding import TextInput
 from handlers.text_generation import TextGenerationHandler
 
 READ, WRITTEN = 32, 64
@@ -119,7 +120,7 @@ class Texts:
     def __init__(self, handler: TextGenerationHandler) -> None:
         self._tokenizer = handler.encoder.tokenizer
         text = (SHARED / "data/docs/train.txt").read_text(encoding="utf-8")[:2_000_000]
-        self._ids: list[int] = self._tokenizer.encode(text).ids
+        self._ids = handler.encoder.encode([TextInput(text)], truncate=False)[0].ids
         self._next = 0
 
     def ids(self, count: int, length: int = READ) -> np.ndarray:

@@ -15,6 +15,7 @@ from statistics import median
 from archiver.evaluation.generation_speed import run_streams
 from archiver.packaging.mar import extracted
 from handlers.cpu import container_cores
+from handlers.encoding import TextInput
 from handlers.text_generation import TextGenerationHandler
 
 READ, WRITTEN = 32, 64
@@ -35,7 +36,7 @@ def main() -> int:
             handler = TextGenerationHandler()
             handler.open(stack.enter_context(extracted(path))[0], threads=container_cores())
             handlers.append(handler)
-        ids = [handler.encoder.tokenizer.encode(text).ids for handler in handlers]
+        ids = [handler.encoder.encode([TextInput(text)], truncate=False)[0].ids for handler in handlers]
         place = 0
         for streams in map(int, options.streams.split(",")):
             rates: tuple[list[float], list[float]] = ([], [])
