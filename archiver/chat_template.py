@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jinja2
+
 from archiver.errors import UnsupportedModelError
 from archiver.model_files import read_json
+from handlers.chat import ChatTemplate
 
 _TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 _MOST = 200_000  # characters; the longest known templates have some 20,000
@@ -24,7 +27,10 @@ def read_chat_template(folder: Path) -> dict[str, Any] | None:
     template: Any = config.get("chat_template")
     file = folder / "chat_template.jinja"
     if file.is_file():
-        template = file.read_text(encoding="utf-8")
+        try:
+            template = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UnsupportedModelError(f"{folder.name}: {file.name} is not UTF-8: {error.reason}") from error
     if isinstance(template, list):
         named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
         template = named.get("default")
@@ -32,7 +38,14 @@ def read_chat_template(folder: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(template, str) or len(template) > _MOST:
         raise UnsupportedModelError(f"{folder.name}: its chat template is no text of at most {_MOST} characters")
-    return {"template": template, "tokens": {name: text for name in _TOKENS if (text := _text(config.get(name)))}}
+    tokens = {name: text for name in _TOKENS if (text := _text(config.get(name)))}
+    try:
+        ChatTemplate(template, tokens)
+    except jinja2.TemplateError as error:
+        raise UnsupportedModelError(
+            f"{folder.name}: its chat template is no Jinja that can be read: {error}"
+        ) from error
+    return {"template": template, "tokens": tokens}
 
 
 def _text(token: Any) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from archiver.chat_template import read_chat_template
 from archiver.data import read_examples
 from archiver.decoder_assist import draft_problems
 from archiver.decoder_subject import DecoderSubject, context_of
@@ -43,6 +44,8 @@ def check(recipe: Recipe) -> Checked:
     source = resolve_model(recipe.model)
     facts = inspect_model(source.path, recipe.task)
     problems = _serving_problems(recipe, source, facts)
+    if facts.decoder:
+        read_chat_template(source.path)
     if recipe.serve.draft is not None:
         tokenizer = (source.path / "tokenizer.json").read_bytes()
         problems += draft_problems(recipe.serve.draft, tokenizer, facts.vocab_size, recipe.task)

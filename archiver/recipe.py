@@ -105,7 +105,7 @@ class ServeSpec:
         "number", 120.0, above=0, maximum=86_400, help="a request's text ends here at the latest"
     )
     kv_cache: str = option("string", "u8", choices=("u8", "bf16", "f16", "f32"), help="precision of keys and values")
-    cache_mb: int | str = option("integer", "auto", choices=("auto",), minimum=1, maximum=1_000_000)
+    cache_mb: int | str = option("integer", "auto", choices=("auto",), minimum=1, maximum=900_000)
     draft: Path | None = None
     prompt_lookup: bool = option("boolean", False, help="guess the next tokens from the prompt, where that is faster")
     assistant_tokens: int = option("integer", 4, minimum=1, maximum=64, help="tokens guessed at once")

@@ -18,6 +18,9 @@ _HF_REASONS = {STOP: "eos_token", STOP_STRING: "stop_sequence", LENGTH: "length"
 _OPENAI_REASONS = {STOP: "stop", STOP_STRING: "stop", LENGTH: "length", TIME: "time"}
 
 
+_NO_TOKEN = {"id": None, "text": "", "logprob": None, "special": True}
+
+
 def event(value: Any) -> bytes:
     """One server-sent event."""
     return b"data: " + to_json(value) + b"\n\n"
@@ -75,7 +78,8 @@ class Answer:
         if request.style == HF:
             last = {
                 "index": len(job.ids),
-                "token": self._token(job, text),
+                # Behind the end token, which is no part of the text, there is none to name.
+                "token": self._token(job, text) if len(job.ids) > self._told else {**_NO_TOKEN, "text": text},
                 "generated_text": (request.prompts[0] if request.full_text else "") + job.text,
                 "details": self._details(job, tokens=False),
             }
@@ -113,7 +117,7 @@ class Answer:
     def _token(self, job: Job, text: str) -> dict[str, Any]:
         """The newest token, with all text that became certain with it."""
         logprob = round(job.logprobs[-1], 6) if job.logprobs else None
-        return {"id": job.ids[-1] if job.ids else None, "text": text, "logprob": logprob, "special": False}
+        return {"id": job.ids[-1], "text": text, "logprob": logprob, "special": False}
 
     def _beginning(self) -> bytes:
         """A chat's first chunk says who speaks."""

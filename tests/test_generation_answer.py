@@ -144,14 +144,14 @@ def test_huggingface_s_stream() -> None:
         [
             {
                 "index": 4,
-                "token": token(14, "!"),
+                "token": {"id": None, "text": "!", "logprob": None, "special": True},
                 "generated_text": "a film good!",
                 "details": {"finish_reason": "length", "generated_tokens": 4, "prompt_tokens": 3, "seed": None},
             }
         ],
     ]
     none = stream_of(answer_of(HF, "a"), [], STOP)
-    assert none[0][0]["token"] == {"id": None, "text": "", "logprob": None, "special": False}
+    assert none[0][0]["token"] == {"id": None, "text": "", "logprob": None, "special": True}
     assert none[0][0]["generated_text"] == "a"
 
 
