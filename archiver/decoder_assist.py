@@ -7,20 +7,23 @@ Source: Leviathan et al. 2023, arXiv:2211.17192; guessing from the prompt: Saxen
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import tokenizers
+
 from archiver.compression.plan import plan_of
 from archiver.compression.quantization import weight_only
 from archiver.compression.quantize_options import WeightOnly
 from archiver.decoder_subject import DecoderSubject
-from archiver.errors import RecipeError
+from archiver.errors import RecipeError, UnsupportedModelError
 from archiver.evaluation.generation_speed import run_streams
 from archiver.models import inspect_model, load_model, resolve_model
 from handlers.cpu import container_cores
-from handlers.openvino_generation import OpenVinoBackend
+from handlers.openvino_generation import TOKENIZER_FILES, OpenVinoBackend
 
 DRAFT = "draft"
 STREAMS = (1, 2, 4, 8)
@@ -59,6 +62,33 @@ def add_draft(subject: DecoderSubject, folder: Path) -> None:
     weight_only(model, options, None)  # type: ignore[arg-type]  # 8 bits are a plan, no example is looked at
     (folder / DRAFT).mkdir()
     export_decoder(model, plan_of(model), folder / DRAFT)
+    _add_tokenizers(subject.tokenizer_bytes, [folder, folder / DRAFT])
+
+
+def _add_tokenizers(tokenizer_json: bytes, folders: list[Path]) -> None:
+    """The pipeline compares the two models' tokenizers and wants both as graphs of its own; nothing else uses them."""
+    import openvino as ov
+    import transformers
+    from openvino_tokenizers import convert_tokenizer
+
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer.from_buffer(tokenizer_json))
+    try:
+        graphs = convert_tokenizer(tokenizer, with_detokenizer=True)
+    except Exception as error:  # whatever its converter meets in a tokenizer it does not know
+        raise UnsupportedModelError(
+            f"serve.draft: openvino_tokenizers cannot take this model's tokenizer ({error}): remove serve.draft"
+        ) from error
+    for folder in folders:
+        for graph, name in zip(graphs, TOKENIZER_FILES, strict=True):
+            ov.save_model(graph, folder / name)
+
+
+def remove_draft(folder: Path) -> None:
+    """It was not faster."""
+    shutil.rmtree(folder / DRAFT)
+    for name in TOKENIZER_FILES:
+        for path in (folder / name, (folder / name).with_suffix(".bin")):
+            path.unlink(missing_ok=True)
 
 
 def choose_assistance(subject: DecoderSubject, folder: Path, session: dict[str, Any]) -> tuple[dict[str, Any], Any]:

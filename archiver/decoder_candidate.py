@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
 from archiver.candidate import MAX_EXAMPLES, TOLERANCE_FP32, TOLERANCE_INT8, Candidate, batch_difference
 from archiver.chat_template import read_chat_template
-from archiver.decoder_assist import DRAFT, add_draft, choose_assistance
+from archiver.decoder_assist import DRAFT, add_draft, choose_assistance, remove_draft
 from archiver.decoder_export import export_runtime
 from archiver.decoder_subject import DecoderSubject
 from archiver.errors import DataError
@@ -53,7 +52,7 @@ def make_decoder_candidate(subject: DecoderSubject, runtime: str, folder: Path) 
         more, measured = choose_assistance(subject, folder, session)
         session |= more
         if not more and (folder / DRAFT).exists():
-            shutil.rmtree(folder / DRAFT)
+            remove_draft(folder)
     added = (set(folder.iterdir()) - before) | set(folder.glob(f"{DRAFT}/*"))
     weight_bytes = sum(path.stat().st_size for path in added if path.is_file())
     write_serving(folder, settings)

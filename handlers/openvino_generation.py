@@ -16,6 +16,9 @@ import numpy as np
 from handlers.decoding import FAILED, LENGTH, PROMPT_TOKENS_A_STEP, STOP, Load, Sampling, Step
 from handlers.runtime import require, unpacked
 
+# Only where a draft model guesses: the pipeline compares the two tokenizers before it starts.
+TOKENIZER_FILES = ("openvino_tokenizer.xml", "openvino_detokenizer.xml")
+
 
 class OpenVinoBackend:
     """spec: serving.json's `session`: requirement, precision, kv_cache, cache_blocks, max_running, and what speeds up:
@@ -75,8 +78,9 @@ class OpenVinoBackend:
             return
         with tempfile.TemporaryDirectory(prefix="marpress-") as name:
             image.tofile(Path(name, "openvino_model.bin"))
-            for file in ("openvino_model.xml", "config.json"):
-                shutil.copyfile(folder / file, Path(name, file))
+            for file in folder.glob("openvino_*"):
+                shutil.copyfile(file, Path(name, file.name))
+            shutil.copyfile(folder / "config.json", Path(name, "config.json"))
             yield Path(name)
 
     def add(self, key: int, ids: Sequence[int], sampling: Sampling) -> None:

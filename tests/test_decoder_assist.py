@@ -1,0 +1,79 @@
+"""Speculative decoding: measured at build, kept or left out, and never another text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from built import build
+from test_decoder_build import TASK, recipe_of
+
+from archiver import decoder_assist
+from archiver.errors import RecipeError
+from archiver.packaging.mar import extracted
+from archiver.preparation import check
+from handlers.encoding import TextInput
+from handlers.text_generation import TextGenerationHandler
+
+
+def built(folder: Path, model: Path, **serve) -> tuple[dict, dict, list]:
+    """(session, what was measured, greedy texts) of an archive."""
+    recipe = recipe_of(folder, model, serve={"runtime": "openvino", "max_length": 64, "examples": 2, **serve})
+    path = build(recipe, folder / "store").path
+    with extracted(path) as (files, names):
+        handler = TextGenerationHandler()
+        handler.open(files, threads=1)
+        texts = handler.respond([TextInput("a film"), TextInput("the dog")], {"max_new_tokens": 24})
+        handler.engine.close()
+        session = json.loads((files / "serving.json").read_text())["session"]
+        timings = json.loads((files / "timings.json").read_text())["timings"]
+        assert ("draft/openvino_model.xml" in names) == ("draft" in session)
+    return session, timings.get("assistance"), texts
+
+
+@pytest.mark.parametrize("ratios", [{1: 1.5, 2: 1.2, 4: 0.9, 8: 0.8}, {1: 0.9, 2: 1.2, 4: 1.1, 8: 1.0}])
+def test_kept_up_to_as_many_streams_as_it_helps(tiny_model, tmp_path, monkeypatch, ratios) -> None:
+    """The ratios are given here, so that the decision and not this host's speed is looked at."""
+    given = iter([*ratios.values(), 0.95])
+    monkeypatch.setattr(decoder_assist, "_ratio", lambda *some: next(given))
+    model = tiny_model("llama", TASK, eos_token_id=None)
+    plain, nothing, texts = built(tmp_path, model)
+    session, measured, assisted = built(tmp_path, model, prompt_lookup=True)
+    assert nothing is None and "prompt_lookup" not in plain
+    assert measured["speedup_by_streams"] == {str(count): ratio for count, ratio in ratios.items()}
+    up_to = 2 if ratios[1] > 1 else 0
+    assert measured["used_up_to_streams"] == up_to
+    assert session.get("assist_up_to", 0) == up_to and session.get("prompt_lookup", False) == bool(up_to)
+    assert assisted == texts
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_a_draft_travels_only_where_it_is_faster(tiny_model, tmp_path, monkeypatch, faster) -> None:
+    monkeypatch.setattr(decoder_assist, "_ratio", lambda *some: 1.1 if faster else 0.9)
+    model = tiny_model("llama", TASK, eos_token_id=None)
+    session, measured, texts = built(tmp_path, model, draft=str(model), assistant_tokens=3)
+    assert measured["kind"] == "draft" and ("draft" in session) == faster
+    assert texts == built(tmp_path, model)[2]
+
+
+def test_what_it_costs_many_streams_can_rule_it_out(tiny_model, tmp_path, monkeypatch) -> None:
+    given = iter([2.0, 0.9, 0.8, 0.7, 0.6])
+    monkeypatch.setattr(decoder_assist, "_ratio", lambda *some: next(given))
+    session, measured, _ = built(tmp_path, tiny_model("llama", TASK), prompt_lookup=True)
+    assert measured["speedup_beyond"] == 0.6 and measured["used_up_to_streams"] == 0
+    assert "prompt_lookup" not in session
+
+
+def test_measured_for_real(tiny_model, tmp_path) -> None:
+    _, measured, _ = built(tmp_path, tiny_model("llama", TASK), prompt_lookup=True)
+    assert set(measured["speedup_by_streams"]) == {"1", "2", "4", "8"}
+    assert all(ratio > 0 for ratio in measured["speedup_by_streams"].values())
+
+
+def test_a_draft_of_other_tokens_is_refused(tiny_model, tmp_path) -> None:
+    other = tiny_model("llama", TASK, vocab_size=512)
+    recipe = recipe_of(tmp_path, tiny_model("llama", TASK), serve={"runtime": "openvino", "draft": str(other)})
+    with pytest.raises(RecipeError) as refused:
+        check(recipe)
+    assert any("serve.draft" in line and "must be" in line for line in refused.value.problems)

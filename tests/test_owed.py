@@ -1,0 +1,84 @@
+"""What a worker owes is noted, and the next one answers it in the form that each client still understands."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from torchserve_side import Response, Wire, responses
+
+from handlers import owed
+from handlers.owed import Owed
+
+
+@pytest.fixture
+def worker(monkeypatch, tmp_path) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["worker", "--sock-type", "unix", "--sock-name", "/run/.ts.sock.9000"])
+    monkeypatch.setattr(owed, "_LOADED_SECONDS", 0.0)
+    return tmp_path
+
+
+def notes(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_noted_while_it_is_owed(worker) -> None:
+    mine = Owed()
+    mine.begin("a", rest=True)
+    mine.begin("b", rest=True)
+    mine.streams("b")
+    mine.begin("c", rest=False)
+    assert notes(worker) == {"a": "w", "b": "s", "c": "g"}
+    mine.end("b")
+    mine.end("never there")
+    assert notes(worker) == {"a": "w", "c": "g"}
+    mine.begin("../../etc/x", rest=True)
+    assert all(path.is_relative_to(worker) for path in worker.rglob("*")) and "etc" in "".join(notes(worker))
+
+
+def test_without_a_torchserve_nothing_is_noted(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    mine = Owed()
+    mine.begin("a", rest=True)
+    mine.settle()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dead_frontend_s_folder_goes(worker) -> None:
+    old = worker / "marpress-owed-999999999-1"
+    old.mkdir()
+    Owed()
+    assert not old.exists()
+    assert (worker / f"marpress-owed-{os.getppid()}-{_started(os.getppid())}").is_dir()
+
+
+def test_the_next_worker_answers(worker) -> None:
+    before = Owed()
+    before.begin("whole", rest=True)
+    before.begin("stream", rest=True)
+    before.streams("stream")
+    before.begin("grpc", rest=False)
+    cl_socket = Wire()  # found in a caller's frame, by the name that TorchServe's own code has for it
+    Owed().settle()
+    until = time.monotonic() + 5
+    while len(responses(b"".join(cl_socket.messages))) < 4 and time.monotonic() < until:
+        time.sleep(0.01)
+    found: dict[str, list[Response]] = {}
+    for answer in responses(b"".join(cl_socket.messages)):
+        found.setdefault(answer.request_id, []).append(answer)
+    assert [(a.status, a.headers) for a in found["whole"]] == [(503, {}), (200, {"ts_stream_next": "false"})]
+    assert b"the worker died" in found["whole"][0].body and found["whole"][1].body == b""
+    assert len(found["stream"]) == len(found["grpc"]) == 1
+    assert found["stream"][0].body.startswith(b"data: {") and found["stream"][0].headers == {"ts_stream_next": "false"}
+    assert found["grpc"][0].body.startswith(b'{"error"') and found["grpc"][0].headers == {"ts_stream_next": "false"}
+    assert not notes(worker)
+
+
+def _started(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
