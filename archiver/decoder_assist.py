@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -106,11 +107,7 @@ def choose_assistance(subject: DecoderSubject, folder: Path, session: dict[str, 
     windows = subject.windows(subject.tokenizer_json)[: max(STREAMS), :length]
     written = max(1, min(_WRITTEN, serve.max_length - length))
     ratios = {count: _ratio(pair, windows[:count], written) for count in STREAMS}
-    up_to = 0
-    for count, ratio in ratios.items():
-        if ratio <= 1:
-            break
-        up_to = count
+    up_to = helped_up_to(ratios)
     measured: dict[str, Any] = {
         "kind": "draft" if serve.draft is not None else "prompt lookup",
         "tokens_guessed": serve.assistant_tokens,
@@ -124,6 +121,16 @@ def choose_assistance(subject: DecoderSubject, folder: Path, session: dict[str, 
         if beyond < _LEAST_BEYOND:
             measured["used_up_to_streams"] = up_to = 0
     return (extra | {"assist_up_to": up_to} if up_to else {}), measured
+
+
+def helped_up_to(ratios: Mapping[int, float]) -> int:
+    """The most streams, counted from one, up to which guessing was faster; 0: not even for one."""
+    up_to = 0
+    for count, ratio in sorted(ratios.items()):
+        if ratio <= 1:
+            break
+        up_to = count
+    return up_to
 
 
 def _ratio(pair: tuple[OpenVinoBackend, OpenVinoBackend], prompts: Any, written: int) -> float:

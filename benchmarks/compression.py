@@ -33,7 +33,7 @@ LEFT_OUT = ("default", "sst2")  # rows of the README's own table
 
 
 def overrides(name: str) -> Sequence[str]:
-    return DECODER if name.startswith("decoder-") else ENCODER
+    return DECODER if name.startswith(("decoder-", "llm-")) else ENCODER
 
 
 def main() -> int:

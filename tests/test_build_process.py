@@ -214,7 +214,9 @@ def test_an_interrupted_build_leaves_the_old_archive_whole(place: Path, after: s
         build.kill()
         build.wait()
         build.stderr.close()
-    assert build.returncode == (-signal.SIGKILL if which == signal.SIGKILL else 130), "".join(said)
+    # Python ends itself by SIGINT where that came while it ran generated code (a dataclass's): to a shell both are 130.
+    right = {signal.SIGKILL: {-signal.SIGKILL}, signal.SIGINT: {130, -signal.SIGINT}}.get(which, {130})
+    assert build.returncode in right, "".join(said)
     assert (store / "tiny.mar").read_bytes() == before
     psutil.wait_procs(below, timeout=60)  # a killed build's own verification ends by itself
     if which == signal.SIGKILL:

@@ -191,7 +191,7 @@ MISTAKES = [
     ({"serve": {"deadline_s": 0}}, "serve.deadline_s must be a number above 0 and at most 86400; found 0"),
     ({"serve": {"kv_cache": "x"}}, "serve.kv_cache must be one of u8, bf16, f16, f32; found 'x'"),
     ({"serve": {"max_queue": -1}}, "serve.max_queue must be an integer from 0 to 100000; found -1"),
-    ({"serve": {"cache_mb": 0}}, "serve.cache_mb must be an integer from 1 to 1e+06, or auto; found 0"),
+    ({"serve": {"cache_mb": 0}}, "serve.cache_mb must be an integer from 1 to 900000, or auto; found 0"),
     ({"serve": {"prompt_lookup": "often"}}, "serve.prompt_lookup must be "),
     ({"serve": {"assistant_tokens": 65}}, "serve.assistant_tokens must be an integer from 1 to 64; found 65"),
     ({"compress": quantize("static-int8")}, "quantize/static-int8 is for encoders; the runtimes of text-generation qu"),
