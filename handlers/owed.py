@@ -2,7 +2,7 @@
 
 TorchServe forgets nothing in asynchronous mode: what a dead worker held stays on its list, unanswered, and the worker that
 takes its place talks to the same list. One file for a request, of one letter that says how it can be answered, in a folder
-that names the frontend's process and the worker's socket.
+that names the frontend's process and the worker's socket. A request that the dead worker had not read is not among them.
 """
 
 import logging

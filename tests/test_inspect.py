@@ -11,7 +11,7 @@ from built import small_archive
 
 from archiver.errors import PackagingError
 from archiver.report.inspection import inspect_mar
-from archiver.report.summary import summarize
+from archiver.report.summary import _assistance, summarize
 
 
 @pytest.fixture
@@ -93,3 +93,12 @@ def test_what_is_no_archive(tmp_path, built):
                 archive.writestr(name, text)
         with pytest.raises(PackagingError, match=message):
             inspect_mar(path)
+
+
+def test_guessing_ahead_is_reported_with_what_it_did() -> None:
+    measured = {"kind": "prompt lookup", "speedup_by_streams": {"1": 1.5, "2": 0.9}, "used_up_to_streams": 1}
+    assert _assistance(measured) == [
+        "          prompt lookup, tokens/s by streams written at once 1: 1.50 ×, 2: 0.90 ×: used while at most 1 run"
+    ]
+    assert _assistance(measured | {"used_up_to_streams": 0})[0].endswith(": left out")
+    assert _assistance(None) == []

@@ -24,6 +24,7 @@ def summarize(report: Mapping[str, Any], path: Path) -> str:
     ]
     if timings["speedup"] < 1.05:
         lines.append("          nothing is faster on this host: what was won is bytes")
+    lines += _assistance(timings.get("assistance"))
     lines += ["", f"  stages  {'none: packaged as it is' if not report['stages'] else ''}".rstrip()]
     speeds = iter(timings.get("stages", []))
     for stage in report["stages"]:
@@ -44,6 +45,16 @@ def summarize(report: Mapping[str, Any], path: Path) -> str:
 
 # The metric that tells most of each task, shown per stage; the rest stands in the JSON.
 _HEADLINES = ("accuracy", "cross_entropy", "perplexity", "cosine", "recall@10")
+
+
+def _assistance(measured: Mapping[str, Any] | None) -> list[str]:
+    """What guessing tokens ahead was measured to do."""
+    if measured is None:
+        return []
+    ratios = ", ".join(f"{count}: {ratio:.2f} ×" for count, ratio in measured["speedup_by_streams"].items())
+    used = measured["used_up_to_streams"]
+    kept = f"used while at most {used} run" if used else "left out"
+    return [f"          {measured['kind']}, tokens/s by streams written at once {ratios}: {kept}"]
 
 
 def _stage(stage: Mapping[str, Any], speed: Mapping[str, Any] | None) -> list[str]:

@@ -267,7 +267,10 @@ def test_when_the_worker_is_killed_its_clients_are_told(writer: TorchServe, sent
         time.sleep(0.05)
         long = body | {"inputs": list(sentences)}
         replies = [pool.submit(whole.post, NAME, long), pool.submit(grpc.predict, NAME, long)]
-        time.sleep(0.05)
+        until = time.monotonic() + 10
+        while len(list(writer.folder.glob("marpress-owed-*/*/*"))) < 3 - stream.done():  # what it has read, and owes
+            assert time.monotonic() < until, "the worker never began"
+            time.sleep(0.005)
         psutil.Process(pid).kill()
         found = [stream.result(60), *(reply.result(60) for reply in replies)]
     told = "the worker died while it wrote this answer"
