@@ -111,6 +111,12 @@ class ServeSpec:
     assistant_tokens: int = option("integer", 4, minimum=1, maximum=64, help="tokens guessed at once")
 
 
+# Of ServeSpec, those that only text-generation takes.
+GENERATION_KEYS = {
+    "max_queue", "deadline_s", "kv_cache", "cache_mb", "draft", "prompt_lookup", "assistant_tokens",
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A checked recipe: every file it names existed when it was read.
@@ -187,7 +193,9 @@ def as_dict(recipe: Recipe) -> dict[str, Any]:
     if recipe.gate is not None:
         bounds = _plain(dataclasses.asdict(recipe.gate))
         result["gate"] = {key: value for key, value in bounds.items() if value not in (None, {})}
-    result["serve"] = _plain(dataclasses.asdict(recipe.serve))
+    serve = _plain(dataclasses.asdict(recipe.serve))
+    ours = recipe.task == "text-generation"
+    result["serve"] = {key: value for key, value in serve.items() if ours or key not in GENERATION_KEYS}
     return result
 
 

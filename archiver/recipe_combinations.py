@@ -5,13 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from archiver.compression.order import order_problems
-from archiver.recipe import DataSpec, GateSpec, ServeSpec, Stage
+from archiver.recipe import GENERATION_KEYS, DataSpec, GateSpec, ServeSpec, Stage
 from archiver.recipe_yaml import Node, Problems
 from archiver.tasks import TASKS
-
-_GENERATION = {
-    "max_queue", "deadline_s", "kv_cache", "cache_mb", "draft", "prompt_lookup", "assistant_tokens",
-}  # fmt: skip
 
 
 def check_combinations(
@@ -54,7 +50,7 @@ def check_combinations(
         if data.context is not None:
             entry = root.value["data"].value["context"]
             problems.add(entry, f"data.context is for text-generation, the task is {task}: remove it")
-        for key in sorted(_keys_of(root, "serve") & _GENERATION):
+        for key in sorted(_keys_of(root, "serve") & GENERATION_KEYS):
             entry = root.value["serve"].value[key]
             problems.add(entry, f"serve.{key} is for text-generation, the task is {task}: remove it")
         if serve.runtime == "vllm":

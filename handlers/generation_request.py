@@ -77,9 +77,7 @@ _TOKENS = Parameter(is_positive_int, "a whole number from 1")
 _BOOL = Parameter(is_bool, "true or false")
 _TIME = Parameter(_number(0, 1e6, open_end=True), "seconds, a number above 0")
 
-HF_PARAMETERS: dict[str, Parameter] = {
-    "max_new_tokens": _TOKENS,
-    "do_sample": _BOOL,
+_SAMPLING: dict[str, Parameter] = {
     "temperature": _TEMPERATURE,
     "top_p": _TOP_P,
     "top_k": _TOP_K,
@@ -88,6 +86,11 @@ HF_PARAMETERS: dict[str, Parameter] = {
     "presence_penalty": _PENALTY,
     "stop": _STOP,
     "seed": _SEED,
+}
+HF_PARAMETERS: dict[str, Parameter] = {
+    "max_new_tokens": _TOKENS,
+    "do_sample": _BOOL,
+    **_SAMPLING,
     "return_full_text": _BOOL,
     "details": _BOOL,
     "max_time": _TIME,
@@ -95,14 +98,7 @@ HF_PARAMETERS: dict[str, Parameter] = {
 OPENAI_PARAMETERS: dict[str, Parameter] = {
     "max_tokens": _TOKENS,
     "max_completion_tokens": _TOKENS,
-    "temperature": _TEMPERATURE,
-    "top_p": _TOP_P,
-    "top_k": _TOP_K,
-    "repetition_penalty": _REPETITION,
-    "frequency_penalty": _PENALTY,
-    "presence_penalty": _PENALTY,
-    "stop": _STOP,
-    "seed": _SEED,
+    **_SAMPLING,
     "n": Parameter(lambda value: value == 1 and not isinstance(value, bool), "1"),
     "stream": _BOOL,
     "stream_options": Parameter(

@@ -24,14 +24,13 @@ from handlers.engine import Engine, Job
 from handlers.errors import BadRequest, UnsoundArchive
 from handlers.frontend import Arrivals, Message, Outbox, lock_socket
 from handlers.generation_answer import EVENTS, JSON, Answer
-from handlers.generation_request import CHAT, COMPLETION, HF_PARAMETERS, SEEDS, GenerationRequest, parse_generation
+from handlers.generation_request import CHAT, COMPLETION, HF, HF_PARAMETERS, SEEDS, GenerationRequest, parse_generation
 from handlers.owed import Owed
 from handlers.payload import Parameter
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_NEW_TOKENS = {CHAT: None, COMPLETION: 16}  # where a request does not say; None: whatever room there is
-_HF_NEW_TOKENS = 64
+DEFAULT_NEW_TOKENS = {HF: 64, COMPLETION: 16, CHAT: None}  # where a request does not say; None: whatever room there is
 WARM_SECONDS = 3.0  # most that a warm-up takes
 _GRACE_SECONDS = 15.0  # beyond a deadline, for a step that takes long, before the engine counts as stuck
 
@@ -241,7 +240,7 @@ class TextGenerationHandler(TaskHandler):
     def _jobs(self, request: GenerationRequest) -> list[Job]:
         texts = [TextInput(text) for text in request.prompts]
         encoded = self.encoder.encode(texts, truncate=False, special=request.style != CHAT)
-        wanted = request.sampling.max_new_tokens or DEFAULT_NEW_TOKENS.get(request.style, _HF_NEW_TOKENS)
+        wanted = request.sampling.max_new_tokens or DEFAULT_NEW_TOKENS[request.style]
         seconds = min(self.serving["deadline_s"], request.max_time or float("inf"))
         deadline = time.monotonic() + seconds
         jobs = []

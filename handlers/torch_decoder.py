@@ -1,14 +1,13 @@
-"""A decoder on torch: token ids in, logits out; or one prompt in, its greedy continuation out.
+"""A decoder on torch: token ids in, logits out; and the likeliest token behind a prompt, one after another.
 
 The evaluation takes the same module as the fp32 original, so that build and worker mean the same by «the model».
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from handlers.conv1d import conv1d_to_linear
@@ -54,41 +53,6 @@ def greedy_steps(model: torch.nn.Module, prompt: Sequence[int]) -> Iterator[tupl
         token = int(best.indices[0])
         yield token, float((best.values[0] - best.values[-1]) / logits.abs().max().clamp(min=1e-12))
         ids = best.indices[:1].reshape(1, 1)
-
-
-def continue_greedily(
-    model: torch.nn.Module, prompt: Sequence[int], max_new_tokens: int, end_ids: Collection[int]
-) -> list[int]:
-    """At most `max_new_tokens` tokens behind the prompt; fewer where one of `end_ids` comes, which is left out."""
-    found: list[int] = []
-    for token, _ in greedy_steps(model, prompt):
-        if token in end_ids:
-            break
-        found.append(token)
-        if len(found) == max_new_tokens:
-            break
-    return found
-
-
-class DecoderSession:
-    """A loaded archive: `module`, its `run` for whole windows, `generate` for one prompt."""
-
-    name = "torch"
-
-    def __init__(self, folder: Path, spec: Mapping[str, Any], threads: int) -> None:
-        torch.set_num_threads(threads)
-        self._device = spec.get("device", "cpu")
-        self.module = load_decoder(folder, spec).to(self._device)
-
-    def run(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-        """[rows, length] int64 arrays by input name → logits [rows, length, vocabulary] float32."""
-        with torch.inference_mode():
-            tensors = {name: torch.from_numpy(value).to(self._device) for name, value in arrays.items()}
-            return self.module(**tensors).float().cpu().numpy()
-
-    def generate(self, prompt: Sequence[int], max_new_tokens: int, end_ids: Collection[int]) -> list[int]:
-        """See continue_greedily."""
-        return continue_greedily(self.module.model, prompt, max_new_tokens, end_ids)
 
 
 def load_decoder(folder: Path, spec: Mapping[str, Any]) -> DecoderWithHead:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from greedy import continue_greedily
 from tiny_models import DECODERS
 from torchserve_side import REST, Context, Told, Wire, ask
 
@@ -26,7 +27,7 @@ from handlers.decoding import Step
 from handlers.encoding import Encoder, TextInput
 from handlers.errors import UnsoundArchive
 from handlers.text_generation import TextGenerationHandler, open_backend
-from handlers.torch_decoder import DecoderWithHead, continue_greedily, greedy_steps
+from handlers.torch_decoder import DecoderWithHead, greedy_steps
 
 TASK = "text-generation"
 TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m.role }} {{ m.content }} .{% endfor %}"

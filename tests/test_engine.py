@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
+from greedy import continue_greedily
 from tokenizers import Tokenizer
 
 from archiver.models import load_model
 from handlers.decoding import FAILED, LENGTH, STOP, Load, Sampling, Step
 from handlers.engine import STOP_STRING, TIME, Engine, Job
-from handlers.torch_decoder import continue_greedily
 from handlers.torch_generation import TorchBackend
 
 TASK = "text-generation"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from greedy import continue_greedily
 from stage_examples import calibrated_on
 from tiny_models import DECODERS
 
@@ -32,7 +33,6 @@ from archiver.models import load_model
 from handlers.anatomy import keep_layers, layer_parts
 from handlers.factored import factored_like, put
 from handlers.packed_weights import Hint
-from handlers.torch_decoder import continue_greedily
 from handlers.weight_image import PACKED, read_image
 
 pytest.importorskip("optimum.exporters.openvino", reason="optimum-intel is not installed")

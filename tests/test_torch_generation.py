@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from greedy import continue_greedily
 from test_structured import tiny
 from tiny_models import DECODERS
 
@@ -15,7 +16,6 @@ from archiver.compression.structured import cut_layer
 from archiver.models import load_model
 from handlers.anatomy import layer_parts
 from handlers.decoding import FAILED, LENGTH, STOP, Backend, Load, Sampling, Step
-from handlers.torch_decoder import continue_greedily
 from handlers.torch_generation import TorchBackend
 
 TASK = "text-generation"

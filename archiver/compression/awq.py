@@ -10,7 +10,7 @@ Where it is not (behind a post-norm, whose output also goes on beside the layers
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -20,17 +20,12 @@ from archiver.compression.gptq import moments_of_twins, nearest_grid, split_tabl
 from archiver.compression.grids import group_scales, grouped, to_grid
 from archiver.compression.quantize_options import WeightOnly
 from archiver.compression.quantizers import Grid
+from archiver.compression.scale_search import output_error, search_scales
 from archiver.compression.statistics import Moments, by_layer
 
 Tensor = torch.Tensor
 
-ROUNDS = 3  # of the search for clipping over a row's groups
 STEPS = 20  # of the search for α in 0 … 1, and for the clipped share of the range in 0 … 1/2
-
-
-def output_error(change: Tensor, gram: Tensor) -> Tensor:
-    """‖X·ΔWᵀ‖² of a change ΔW [..., rows, columns] and XᵀX [..., columns, columns], for each row: [..., rows]."""
-    return ((change @ gram) * change).sum(-1)
 
 
 def channel_scale(absolute: Tensor, alpha: float) -> Tensor:
@@ -72,28 +67,14 @@ def clipped_scales(
     weight: [rows, columns]; gram: XᵀX [columns, columns]. AWQ's code judges each group by itself; here it is judged
     together with the errors of the row's other groups, ‖X_g·e_g + Σ X_h·e_h‖², group after group, three times around.
     """
-    groups = grouped(weight, group_size)
-    rows, count, size = groups.shape
-    scale, zero = (item.clone() for item in group_scales(groups, bits, symmetric))
-    errors = to_grid(groups, scale, zero, bits) - groups
-    seen = errors.reshape(rows, -1) @ gram  # what the columns' inputs have in common with all errors
-    for _ in range(ROUNDS):
-        for index in range(count):
-            place = slice(index * size, (index + 1) * size)
-            group, old, own = groups[:, index], errors[:, index].clone(), gram[place, place]
-            others = seen[:, place] - old @ own
-            least = torch.full((rows, 1), torch.inf)
-            for step in range(STEPS):
-                found, offset = group_scales(group, bits, symmetric, shrink=1 - step / (2 * STEPS))
-                error = to_grid(group, found, offset, bits) - group
-                loss = (output_error(error, own) + 2 * (error * others).sum(-1))[:, None]
-                better = loss < least
-                least = torch.minimum(least, loss)
-                errors[:, index] = torch.where(better, error, errors[:, index])
-                scale[:, index] = torch.where(better, found, scale[:, index])
-                zero[:, index] = torch.where(better, offset, zero[:, index])
-            seen += (errors[:, index] - old) @ gram[place]
-    return scale[..., 0], zero[..., 0]
+
+    def shrunk(
+        group: Tensor, own: Tensor, others: Tensor, scale: Tensor, zero: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for step in range(STEPS):
+            yield group_scales(group, bits, symmetric, shrink=1 - step / (2 * STEPS))
+
+    return search_scales(weight, gram, bits, group_size, symmetric, shrunk)
 
 
 def awq_model(

@@ -9,21 +9,20 @@ is that of the outputs, with the inputs' second moments as in GPTQ (Frantar et a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 
-from archiver.compression.awq import output_error
 from archiver.compression.examples import Examples
 from archiver.compression.gptq import moments_of_twins, nearest_grid, split_tables
-from archiver.compression.grids import group_scales, grouped, half_scale, to_grid
+from archiver.compression.grids import half_scale, to_grid
 from archiver.compression.quantize_options import WeightOnly
 from archiver.compression.quantizers import Grid
+from archiver.compression.scale_search import search_scales
 from archiver.compression.statistics import by_layer
 
 Tensor = torch.Tensor
 
-ROUNDS = 3  # over a row's groups
 STEPS = 8  # of codes and scale in turns
 
 
@@ -31,32 +30,19 @@ def estimated_scales(
     weight: Tensor, gram: Tensor, bits: int, group_size: int | None, symmetric: bool
 ) -> tuple[Tensor, Tensor]:
     """(scale, zero) [rows, groups]. weight: [rows, columns]; gram: XᵀX [columns, columns]. Never worse than the start."""
-    groups = grouped(weight, group_size)
-    rows, count, size = groups.shape
-    scale, zero = (item.clone() for item in group_scales(groups, bits, symmetric))
-    errors = to_grid(groups, scale, zero, bits) - groups
-    seen = errors.reshape(rows, -1) @ gram  # what the columns' inputs have in common with all errors
-    for _ in range(ROUNDS):
-        for index in range(count):
-            place = slice(index * size, (index + 1) * size)
-            group, old, own, offset = groups[:, index], errors[:, index].clone(), gram[place, place], zero[:, index]
-            others = seen[:, place] - old @ own
-            least = (output_error(old, own) + 2 * (old * others).sum(-1))[:, None]
-            found = scale[:, index].clone()
-            for _ in range(STEPS):
-                codes = to_grid(group, found, offset, bits) / found
-                weighed = codes @ own
-                bottom = (weighed * codes).sum(-1, keepdim=True)
-                lowest = ((weighed * group).sum(-1, keepdim=True) - (codes * others).sum(-1, keepdim=True)) / bottom
-                found = torch.where((bottom > 0) & (lowest > 0), half_scale(lowest), found)
-                error = to_grid(group, found, offset, bits) - group
-                loss = (output_error(error, own) + 2 * (error * others).sum(-1))[:, None]
-                better = loss < least
-                least = torch.minimum(least, loss)
-                errors[:, index] = torch.where(better, error, errors[:, index])
-                scale[:, index] = torch.where(better, found, scale[:, index])
-            seen += (errors[:, index] - old) @ gram[place]
-    return scale[..., 0], zero[..., 0]
+
+    def lowest(
+        group: Tensor, own: Tensor, others: Tensor, scale: Tensor, zero: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for _ in range(STEPS):
+            codes = to_grid(group, scale, zero, bits) / scale
+            weighed = codes @ own
+            top = (weighed * group).sum(-1, keepdim=True) - (codes * others).sum(-1, keepdim=True)
+            bottom = (weighed * codes).sum(-1, keepdim=True)
+            scale = torch.where((bottom > 0) & (top > 0), half_scale(top / bottom), scale)
+            yield scale, zero
+
+    return search_scales(weight, gram, bits, group_size, symmetric, lowest)
 
 
 def scale_estimation_model(
