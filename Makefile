@@ -26,10 +26,10 @@ archive: setup
 	$(BIN)/python -m archiver build $(RECIPE) $(foreach item,$(SET),--set $(item))
 
 serve: setup
-	@$(BIN)/python -m archiver.serving.serve start
+	@$(BIN)/python -m archiver.torchserve.serve start
 
 stop: setup
-	@$(BIN)/python -m archiver.serving.serve stop
+	@$(BIN)/python -m archiver.torchserve.serve stop
 
 test: setup
 	$(BIN)/python -m pytest $(TESTS)

@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _init(options: argparse.Namespace) -> int:
-    from archiver.init import write_recipe
+    from archiver.recipe.starter import write_recipe
 
     text = write_recipe(options.model_dir, options.task)
     if options.output is None:
@@ -109,11 +109,11 @@ def _init(options: argparse.Namespace) -> int:
 
 def _build(options: argparse.Namespace) -> int:
     from archiver.progress import Progress
-    from archiver.recipe import load_recipe
+    from archiver.spec import load_recipe
 
     progress = Progress()
     recipe = load_recipe(options.recipe, options.set)
-    from archiver import pipeline  # torch takes seconds: not before the recipe is known to be sound
+    from archiver.pipeline import build as pipeline
 
     if options.check:
         pipeline.check_only(recipe, progress)
@@ -163,7 +163,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from archiver.serving.client import predict
+    from archiver.torchserve.client import predict
 
     return predict(
         options.url,
@@ -176,7 +176,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from archiver.serving.bench_command import bench
+    from archiver.bench.command import bench
 
     result, table = bench(
         options.mar,

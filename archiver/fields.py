@@ -1,7 +1,7 @@
 """What a field of a recipe's dataclass may hold: declared once, beside the field, and checked generically.
 
 A field made with `option(...)` carries its kind, range, choices and help in `dataclasses.Field.metadata["option"]`.
-`archiver.recipe_check.read_options` reads a mapping of the recipe against such a dataclass.
+`archiver.recipe.check.read_options` reads a mapping of the recipe against such a dataclass.
 """
 
 from __future__ import annotations

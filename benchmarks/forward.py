@@ -20,8 +20,8 @@ import numpy as np
 from archiver.packaging.layout import HANDLERS
 from archiver.packaging.mar import extracted
 from handlers.cpu import container_cores
-from handlers.encoder_base import EncoderHandler
-from handlers.encoding import TextInput
+from handlers.inputs.text import TextInput
+from handlers.tasks.encoder import EncoderHandler
 
 
 def open_archive(folder: Path) -> EncoderHandler:

@@ -25,12 +25,12 @@ import yaml
 
 from archiver.evaluation.generation_speed import run_streams
 from archiver.packaging.mar import extracted
-from archiver.serving.server import TorchServe
+from archiver.torchserve.server import TorchServe
 from benchmarks.streams import Reading, read_streams
 from benchmarks.table import ROOT, SHARED
 from handlers.cpu import container_cores
-from handlers.encoding import TextInput
-from handlers.text_generation import TextGenerationHandler
+from handlers.inputs.text import TextInput
+from handlers.tasks.text.generation import TextGenerationHandler
 
 READ, WRITTEN = 32, 64
 NAME = "bench-generation"

@@ -15,8 +15,8 @@ from statistics import median
 from archiver.evaluation.generation_speed import run_streams
 from archiver.packaging.mar import extracted
 from handlers.cpu import container_cores
-from handlers.encoding import TextInput
-from handlers.text_generation import TextGenerationHandler
+from handlers.inputs.text import TextInput
+from handlers.tasks.text.generation import TextGenerationHandler
 
 READ, WRITTEN = 32, 64
 

@@ -14,7 +14,7 @@ from statistics import median
 
 from archiver.packaging.mar import extracted
 from handlers.cpu import container_cores
-from handlers.runtime import open_session
+from handlers.runtimes.base import open_session
 
 
 def seconds(folder: Path) -> float:

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from archiver.serving.server import TorchServe
+from archiver.torchserve.server import TorchServe
 
 _CLIENT = """
 import http.client, json, sys, threading, time

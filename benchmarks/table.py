@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from archiver.serving.client import predict_rest
-from archiver.serving.server import TorchServe
+from archiver.torchserve.client import predict_rest
+from archiver.torchserve.server import TorchServe
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("MARPRESS_SHARED", ROOT.parent / "shared"))

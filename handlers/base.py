@@ -1,7 +1,7 @@
 """The life of a batch in a worker: decode → encode → run → answer, each request on its own account.
 
 TaskHandler is what every task shares: an archive is checked, opened and tried before it serves. BatchHandler answers the
-batches that TorchServe makes; `handlers.text_generation` makes its own, token by token.
+batches that TorchServe makes; `handlers.tasks.text.generation` makes its own, token by token.
 """
 
 import json
@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 
 from handlers import metrics
 from handlers.cpu import threads_per_worker
-from handlers.encoding import Encoder, TextInput
 from handlers.errors import BadRequest, UnsoundArchive
 from handlers.examples import check_examples, read_examples
+from handlers.inputs.text import Encoder, TextInput
 from handlers.manifest import SERVING, find_damage, read_manifest, read_timings, timings_damage
-from handlers.payload import Parameter, Request, parse
-from handlers.runtime import host_warnings, required
+from handlers.protocols.payload import Parameter, Request, parse
+from handlers.runtimes.base import host_warnings, required
 
 logger = logging.getLogger(__name__)
 

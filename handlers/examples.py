@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from handlers.encoding import TextInput
+from handlers.inputs.text import TextInput
 from handlers.manifest import EXAMPLES
 
 

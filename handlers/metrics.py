@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from handlers.decoding import Load
-    from handlers.engine import Job
+    from handlers.generation.backend import Load
+    from handlers.generation.engine import Job
 
 
 def emit(

@@ -10,9 +10,9 @@ import pytest
 import tiny_models
 import yaml
 
-from archiver import pipeline
+from archiver.pipeline import build as pipeline
 from archiver.progress import Progress
-from archiver.recipe import Recipe, load_recipe
+from archiver.spec import Recipe, load_recipe
 
 SENTENCES = (*tiny_models.SENTENCES, "good", "two men and three women in one long short story without sound")
 _done: dict[str, pipeline.Built] = {}

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 import torch
 
-from handlers.torch_decoder import greedy_steps
+from handlers.architecture.decoder import greedy_steps
 
 
 def continue_greedily(

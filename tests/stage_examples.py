@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from archiver.compression.examples import Examples
+from archiver.compression.context import Examples
 
 
 def calibrated_on(batches: Sequence[Any], module: torch.nn.Module | None = None) -> Examples:

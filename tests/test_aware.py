@@ -9,15 +9,15 @@ import torch
 import transformers
 
 from archiver.compression import METHODS
-from archiver.compression.constraints import constrained, state_of
-from archiver.compression.examples import Examples
-from archiver.compression.mixed import cheapest_path, choose_bits, headline_drop, stacked
-from archiver.compression.options import linear_names
-from archiver.compression.quantize_options import Binary, Codebook, FixedPoint, Mixed, Ternary, WeightOnly
-from archiver.compression.retrain_options import Retrain
-from archiver.compression.training import train
+from archiver.compression.context import Examples
+from archiver.compression.modules import linear_names
+from archiver.compression.quantize.mixed import cheapest_path, choose_bits, headline_drop, stacked
+from archiver.compression.quantize.options import Binary, Codebook, FixedPoint, Mixed, Ternary, WeightOnly
+from archiver.compression.retrain.options import Retrain
+from archiver.compression.retrain.training import train
 from archiver.errors import DataError, GateFailed
-from handlers.torch_encoder import EncoderWithHead
+from archiver.state.constraints import constrained, state_of
+from handlers.architecture.encoder import EncoderWithHead
 
 
 def tiny() -> EncoderWithHead:

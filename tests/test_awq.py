@@ -9,20 +9,14 @@ import torch
 import transformers
 from stage_examples import calibrated_on
 
-from archiver.compression.awq import (
-    awq_model,
-    channel_scale,
-    clipped_scales,
-    output_error,
-    search_alpha,
-)
-from archiver.compression.awq_folding import Fold, folds_of
-from archiver.compression.constraints import Mask, constrain, state_of
-from archiver.compression.grids import grouped, round_to_nearest, to_grid
-from archiver.compression.options import linear_names
-from archiver.compression.quantize_options import WeightOnly
-from archiver.compression.quantizers import Grid
-from archiver.compression.weight_quantization import weight_only
+from archiver.compression.modules import linear_names
+from archiver.compression.quantize.awq import awq_model, channel_scale, clipped_scales, output_error, search_alpha
+from archiver.compression.quantize.awq_folding import Fold, folds_of
+from archiver.compression.quantize.grids import grouped, round_to_nearest, to_grid
+from archiver.compression.quantize.options import WeightOnly
+from archiver.compression.quantize.quantizers import Grid
+from archiver.compression.quantize.weights import weight_only
+from archiver.state.constraints import Mask, constrain, state_of
 
 SIZES = {
     "llama": {"num_key_value_heads": 2, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},

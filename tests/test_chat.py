@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from archiver.chat_template import read_chat_template
 from archiver.errors import UnsupportedModelError
-from handlers.chat import ChatTemplate
+from archiver.models.chat_template import read_chat_template
 from handlers.errors import BadRequest
+from handlers.generation.chat import ChatTemplate
 
 CHATML = """\
 {%- if messages[0]['role'] != 'system' %}

@@ -6,10 +6,10 @@ import pytest
 import torch
 from stage_examples import calibrated_on
 
-from archiver.compression.codebook import CodebookConstraint, build_codebook, codebook, kmeans
-from archiver.compression.constraints import Mask, constrain, constrained, state_of
-from archiver.compression.quantize_options import Codebook
-from archiver.compression.weight_quantization import check_codebook
+from archiver.compression.quantize.options import Codebook
+from archiver.compression.quantize.weights import check_codebook
+from archiver.compression.share.codebook import CodebookConstraint, build_codebook, codebook, kmeans
+from archiver.state.constraints import Mask, constrain, constrained, state_of
 
 
 def test_kmeans_by_hand():

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from built import build, recipe_of
 
-from archiver import pipeline
 from archiver.errors import RecipeError
 from archiver.packaging.verify import verify
+from archiver.pipeline import build as pipeline
 from archiver.progress import Progress
-from archiver.recipe import load_recipe
+from archiver.spec import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted((ROOT / "archiver" / "recipes").glob("*.yaml"))

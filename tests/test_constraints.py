@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from archiver.compression.constraints import (
+from archiver.state.constraints import (
     Constraint,
     Mask,
     constrain,

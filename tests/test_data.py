@@ -7,8 +7,8 @@ import types
 
 import pytest
 
-from archiver.data import Example, read_examples
-from archiver.embedded_text import embedded_sentences, split_sentences
+from archiver.data.embedded import embedded_sentences, split_sentences
+from archiver.data.examples import Example, read_examples
 from archiver.errors import DataError
 
 LABELS = {0: "NEGATIVE", 1: "POSITIVE"}

@@ -9,13 +9,13 @@ import pytest
 from built import build
 from test_decoder_build import TASK, recipe_of
 
-from archiver import decoder_assist
-from archiver.decoder_assist import helped_up_to
 from archiver.errors import RecipeError
 from archiver.packaging.mar import extracted
-from archiver.preparation import check
-from handlers.encoding import TextInput
-from handlers.text_generation import TextGenerationHandler
+from archiver.pipeline.check import check
+from archiver.runtimes import openvino_assistance as decoder_assist
+from archiver.runtimes.openvino_assistance import helped_up_to
+from handlers.inputs.text import TextInput
+from handlers.tasks.text.generation import TextGenerationHandler
 
 
 def built(folder: Path, model: Path, **serve) -> tuple[dict, dict, list]:

@@ -19,17 +19,17 @@ from torchserve_side import ask
 
 from archiver.errors import GateFailed, RecipeError
 from archiver.export.torch_packed import export_packed
-from archiver.init import write_recipe
-from archiver.models import load_model
+from archiver.models.load import load_model
 from archiver.packaging.mar import extracted
-from archiver.preparation import check
-from archiver.recipe import Recipe, load_recipe
+from archiver.pipeline.check import check
+from archiver.recipe.starter import write_recipe
 from archiver.report.inspection import inspect_mar
 from archiver.report.summary import summarize
-from handlers.encoding import TextInput
+from archiver.spec import Recipe, load_recipe
+from handlers.architecture.decoder import DecoderWithHead, load_decoder
 from handlers.examples import check_examples
-from handlers.text_generation import TextGenerationHandler
-from handlers.torch_decoder import DecoderWithHead, load_decoder
+from handlers.inputs.text import TextInput
+from handlers.tasks.text.generation import TextGenerationHandler
 
 TASK = "text-generation"
 

@@ -18,16 +18,16 @@ from greedy import continue_greedily
 from tiny_models import DECODERS
 from torchserve_side import REST, Context, Told, Wire, ask
 
-from archiver.decoder_candidate import choose_prompts
 from archiver.errors import DataError
 from archiver.export.torch_packed import export_packed
-from archiver.models import load_model
-from handlers import text_generation
-from handlers.decoding import Step
-from handlers.encoding import Encoder, TextInput
+from archiver.models.load import load_model
+from archiver.tasks.text.generation_staging import choose_prompts
+from handlers.architecture.decoder import DecoderWithHead, greedy_steps
 from handlers.errors import UnsoundArchive
-from handlers.text_generation import TextGenerationHandler, open_backend
-from handlers.torch_decoder import DecoderWithHead, greedy_steps
+from handlers.generation.backend import Step
+from handlers.inputs.text import Encoder, TextInput
+from handlers.tasks.text import generation as text_generation
+from handlers.tasks.text.generation import TextGenerationHandler, open_backend
 
 TASK = "text-generation"
 TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m.role }} {{ m.content }} .{% endfor %}"

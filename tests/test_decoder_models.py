@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from tiny_models import DECODERS
 
 from archiver.errors import UnsupportedModelError
-from archiver.model_facts import default_task, inspect_model
-from archiver.models import load_model, skeleton
-from handlers.conv1d import conv1d_to_linear
+from archiver.models.facts import default_task, inspect_model
+from archiver.models.load import load_model, skeleton
+from handlers.architecture.conv1d import conv1d_to_linear
 
 TASK = "text-generation"
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from archiver.data_files import Row
-from archiver.decoder_subject import DecoderSubject, context_of
+from archiver.data.files import Row
+from archiver.data.windows import cut_windows, read_text, windows_of
 from archiver.errors import DataError
 from archiver.evaluation.perplexity import language_metrics, predict_windows
-from archiver.models import inspect_model, resolve_model
-from archiver.recipe import DataSpec, Recipe
-from archiver.text_windows import cut_windows, read_text, windows_of
+from archiver.models.load import inspect_model, resolve_model
+from archiver.spec import DataSpec, Recipe
+from archiver.tasks.text.generation_workload import DecoderSubject, context_of
 
 TASK = "text-generation"
 
@@ -86,7 +86,7 @@ def test_texts(tmp_path, monkeypatch) -> None:
         read_text(tmp_path / "d.tsv")
     assert read_text("embedded:cpython:validation").count("\n") == 1199
     rows = [Row(1, {"text": " = Title = \n"}), Row(2, {"text": ""}), Row(3, {"text": "word"})]
-    monkeypatch.setattr("archiver.text_windows.read_hub_rows", lambda source, columns: rows)
+    monkeypatch.setattr("archiver.data.windows.read_hub_rows", lambda source, columns: rows)
     assert read_text("hub://org/set:train") == " = Title = \n\nword"
 
 
@@ -137,7 +137,7 @@ def test_padding_on_either_side_changes_no_answer(subject) -> None:
 
 def test_tokens_that_are_gone_still_agree(subject) -> None:
     """Only the last ids are gone, and no text has them: every number stays."""
-    from archiver.compression.constraints import state_of
+    from archiver.state.constraints import state_of
 
     before = subject.original_metrics
     used = int(max(subject.windows(subject.tokenizer_bytes).max(), predict_windows(

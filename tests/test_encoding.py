@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from handlers.encoding import Encoded, Encoder, TextInput
+from handlers.inputs.text import Encoded, Encoder, TextInput
 
 PAIRS = [
     ("this film is very good", "a dull and boring story"),

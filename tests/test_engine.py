@@ -11,10 +11,10 @@ import pytest
 from greedy import continue_greedily
 from tokenizers import Tokenizer
 
-from archiver.models import load_model
-from handlers.decoding import FAILED, LENGTH, STOP, Load, Sampling, Step
-from handlers.engine import STOP_STRING, TIME, Engine, Job
-from handlers.torch_generation import TorchBackend
+from archiver.models.load import load_model
+from handlers.generation.backend import FAILED, LENGTH, STOP, Load, Sampling, Step
+from handlers.generation.engine import STOP_STRING, TIME, Engine, Job
+from handlers.runtimes.torch_generation import TorchBackend
 
 TASK = "text-generation"
 SECONDS = 20  # that anything may take before it counts as stuck

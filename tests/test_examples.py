@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from handlers.encoding import TextInput
 from handlers.examples import answer_difference, as_input, check_examples, read_examples
+from handlers.inputs.text import TextInput
 
 
 def test_difference_by_hand():

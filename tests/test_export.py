@@ -11,16 +11,16 @@ import pytest
 import torch
 from stage_examples import calibrated_on
 
-from archiver.compression.options import DynamicInt8, StaticInt8, WeightOnly
-from archiver.compression.plan import plan_of
-from archiver.compression.quantization import dynamic_int8, static_int8, weight_only
+from archiver.compression.modules import DynamicInt8, StaticInt8, WeightOnly
+from archiver.compression.quantize.int8 import dynamic_int8, static_int8, weight_only
 from archiver.export.onnx import OnnxGraph, export_onnx, save_onnx
 from archiver.export.onnx_int8 import quantize_graph
 from archiver.export.openvino import export_openvino
 from archiver.export.torch_packed import export_packed
-from archiver.models import load_model, resolve_model
-from handlers.runtime import open_session
-from handlers.torch_encoder import EncoderWithHead, load_encoder
+from archiver.models.load import load_model, resolve_model
+from archiver.state.plan import plan_of
+from handlers.architecture.encoder import EncoderWithHead, load_encoder
+from handlers.runtimes.base import open_session
 
 KINDS = ["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra"]
 TASKS = {"text-classification": None, "feature-extraction": "mean"}

@@ -12,7 +12,7 @@ import pytest
 from torchserve_side import Response, Wire, responses
 
 from handlers.base import is_rest
-from handlers.frontend import Arrivals, LockedSocket, Message, Outbox, lock_socket
+from handlers.torchserve.channel import Arrivals, LockedSocket, Message, Outbox, lock_socket
 
 EVENTS = "text/event-stream"
 

@@ -6,7 +6,7 @@ import pytest
 
 from archiver.errors import GateFailed
 from archiver.evaluation.gate import missed_bounds, require_passed
-from archiver.recipe import GateSpec
+from archiver.spec import GateSpec
 
 ORIGINAL = {"accuracy": 0.9, "cross_entropy": 0.5, "cosine": 1.0}
 

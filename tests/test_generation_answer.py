@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from handlers.decoding import LENGTH, STOP, Sampling
-from handlers.engine import STOP_STRING, TIME, Job
-from handlers.generation_answer import Answer
-from handlers.generation_request import CHAT, COMPLETION, HF, GenerationRequest
+from handlers.generation.answer import Answer
+from handlers.generation.backend import LENGTH, STOP, Sampling
+from handlers.generation.engine import STOP_STRING, TIME, Job
+from handlers.generation.request import CHAT, COMPLETION, HF, GenerationRequest
 
 REASONS = [
     (STOP, "eos_token", "stop"),

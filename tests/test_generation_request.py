@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from handlers.decoding import Sampling
 from handlers.errors import BadRequest
-from handlers.generation_request import (
+from handlers.generation.backend import Sampling
+from handlers.generation.request import (
     CHAT,
     COMPLETION,
     HF,
@@ -20,7 +20,7 @@ from handlers.generation_request import (
     GenerationRequest,
     parse_generation,
 )
-from handlers.payload import MAX_CHARACTERS
+from handlers.protocols.payload import MAX_CHARACTERS
 
 JSON = {"content-type": "application/json"}
 SEED = 4711  # the one that is drawn where a request names none

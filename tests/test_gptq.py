@@ -6,12 +6,12 @@ import pytest
 import torch
 from stage_examples import calibrated_on
 
-from archiver.compression.constraints import Mask, constrain, state_of
-from archiver.compression.gptq import DAMPING, gptq
-from archiver.compression.grids import round_to_nearest
-from archiver.compression.quantize_options import WeightOnly
-from archiver.compression.statistics import input_moments
-from archiver.compression.weight_quantization import weight_only
+from archiver.compression.calibration import input_moments
+from archiver.compression.quantize.gptq import DAMPING, gptq
+from archiver.compression.quantize.grids import round_to_nearest
+from archiver.compression.quantize.options import WeightOnly
+from archiver.compression.quantize.weights import weight_only
+from archiver.state.constraints import Mask, constrain, state_of
 
 
 def correlated(rows: int = 500, columns: int = 16, seed: int = 0) -> torch.Tensor:
@@ -76,7 +76,7 @@ def test_blocks_change_nothing(monkeypatch):
     x = correlated(columns=24).double()
     weight = torch.randn(5, 24, generator=torch.Generator().manual_seed(1))
     whole = gptq(weight, x.T @ x, 3, 8, False)
-    monkeypatch.setattr("archiver.compression.gptq._BLOCK", 5)
+    monkeypatch.setattr("archiver.compression.quantize.gptq._BLOCK", 5)
     for mine, other in zip(gptq(weight, x.T @ x, 3, 8, False), whole, strict=True):
         assert torch.equal(mine, other)
 
@@ -132,7 +132,7 @@ def test_stage_rounds_layer_after_layer():
 
 
 def test_twins_moments_add_up():
-    from archiver.compression.gptq import moments_of_twins
+    from archiver.compression.quantize.gptq import moments_of_twins
 
     model = Deep()
     examples = calibrated_on([{"input_ids": torch.randint(50, (1, 30))}], model)

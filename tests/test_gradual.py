@@ -6,15 +6,15 @@ import pytest
 import torch
 from test_structured import examples, tiny
 
-from archiver.compression.constraints import Mask, constrain, state_of
-from archiver.compression.gradual import cubic_sparsity, gradually
-from archiver.compression.options import choose_modules
-from archiver.compression.prune_options import L1, ShortRetrain, SparseGpt, Wanda
-from archiver.compression.pruning import check, l1, sparsegpt, wanda
+from archiver.compression.modules import choose_modules
+from archiver.compression.prune.gradual import cubic_sparsity, gradually
+from archiver.compression.prune.options import L1, ShortRetrain, SparseGpt, Wanda
+from archiver.compression.prune.weights import check, l1, sparsegpt, wanda
 from archiver.errors import GateFailed, RecipeError
 from archiver.fields import options_of
-from archiver.recipe_check import read_value
-from archiver.recipe_yaml import Problems, read_yaml
+from archiver.recipe.check import read_value
+from archiver.recipe.yaml_tree import Problems, read_yaml
+from archiver.state.constraints import Mask, constrain, state_of
 
 TUNED = ShortRetrain(learning_rate=1e-3, precision="fp32")
 

@@ -7,8 +7,7 @@ import copy
 import pytest
 import torch
 
-from archiver.compression.constraints import Mask, constrain, constrained, state_of
-from archiver.compression.grids import (
+from archiver.compression.quantize.grids import (
     binary_scale,
     group_scales,
     round_to_nearest,
@@ -18,7 +17,7 @@ from archiver.compression.grids import (
     to_grid,
     to_ternary,
 )
-from archiver.compression.quantize_options import (
+from archiver.compression.quantize.options import (
     Binary,
     FixedPoint,
     Ternary,
@@ -28,8 +27,8 @@ from archiver.compression.quantize_options import (
     parse_group_size,
     parse_widths,
 )
-from archiver.compression.quantizers import FixedPointGrid, Grid, Signs, TernaryGrid
-from archiver.compression.weight_quantization import (
+from archiver.compression.quantize.quantizers import FixedPointGrid, Grid, Signs, TernaryGrid
+from archiver.compression.quantize.weights import (
     binary,
     check_fixed_point,
     check_targets,
@@ -39,6 +38,7 @@ from archiver.compression.weight_quantization import (
     weight_only,
 )
 from archiver.errors import RecipeError
+from archiver.state.constraints import Mask, constrain, constrained, state_of
 
 Tensor = torch.Tensor
 NO_DATA: list = []

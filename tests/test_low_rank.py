@@ -10,21 +10,21 @@ import pytest
 import torch
 from stage_examples import calibrated_on
 
-from archiver.compression.constraints import constrained, state_of
-from archiver.compression.low_rank import activation_svd, check, svd
-from archiver.compression.low_rank_math import decompose
-from archiver.compression.low_rank_options import ActivationSvd, Svd
-from archiver.compression.options import DynamicInt8
-from archiver.compression.plan import plan_of
-from archiver.compression.quantization import dynamic_int8
+from archiver.compression.factorize.low_rank import activation_svd, check, svd
+from archiver.compression.factorize.low_rank_math import decompose
+from archiver.compression.factorize.options import ActivationSvd, Svd
+from archiver.compression.modules import DynamicInt8
+from archiver.compression.quantize.int8 import dynamic_int8
 from archiver.errors import RecipeError
 from archiver.export.onnx import export_onnx, save_onnx
 from archiver.export.onnx_int8 import quantize_graph
 from archiver.export.openvino import export_openvino
-from archiver.models import load_model
-from archiver.recipe import load_recipe
-from handlers.factored import FactoredEmbedding, FactoredLinear, factored_ranks, install
-from handlers.torch_encoder import EncoderWithHead
+from archiver.models.load import load_model
+from archiver.spec import load_recipe
+from archiver.state.constraints import constrained, state_of
+from archiver.state.plan import plan_of
+from handlers.architecture.encoder import EncoderWithHead
+from handlers.architecture.factored import FactoredEmbedding, FactoredLinear, factored_ranks, install
 
 FEED_FORWARD = ("*intermediate.dense", "*layer.?.output.dense")
 

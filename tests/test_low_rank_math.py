@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from archiver.compression.low_rank_math import (
+from archiver.compression.factorize.low_rank_math import (
     decompose,
     decompose_on,
     decompose_rows,

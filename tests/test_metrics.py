@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from archiver.data import Example
+from archiver.data.examples import Example
 from archiver.errors import DataError
 from archiver.evaluation.metrics import (
     classification_metrics,
@@ -14,8 +14,8 @@ from archiver.evaluation.metrics import (
     neighbour_recall,
     unique_texts,
 )
-from handlers.encoding import TextInput
-from handlers.text_classification import sigmoid, softmax
+from handlers.inputs.text import TextInput
+from handlers.tasks.text.classification import sigmoid, softmax
 
 
 def labelled(labels) -> list[Example]:

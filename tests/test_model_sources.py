@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from archiver import models
 from archiver.errors import UnsupportedModelError
-from archiver.models import inspect_model, resolve_model
+from archiver.models import load as models
+from archiver.models.load import inspect_model, resolve_model
 
 
 @pytest.fixture

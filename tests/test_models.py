@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from archiver.errors import RecipeError, UnsupportedModelError
-from archiver.models import (
+from archiver.models.load import (
     check_max_length,
     default_task,
     inspect_model,
@@ -23,7 +23,7 @@ from archiver.models import (
     resolve_model,
     tokenizer_files,
 )
-from archiver.safetensors_header import read_header
+from archiver.models.safetensors_header import read_header
 
 KINDS = ["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra"]
 TASKS = ["text-classification", "feature-extraction"]
@@ -313,7 +313,7 @@ def test_a_real_model(shared) -> None:
 
 
 def test_inspecting_imports_no_torch(tiny_model) -> None:
-    code = "import sys, archiver.models as m; m.resolve_model(sys.argv[1]); print('torch' in sys.modules)"
+    code = "import sys, archiver.models.load as m; m.resolve_model(sys.argv[1]); print('torch' in sys.modules)"
     root = Path(__file__).resolve().parent.parent
     command = [sys.executable, "-c", code, str(tiny_model())]
     done = subprocess.run(command, env={"PYTHONPATH": str(root)}, capture_output=True, text=True)

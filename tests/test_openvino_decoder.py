@@ -16,24 +16,24 @@ from greedy import continue_greedily
 from stage_examples import calibrated_on
 from tiny_models import DECODERS
 
-from archiver.compression.constraints import state_of
-from archiver.compression.hints import by_content
-from archiver.compression.layer_sharing import share_layers
-from archiver.compression.options import WeightOnly
-from archiver.compression.plan import plan_of
-from archiver.compression.structured import cut_layer
-from archiver.compression.structured_options import ShareLayers
-from archiver.compression.weight_quantization import weight_only
+from archiver.compression.modules import WeightOnly
+from archiver.compression.prune.structured import cut_layer
+from archiver.compression.prune.structured_options import ShareLayers
+from archiver.compression.quantize.int8_rows import quantize_rows
+from archiver.compression.quantize.weights import weight_only
+from archiver.compression.share.layers import share_layers
 from archiver.errors import UnsupportedModelError
-from archiver.export.image import pack_openvino
-from archiver.export.int8_rows import quantize_rows
+from archiver.export.graph_weights import pack_openvino
 from archiver.export.integer_constants import as_rows, decompression, on_grid
 from archiver.export.openvino_decoder import IR, export_decoder
-from archiver.models import load_model
-from handlers.anatomy import keep_layers, layer_parts
-from handlers.factored import factored_like, put
-from handlers.packed_weights import Hint
-from handlers.weight_image import PACKED, read_image
+from archiver.models.load import load_model
+from archiver.state.constraints import state_of
+from archiver.state.plan import plan_of
+from archiver.storage.codec_choice import Hint
+from archiver.storage.layouts import by_content
+from handlers.architecture.anatomy import keep_layers, layer_parts
+from handlers.architecture.factored import factored_like, put
+from handlers.storage.graph_weights import PACKED, read_image
 
 pytest.importorskip("optimum.exporters.openvino", reason="optimum-intel is not installed")
 genai = pytest.importorskip("openvino_genai", reason="openvino-genai is not installed")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from archiver.compression.order import order_problems
-from archiver.recipe import Stage
+from archiver.recipe.order import order_problems
+from archiver.spec import Stage
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from torchserve_side import Response, Wire, responses
 
-from handlers import owed
-from handlers.owed import Owed
+from handlers.torchserve import unanswered as owed
+from handlers.torchserve.unanswered import Owed
 
 
 @pytest.fixture

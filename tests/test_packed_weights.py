@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from handlers.bit_packing import pack, packed_size, unpack, width_of
-from handlers.codec_choice import Hint, encode
+from archiver.storage.codec_choice import Hint, encode
+from archiver.storage.packing import encoded_bytes, write_packed
 from handlers.errors import UnsoundArchive
-from handlers.packed_weights import encoded_bytes, load_packed, read_description, write_packed
+from handlers.storage.bit_packing import pack, packed_size, unpack, width_of
+from handlers.storage.packed import load_packed, read_description
 
 ROWS, COLUMNS = 32, 64
 DRAW = np.random.default_rng(0)

@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from handlers.encoder_base import EncoderHandler
-from handlers.encoding import TextInput
 from handlers.errors import BadRequest
-from handlers.feature_extraction import FeatureExtractionHandler
-from handlers.payload import MAX_CHARACTERS, Request, parse
-from handlers.text_classification import TextClassificationHandler
+from handlers.inputs.text import TextInput
+from handlers.protocols.payload import MAX_CHARACTERS, Request, parse
+from handlers.tasks.encoder import EncoderHandler
+from handlers.tasks.text.classification import TextClassificationHandler
+from handlers.tasks.text.feature_extraction import FeatureExtractionHandler
 
 PARAMETERS = (
     EncoderHandler.common_parameters | TextClassificationHandler.parameters | FeatureExtractionHandler.parameters

@@ -16,14 +16,15 @@ import pytest
 import torch
 from built import build, quantize, recipe_of, small_archive
 
-from archiver import pipeline, preparation
 from archiver.compression import METHODS, Method
 from archiver.compression.report import StageReport
 from archiver.errors import GateFailed, RecipeError
 from archiver.packaging.verify import verify
+from archiver.pipeline import build as pipeline
+from archiver.pipeline import check as preparation
+from archiver.pipeline.stages import compress
 from archiver.progress import Progress
-from archiver.recipe import Stage
-from archiver.stages import compress
+from archiver.spec import Stage
 
 MULTI = {
     "id2label": {0: "funny", 1: "dull", 2: "loud"},

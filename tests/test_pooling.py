@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from archiver.errors import UnsupportedModelError
-from archiver.models import inspect_model
+from archiver.models.load import inspect_model
 
 
 @pytest.fixture

@@ -9,15 +9,15 @@ import torch
 from stage_examples import calibrated_on
 from test_structured import Head, examples, tiny
 
-from archiver.compression.constraints import Mask, state_of
-from archiver.compression.gradual import cubic_sparsity, regrow
-from archiver.compression.options import choose_modules
-from archiver.compression.prune_options import L1, SparseGpt, Wanda, parse_n_m, parse_sparsity
-from archiver.compression.pruning import check, l1, leave, masks_of, sparsegpt, wanda
-from archiver.compression.retrain_options import Retrain
-from archiver.compression.sparsegpt import n_of_m, prune_compensated
-from archiver.compression.training import train
+from archiver.compression.modules import choose_modules
+from archiver.compression.prune.gradual import cubic_sparsity, regrow
+from archiver.compression.prune.options import L1, SparseGpt, Wanda, parse_n_m, parse_sparsity
+from archiver.compression.prune.sparsegpt import n_of_m, prune_compensated
+from archiver.compression.prune.weights import check, l1, leave, masks_of, sparsegpt, wanda
+from archiver.compression.retrain.options import Retrain
+from archiver.compression.retrain.training import train
 from archiver.errors import GateFailed
+from archiver.state.constraints import Mask, state_of
 
 
 def test_scopes_by_hand():

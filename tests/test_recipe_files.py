@@ -9,7 +9,7 @@ import pytest
 from test_recipe import CONTRACT, LEAST, load, mistakes
 
 from archiver.errors import RecipeError
-from archiver.recipe import as_dict, load_recipe
+from archiver.spec import as_dict, load_recipe
 
 
 @pytest.fixture

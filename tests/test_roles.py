@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from archiver.compression.options import select_modules, weighted_names
+from archiver.compression.modules import select_modules, weighted_names
 from archiver.errors import RecipeError
 
 SMALL = {

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from handlers.encoder_base import EncoderHandler
-from handlers.encoding import Encoder
-from handlers.feature_extraction import FeatureExtractionHandler
-from handlers.runtime import host_warnings, open_session, require
-from handlers.text_classification import TextClassificationHandler
+from handlers.inputs.text import Encoder
+from handlers.runtimes.base import host_warnings, open_session, require
+from handlers.tasks.encoder import EncoderHandler
+from handlers.tasks.text.classification import TextClassificationHandler
+from handlers.tasks.text.feature_extraction import FeatureExtractionHandler
 
 JSON = {"content-type": "application/json"}
 
@@ -97,9 +97,9 @@ def test_a_batch_answers_as_single_requests_do(handler, sentences):
 
 @pytest.mark.parametrize(("task", "width"), [("text-classification", 2), ("feature-extraction", 32)])
 def test_a_batch_equals_single_ones_through_a_real_model(tiny_model, sentences, task, width):
-    from archiver.encoder_subject import EncoderSubject
-    from archiver.models import load_model, resolve_model
-    from handlers.torch_encoder import EncoderWithHead
+    from archiver.models.load import load_model, resolve_model
+    from archiver.tasks.encoders import EncoderSubject
+    from handlers.architecture.encoder import EncoderWithHead
 
     kinds = {"text-classification": TextClassificationHandler, "feature-extraction": FeatureExtractionHandler}
     handler = made(kinds[task](), tiny_model, normalize=True, activation="softmax", labels=["a", "b"])
@@ -148,7 +148,7 @@ def test_a_failing_sub_batch_fails_its_requests_alone(handler):
 
 
 def handler_inputs(*texts: str):
-    from handlers.encoding import TextInput
+    from handlers.inputs.text import TextInput
 
     return [TextInput(text) for text in texts]
 
@@ -282,12 +282,12 @@ def test_a_missing_or_old_package_is_one_sentence(tmp_path):
 
 
 def test_a_host_without_what_the_choice_relied_on_is_warned_of(monkeypatch):
-    monkeypatch.setattr("handlers.runtime.host_isa", lambda: ["avx2"])
+    monkeypatch.setattr("handlers.runtimes.base.host_isa", lambda: ["avx2"])
     (warning,) = host_warnings({"int8": True}, ["avx2", "avx512_vnni"])
     assert "int8 dot products (avx512_vnni); this host has none of them" in warning
     assert host_warnings({"int8": False}, ["avx512_vnni"]) == []
     assert host_warnings({"int8": True}, ["avx2"]) == []
-    monkeypatch.setattr("handlers.runtime.host_isa", lambda: ["avx2", "avx_vnni"])
+    monkeypatch.setattr("handlers.runtimes.base.host_isa", lambda: ["avx2", "avx_vnni"])
     assert host_warnings({"int8": True}, ["avx512_vnni"]) == []
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers.generation import logits_process as reference
 
-from handlers.decoding import Sampling
-from handlers.sampling import (
+from handlers.generation.backend import Sampling
+from handlers.generation.sampling import (
     at_share,
     check,
     choose,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from archiver.compression.grids import group_scales, grouped, to_grid
-from archiver.compression.scale_estimation import estimated_scales
-from archiver.compression.scale_search import output_error
+from archiver.compression.quantize.grids import group_scales, grouped, to_grid
+from archiver.compression.quantize.scale_estimation import estimated_scales
+from archiver.compression.quantize.scale_search import output_error
 
 
 def test_one_group_by_hand() -> None:

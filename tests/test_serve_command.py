@@ -1,4 +1,4 @@
-"""`python -m archiver.serving.serve` as a process, over an archive that the pipeline built."""
+"""`python -m archiver.torchserve.serve` as a process, over an archive that the pipeline built."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import psutil
 import yaml
 from serving_mar import echo_mar
 
-from archiver import pipeline
+from archiver.pipeline import build as pipeline
 from archiver.progress import Progress
-from archiver.recipe import load_recipe
-from archiver.serving.client import predict_rest
-from archiver.serving.server import TorchServe
-from archiver.serving.settings import free_ports
+from archiver.spec import load_recipe
+from archiver.torchserve.client import predict_rest
+from archiver.torchserve.server import TorchServe
+from archiver.torchserve.settings import free_ports
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -77,7 +77,7 @@ def _serve(folder: Path, verb: str) -> subprocess.CompletedProcess[str]:
     # Files, not pipes: the server outlives the command, and would keep a pipe open that it inherited.
     with (folder / "stdout").open("w+") as out, (folder / "stderr").open("w+") as err:
         done = subprocess.run(
-            [sys.executable, "-m", "archiver.serving.serve", verb],
+            [sys.executable, "-m", "archiver.torchserve.serve", verb],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.DEVNULL,

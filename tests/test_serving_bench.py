@@ -10,11 +10,11 @@ import psutil
 import pytest
 from serving_mar import ECHO, echo_mar, write_mar
 
-from archiver.serving.bench import Cell, cell_confidence, run_bench
-from archiver.serving.bench_table import format_bench
-from archiver.serving.interval import ratio_interval, student_probability, student_t
-from archiver.serving.load import LoadResult
-from archiver.serving.server import ServerError
+from archiver.bench.interval import ratio_interval, student_probability, student_t
+from archiver.bench.load import LoadResult
+from archiver.bench.rounds import Cell, cell_confidence, run_bench
+from archiver.bench.table import format_bench
+from archiver.torchserve.server import ServerError
 
 
 def test_the_interval_of_a_case_done_by_hand() -> None:

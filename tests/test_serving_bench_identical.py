@@ -6,8 +6,8 @@ from pathlib import Path
 
 from serving_mar import echo_mar
 
-from archiver.serving.bench import WIDEST, run_bench
-from archiver.serving.bench_table import format_bench
+from archiver.bench.rounds import WIDEST, run_bench
+from archiver.bench.table import format_bench
 
 # The interval is one of 95 %: it may exclude 1.00 in one run of twenty. A bench that favours a side does so every time.
 ATTEMPTS = 3

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from serving_mar import echo_mar
 
-from archiver.serving.client import (
+from archiver.torchserve.client import (
     Answer,
     RequestError,
     UsageError,
@@ -19,8 +19,8 @@ from archiver.serving.client import (
     predict_grpc,
     predict_rest,
 )
-from archiver.serving.server import TorchServe
-from archiver.serving.settings import free_ports
+from archiver.torchserve.server import TorchServe
+from archiver.torchserve.settings import free_ports
 
 REFUSAL = b'{"error": {"code": 400, "message": "empty"}}'
 

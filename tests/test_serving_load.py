@@ -12,9 +12,9 @@ from typing import ClassVar
 import pytest
 from serving_mar import echo_mar
 
-from archiver.serving.load import Load, LoadError, generate, percentile
-from archiver.serving.server import TorchServe
-from archiver.serving.settings import addresses, free_ports
+from archiver.bench.load import Load, LoadError, generate, percentile
+from archiver.torchserve.server import TorchServe
+from archiver.torchserve.settings import addresses, free_ports
 
 DELAY = 0.05
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from serving_mar import ECHO, echo_mar, write_mar
 
-from archiver.serving import serve
-from archiver.serving.server import TorchServe
-from archiver.serving.settings import free_ports
+from archiver.torchserve import serve
+from archiver.torchserve.server import TorchServe
+from archiver.torchserve.settings import free_ports
 
 TEXT = 'it\'s a "fine" film — 100 %'
 

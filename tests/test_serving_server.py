@@ -11,10 +11,10 @@ import pytest
 from serving_mar import FAILS, echo_mar, write_mar
 
 from archiver.errors import ArchiverError
-from archiver.serving.client import predict_rest
-from archiver.serving.java import java_environment, java_version
-from archiver.serving.server import ServerError, TorchServe, model_name
-from archiver.serving.settings import SAFE, addresses, free_ports, private_properties, read_properties, taken
+from archiver.torchserve.client import predict_rest
+from archiver.torchserve.java import java_environment, java_version
+from archiver.torchserve.server import ServerError, TorchServe, model_name
+from archiver.torchserve.settings import SAFE, addresses, free_ports, private_properties, read_properties, taken
 
 
 def test_two_servers_side_by_side_leave_no_process_and_no_file(tmp_path: Path) -> None:

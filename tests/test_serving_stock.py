@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from archiver.bench.stock import build_stock
 from archiver.errors import UnsupportedModelError
-from archiver.serving.client import predict_grpc, predict_rest
-from archiver.serving.server import TorchServe
-from archiver.serving.stock import build_stock
+from archiver.torchserve.client import predict_grpc, predict_rest
+from archiver.torchserve.server import TorchServe
 
 
 def test_both_tasks_served_answer_as_transformers_does(

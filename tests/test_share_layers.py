@@ -7,11 +7,11 @@ import torch
 import transformers
 from test_structured import SIZES, examples, run, tiny
 
-from archiver.compression.layer_sharing import check, groups_of, share_layers
-from archiver.compression.structured_options import ShareLayers, parse_groups
+from archiver.compression.prune.structured_options import ShareLayers, parse_groups
+from archiver.compression.share.layers import check, groups_of, share_layers
 from archiver.export.torch_packed import export_packed
-from handlers.anatomy import layer_list
-from handlers.structure import describe, shared_names
+from handlers.architecture.anatomy import layer_list
+from handlers.architecture.structure import describe, shared_names
 
 
 def test_groups_by_hand():

@@ -6,11 +6,11 @@ import pytest
 import torch
 from test_structured import examples, tiny
 
-from archiver.compression.constraints import state_of
-from archiver.compression.options import choose_modules
-from archiver.compression.prune_options import L1, SparseGpt
-from archiver.compression.pruning import l1, masks_of, sparsegpt
-from archiver.compression.sparsegpt import inverse_factor, prune_compensated
+from archiver.compression.modules import choose_modules
+from archiver.compression.prune.options import L1, SparseGpt
+from archiver.compression.prune.sparsegpt import inverse_factor, prune_compensated
+from archiver.compression.prune.weights import l1, masks_of, sparsegpt
+from archiver.state.constraints import state_of
 
 
 def zeros(model: torch.nn.Module) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import pytest
 
 from archiver.evaluation import speed
 from archiver.evaluation.speed import Speed, compare_speed, sorted_batches
-from handlers.encoding import Encoder, TextInput
+from handlers.inputs.text import Encoder, TextInput
 
 
 def test_batches_of_16_of_like_length(tiny_model):

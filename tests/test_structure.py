@@ -13,24 +13,24 @@ import transformers
 from stage_examples import calibrated_on
 from test_structured import SIZES, run, tiny
 
-from archiver.compression.layer_sharing import share_layers
-from archiver.compression.options import StaticInt8
-from archiver.compression.plan import plan_of
-from archiver.compression.quantization import static_int8
-from archiver.compression.structured import cut_layer
-from archiver.compression.structured_options import ShareLayers
-from archiver.export.image import pack_onnx, pack_openvino
+from archiver.compression.modules import StaticInt8
+from archiver.compression.prune.structured import cut_layer
+from archiver.compression.prune.structured_options import ShareLayers
+from archiver.compression.quantize.int8 import static_int8
+from archiver.compression.share.layers import share_layers
+from archiver.export.graph_weights import pack_onnx, pack_openvino
 from archiver.export.onnx import OnnxGraph, export_onnx, save_onnx
 from archiver.export.onnx_int8 import quantize_graph
 from archiver.export.openvino import export_openvino
 from archiver.export.torch_packed import export_packed
-from handlers.anatomy import keep_layers, layer_parts
-from handlers.conv1d import conv1d_to_linear
+from archiver.state.plan import plan_of
+from handlers.architecture.anatomy import keep_layers, layer_parts
+from handlers.architecture.conv1d import conv1d_to_linear
+from handlers.architecture.encoder import EncoderWithHead, load_encoder
+from handlers.architecture.structure import STRUCTURE, describe, rebuild
 from handlers.errors import UnsoundArchive
-from handlers.runtime import open_session
-from handlers.structure import STRUCTURE, describe, rebuild
-from handlers.torch_encoder import EncoderWithHead, load_encoder
-from handlers.weight_image import PACKED
+from handlers.runtimes.base import open_session
+from handlers.storage.graph_weights import PACKED
 
 SPEC = {"model": "model.safetensors", "config": "config.json", "task": "text-classification"}
 HEADS = ([0, 2], [1], [0, 1, 3])

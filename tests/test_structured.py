@@ -10,14 +10,14 @@ import torch
 import transformers
 from stage_examples import calibrated_on
 
-from archiver.compression.constraints import state_of
-from archiver.compression.examples import Examples
-from archiver.compression.importance import layer_order
-from archiver.compression.structured import check, choose, cut_layer, kept_of, structured, without_layers
-from archiver.compression.structured_options import Structured
-from handlers.anatomy import keep_layers, layer_list, layer_parts
-from handlers.conv1d import conv1d_to_linear
-from handlers.structure import describe, rebuild
+from archiver.compression.context import Examples
+from archiver.compression.prune.importance import layer_order
+from archiver.compression.prune.structured import check, choose, cut_layer, kept_of, structured, without_layers
+from archiver.compression.prune.structured_options import Structured
+from archiver.state.constraints import state_of
+from handlers.architecture.anatomy import keep_layers, layer_list, layer_parts
+from handlers.architecture.conv1d import conv1d_to_linear
+from handlers.architecture.structure import describe, rebuild
 
 ENCODERS = ("bert", "distilbert")
 DECODERS = ("llama", "gpt2", "qwen2")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from archiver.compression.options import select_modules
+from archiver.compression.modules import select_modules
 from archiver.errors import RecipeError
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers
 
-from handlers.text_stream import TextStream
+from handlers.generation.stream import TextStream
 
 TASK = "text-generation"
 TEXTS = {

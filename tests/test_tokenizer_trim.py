@@ -9,7 +9,7 @@ import pytest
 from tiny_models import SENTENCES, WORDS
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from archiver.compression.tokenizer_trim import trim_tokenizer
+from archiver.compression.share.tokenizer_trim import trim_tokenizer
 from archiver.errors import UnsupportedModelError
 
 TRAIN = SENTENCES[:3]

@@ -12,11 +12,11 @@ from greedy import continue_greedily
 from test_structured import tiny
 from tiny_models import DECODERS
 
-from archiver.compression.structured import cut_layer
-from archiver.models import load_model
-from handlers.anatomy import layer_parts
-from handlers.decoding import FAILED, LENGTH, STOP, Backend, Load, Sampling, Step
-from handlers.torch_generation import TorchBackend
+from archiver.compression.prune.structured import cut_layer
+from archiver.models.load import load_model
+from handlers.architecture.anatomy import layer_parts
+from handlers.generation.backend import FAILED, LENGTH, STOP, Backend, Load, Sampling, Step
+from handlers.runtimes.torch_generation import TorchBackend
 
 TASK = "text-generation"
 # Six prompts of other lengths, with other numbers of new tokens.

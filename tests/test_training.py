@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from archiver.compression import training
-from archiver.compression.checkpoint import Checkpoint
-from archiver.compression.constraints import Mask, constrain, state_of
-from archiver.compression.examples import Examples
-from archiver.compression.objectives import OBJECTIVES, hidden_distance, softened_divergence
-from archiver.compression.retrain_options import Distill, Retrain
-from archiver.compression.training import rate, train
+from archiver.compression.context import Examples
+from archiver.compression.retrain import training
+from archiver.compression.retrain.checkpoint import Checkpoint
+from archiver.compression.retrain.objectives import OBJECTIVES, hidden_distance, softened_divergence
+from archiver.compression.retrain.options import Distill, Retrain
+from archiver.compression.retrain.training import rate, train
 from archiver.errors import ArchiverError
-from archiver.models import load_model, resolve_model
-from handlers.torch_encoder import EncoderWithHead
+from archiver.models.load import load_model, resolve_model
+from archiver.state.constraints import Mask, constrain, state_of
+from handlers.architecture.encoder import EncoderWithHead
 
 TASK = "text-classification"
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from handlers.decoding import FAILED, LENGTH, STOP, Backend, Load, Sampling, Step
 from handlers.errors import UnsoundArchive
-from handlers.vllm_generation import VllmBackend
+from handlers.generation.backend import FAILED, LENGTH, STOP, Backend, Load, Sampling, Step
+from handlers.runtimes.vllm import VllmBackend
 
 PLAIN = Sampling(max_new_tokens=3)
 END = 2

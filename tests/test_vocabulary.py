@@ -11,18 +11,18 @@ from stage_examples import calibrated_on
 from tiny_models import SENTENCES
 from tokenizers import Tokenizer
 
-from archiver.compression.constraints import Constraint, Mask, constrain, constrained, state_of
-from archiver.compression.examples import Examples
-from archiver.compression.low_rank import svd
-from archiver.compression.low_rank_options import Svd
-from archiver.compression.retrain_options import Retrain
-from archiver.compression.training import train
-from archiver.compression.vocabulary import check, chosen_ids, token_counts, vocabulary
-from archiver.compression.vocabulary_options import Vocabulary
+from archiver.compression.context import Examples
+from archiver.compression.factorize.low_rank import svd
+from archiver.compression.factorize.options import Svd
+from archiver.compression.retrain.options import Retrain
+from archiver.compression.retrain.training import train
+from archiver.compression.share.options import Vocabulary
+from archiver.compression.share.vocabulary import check, chosen_ids, token_counts, vocabulary
 from archiver.errors import RecipeError
-from archiver.models import load_model
-from archiver.recipe import load_recipe
-from handlers.structure import describe, rebuild
+from archiver.models.load import load_model
+from archiver.spec import load_recipe
+from archiver.state.constraints import Constraint, Mask, constrain, constrained, state_of
+from handlers.architecture.structure import describe, rebuild
 
 TRAIN = SENTENCES[:3]
 KINDS = [

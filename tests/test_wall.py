@@ -12,7 +12,7 @@ import pytest
 
 import handlers
 from archiver.packaging.layout import GENERATION_RUNTIMES, HANDLERS, TORCH_ONLY, write_code
-from archiver.recipe import Recipe
+from archiver.spec import Recipe
 
 FOLDER = Path(handlers.__file__).parent
 FILES = sorted(FOLDER.glob("*.py"))

@@ -12,13 +12,15 @@ import pytest
 from built import build, recipe_of
 from onnx import helper, numpy_helper
 
-from archiver.compression.hints import content_key
-from archiver.export.image import pack_onnx, pack_openvino
+from archiver.export.graph_weights import pack_onnx, pack_openvino
 from archiver.packaging.verify import verify
+from archiver.storage.codec_choice import Hint
+from archiver.storage.layouts import content_key
+from archiver.storage.packing import encode_all, write_encoded
 from handlers.errors import UnsoundArchive
-from handlers.packed_weights import Hint, encode_all, read_description, write_encoded
-from handlers.runtime import open_session
-from handlers.weight_image import PACKED, read_image
+from handlers.runtimes.base import open_session
+from handlers.storage.graph_weights import PACKED, read_image
+from handlers.storage.packed import read_description
 
 WIDE = {"hidden_size": 64, "intermediate_size": 128}
 # What a stage leaves → the least number of times the packed weights are smaller than fp32, biases and norms included.

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from archiver.compression.low_rank_options import ActivationSvd, Svd
-from archiver.compression.options import DynamicInt8, StaticInt8
-from archiver.compression.prune_options import L1, SparseGpt, Wanda
-from archiver.compression.quantize_options import Binary, Codebook, FixedPoint, Ternary, WeightOnly
-from archiver.compression.retrain_options import Retrain
-from archiver.compression.structured_options import ShareLayers, Structured
-from archiver.compression.vocabulary_options import Vocabulary
+from archiver.compression.factorize.options import ActivationSvd, Svd
+from archiver.compression.modules import DynamicInt8, StaticInt8
+from archiver.compression.prune.options import L1, SparseGpt, Wanda
+from archiver.compression.prune.structured_options import ShareLayers, Structured
+from archiver.compression.quantize.options import Binary, Codebook, FixedPoint, Ternary, WeightOnly
+from archiver.compression.retrain.options import Retrain
+from archiver.compression.share.options import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -57,114 +57,114 @@ def _import(place: str) -> Any:
 
 METHODS: dict[str, dict[str, Method]] = {
     "retrain": {
-        "retrain": Method(Retrain, "archiver.compression.retraining:retrain", needs_data=True),
+        "retrain": Method(Retrain, "archiver.compression.retrain.stage:retrain", needs_data=True),
     },
     "factorize": {
         "svd": Method(
             options=Svd,
-            function="archiver.compression.low_rank:svd",
+            function="archiver.compression.factorize.low_rank:svd",
             needs_data=False,
-            check="archiver.compression.low_rank:check",
+            check="archiver.compression.factorize.low_rank:check",
             search={"ratio": (0.3, 0.5, 0.7)},
         ),
         "activation-svd": Method(
             options=ActivationSvd,
-            function="archiver.compression.low_rank:activation_svd",
+            function="archiver.compression.factorize.low_rank:activation_svd",
             needs_data=True,
-            check="archiver.compression.low_rank:check",
+            check="archiver.compression.factorize.low_rank:check",
             search={"ratio": (0.3, 0.5, 0.7), "samples": (100, 300, 1000)},
         ),
     },
     "quantize": {
         "dynamic-int8": Method(
             options=DynamicInt8,
-            function="archiver.compression.quantization:dynamic_int8",
+            function="archiver.compression.quantize.int8:dynamic_int8",
             needs_data=False,
         ),
         "static-int8": Method(
             options=StaticInt8,
-            function="archiver.compression.quantization:static_int8",
+            function="archiver.compression.quantize.int8:static_int8",
             needs_data=True,
             search={"samples": (100, 300, 1000)},
         ),
         "weight-only": Method(
             options=WeightOnly,
-            function="archiver.compression.weight_quantization:weight_only",
+            function="archiver.compression.quantize.weights:weight_only",
             needs_data=False,
-            check="archiver.compression.weight_quantization:check_weight_only",
+            check="archiver.compression.quantize.weights:check_weight_only",
             search={"bits": (8, 4, 3), "group_size": (32, 64, 128), "algorithm": ("rtn", "gptq", "awq")},
         ),
         "fixed-point": Method(
             options=FixedPoint,
-            function="archiver.compression.weight_quantization:fixed_point",
+            function="archiver.compression.quantize.weights:fixed_point",
             needs_data=False,
-            check="archiver.compression.weight_quantization:check_fixed_point",
+            check="archiver.compression.quantize.weights:check_fixed_point",
             search={"format": ("q2.5", "q1.6", "q0.7", "q3.4")},
         ),
         "binary": Method(
             options=Binary,
-            function="archiver.compression.weight_quantization:binary",
+            function="archiver.compression.quantize.weights:binary",
             needs_data=False,
-            check="archiver.compression.weight_quantization:check_targets",
+            check="archiver.compression.quantize.weights:check_targets",
             search={"scale": ("mean", "learned"), "granularity": ("channel", "tensor")},
         ),
         "ternary": Method(
             options=Ternary,
-            function="archiver.compression.weight_quantization:ternary",
+            function="archiver.compression.quantize.weights:ternary",
             needs_data=False,
-            check="archiver.compression.weight_quantization:check_targets",
+            check="archiver.compression.quantize.weights:check_targets",
             search={"granularity": ("channel", "tensor")},
         ),
     },
     "prune": {
         "l1": Method(
             options=L1,
-            function="archiver.compression.pruning:l1",
+            function="archiver.compression.prune.weights:l1",
             needs_data=False,
-            check="archiver.compression.pruning:check",
+            check="archiver.compression.prune.weights:check",
             search={"sparsity": (0.3, 0.5, 0.7), "scope": ("global", "layer")},
         ),
         "wanda": Method(
             options=Wanda,
-            function="archiver.compression.pruning:wanda",
+            function="archiver.compression.prune.weights:wanda",
             needs_data=True,
-            check="archiver.compression.pruning:check",
+            check="archiver.compression.prune.weights:check",
             search={"sparsity": (0.3, 0.5, 0.7), "scope": ("row", "layer")},
         ),
         "sparsegpt": Method(
             options=SparseGpt,
-            function="archiver.compression.pruning:sparsegpt",
+            function="archiver.compression.prune.weights:sparsegpt",
             needs_data=True,
-            check="archiver.compression.pruning:check",
+            check="archiver.compression.prune.weights:check",
             search={"sparsity": (0.3, 0.5, 0.7), "damping": (0.01, 0.1)},
         ),
         "structured": Method(
             options=Structured,
-            function="archiver.compression.structured:structured",
+            function="archiver.compression.prune.structured:structured",
             needs_data=False,
-            check="archiver.compression.structured:check",
+            check="archiver.compression.prune.structured:check",
             search={"neurons": (0.25, 0.5, 0.67), "heads": (0.33, 0.5), "layers": (0.33, 0.5)},
         ),
     },
     "share": {
         "layers": Method(
             options=ShareLayers,
-            function="archiver.compression.layer_sharing:share_layers",
+            function="archiver.compression.share.layers:share_layers",
             needs_data=False,
-            check="archiver.compression.layer_sharing:check",
+            check="archiver.compression.share.layers:check",
             search={"groups": (2, 3), "init": ("mean", "first")},
         ),
         "vocabulary": Method(
             options=Vocabulary,
-            function="archiver.compression.vocabulary:vocabulary",
+            function="archiver.compression.share.vocabulary:vocabulary",
             needs_data=True,
-            check="archiver.compression.vocabulary:check",
+            check="archiver.compression.share.vocabulary:check",
         ),
         "codebook": Method(
             options=Codebook,
-            function="archiver.compression.codebook:codebook",
+            function="archiver.compression.share.codebook:codebook",
             needs_data=False,
-            check="archiver.compression.weight_quantization:check_codebook",
+            check="archiver.compression.quantize.weights:check_codebook",
             search={"bits": (3, 4, 5), "granularity": ("tensor", "group")},
         ),
     },

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from archiver.compression.examples import describe_options
-from archiver.compression.sizes import stored_bytes
+from archiver.compression.context import describe_options
+from archiver.storage.sizes import stored_bytes
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from archiver.errors import GateFailed
-from archiver.recipe import GateSpec
+from archiver.spec import GateSpec
 
 # Metrics are rounded to six digits; a bound met exactly must not fail by the seventh.
 _SLACK = 5e-7

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from archiver.evaluation.speed import Speed
-from handlers.decoding import Backend, Sampling
+from handlers.generation.backend import Backend, Sampling
 
 ROUNDS = 3
 

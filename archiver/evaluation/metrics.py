@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import spearmanr
 
-from archiver.data import Example
+from archiver.data.examples import Example
 from archiver.errors import DataError
-from handlers.encoding import TextInput
-from handlers.text_classification import sigmoid, softmax
+from handlers.inputs.text import TextInput
+from handlers.tasks.text.classification import sigmoid, softmax
 
 DECIMALS = 6
 NEIGHBOURS = 10

@@ -7,7 +7,7 @@ from statistics import median
 
 import numpy as np
 
-from handlers.encoding import Encoder, TextInput
+from handlers.inputs.text import Encoder, TextInput
 
 Arrays = Mapping[str, np.ndarray]
 Run = Callable[[Arrays], np.ndarray]

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from archiver.compression.hints import by_content, content_key
-from archiver.compression.plan import QuantizationPlan
-from archiver.export.int8_rows import quantize_rows
-from handlers.packed_weights import Hint
+from archiver.compression.quantize.int8_rows import quantize_rows
+from archiver.state.plan import QuantizationPlan
+from archiver.storage.codec_choice import Hint
+from archiver.storage.layouts import by_content, content_key
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import onnx
 import torch
 
 from archiver.errors import UnsupportedModelError
-from handlers.torch_encoder import EncoderWithHead
+from handlers.architecture.encoder import EncoderWithHead
 
 OUTPUT = "output"
 

@@ -23,10 +23,10 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from archiver.compression.plan import QuantizationPlan
-from archiver.compression.quantization import affine_uint8
-from archiver.export.int8_rows import quantize_rows
+from archiver.compression.quantize.int8 import affine_uint8
+from archiver.compression.quantize.int8_rows import quantize_rows
 from archiver.export.onnx import OnnxGraph
+from archiver.state.plan import QuantizationPlan
 
 MICROSOFT = "com.microsoft"
 # The least value an activation function gives, negated: min GELU(x) = −0.16997, min ReLU(x) = 0.
@@ -124,7 +124,7 @@ class _Writer:
     def int8_weight(self, name: str) -> tuple[str, str, np.ndarray, np.ndarray]:
         """Names of Wq [K, N] int8 and s_w [N] float32 for the weight `name` [K, N], and both as arrays.
 
-        A copy for every product that reads it: ONNX Runtime, asked for unsigned weights (see handlers.runtime), rewrites
+        A copy for every product that reads it: ONNX Runtime, asked for unsigned weights (see its session), rewrites
         each product's weight under the weight's own name, and fails at the second. At rest equal copies lie once.
         """
         self.uses[name] = self.uses.get(name, 0) + 1

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from archiver.compression.plan import QuantizationPlan
 from archiver.export.onnx import OnnxGraph, save_onnx
+from archiver.state.plan import QuantizationPlan
 
 # Activations of a weight-only model are quantized in groups of this many channels where the CPU can: small enough that
 # one outlier spoils little (recall@10 0.974 against 0.951 with one group a token, measured on STS-B sentences).

@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 
-from archiver.compression.plan import QuantizationPlan
 from archiver.errors import UnsupportedModelError
 from archiver.export.integer_constants import put_integers
-from handlers.anatomy import layer_parts
+from archiver.state.plan import QuantizationPlan
+from handlers.architecture.anatomy import layer_parts
 from handlers.manifest import canonical_json
 
 IR = "openvino_model.xml"

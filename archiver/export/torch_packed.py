@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from archiver.compression.hints import hints_of
-from archiver.compression.plan import QuantizationPlan
-from archiver.export.int8_rows import quantize_rows
+from archiver.compression.quantize.int8_rows import quantize_rows
+from archiver.state.plan import QuantizationPlan
+from archiver.storage.codec_choice import Hint
+from archiver.storage.layouts import hints_of
+from archiver.storage.packing import write_packed
+from handlers.architecture.structure import STRUCTURE, describe
 from handlers.manifest import canonical_json
-from handlers.packed_weights import Hint, write_packed
-from handlers.structure import STRUCTURE, describe
 
 
 def export_packed(model: torch.nn.Module, plan: QuantizationPlan | None, folder: Path) -> None:

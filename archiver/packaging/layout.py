@@ -12,7 +12,7 @@ import yaml
 import handlers
 from archiver import __version__
 from archiver.packaging.mar import list_files
-from archiver.recipe import Recipe
+from archiver.spec import Recipe
 from handlers.manifest import (
     EXAMPLES,
     FORMAT,
@@ -25,16 +25,16 @@ from handlers.manifest import (
     file_sha256,
     seal_timings,
 )
-from handlers.vllm_generation import REQUIREMENT as VLLM
+from handlers.runtimes.vllm import REQUIREMENT as VLLM
 
 ENTRY = "marpress_entry.py"
 CONFIG = "model-config.yaml"
 REQUIREMENTS = "requirements.txt"
 
 HANDLERS = {
-    "text-classification": ("handlers.text_classification", "TextClassificationHandler"),
-    "feature-extraction": ("handlers.feature_extraction", "FeatureExtractionHandler"),
-    "text-generation": ("handlers.text_generation", "TextGenerationHandler"),
+    "text-classification": ("handlers.tasks.text.classification", "TextClassificationHandler"),
+    "feature-extraction": ("handlers.tasks.text.feature_extraction", "FeatureExtractionHandler"),
+    "text-generation": ("handlers.tasks.text.generation", "TextGenerationHandler"),
 }
 
 # Modules of `handlers` that only one runtime needs.
@@ -89,10 +89,10 @@ class Handler({name}):
 def write_code(folder: Path, recipe: Recipe, runtime: str) -> None:
     """The handler package, the entry module, TorchServe's manifest and settings, and the requirements."""
     source = Path(handlers.__file__).parent
-    (folder / "handlers").mkdir()
-    for path in sorted(source.glob("*.py")):
-        if _needed(path.name, recipe.task, runtime):
-            shutil.copyfile(path, folder / "handlers" / path.name)
+    for path in sorted(source.rglob("*.py")):
+        target = folder / "handlers" / path.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
     module, name = HANDLERS[recipe.task]
     (folder / ENTRY).write_text(_ENTRY.format(module=module, name=name), encoding="utf-8")
     (folder / CONFIG).write_text(yaml.safe_dump(serving_config(recipe), sort_keys=False), encoding="utf-8")
@@ -113,12 +113,6 @@ def write_code(folder: Path, recipe: Recipe, runtime: str) -> None:
     }
     (folder / "MAR-INF").mkdir()
     (folder / TORCHSERVE_MANIFEST).write_bytes(canonical_json(manifest))
-
-
-def _needed(name: str, task: str, runtime: str) -> bool:
-    if name in GENERATION or name in GENERATION_RUNTIMES:
-        return task == "text-generation" and GENERATION_RUNTIMES.get(name, runtime) == runtime
-    return runtime == "torch" or name not in TORCH_ONLY
 
 
 def serving_config(recipe: Recipe) -> dict[str, Any]:

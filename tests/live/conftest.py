@@ -11,13 +11,13 @@ import pytest
 import yaml
 from served import BATCH, MAX_INPUTS, MAX_LENGTH, ROOT, Served
 
-from archiver import pipeline
 from archiver.packaging.layout import HANDLERS
 from archiver.packaging.mar import extract
+from archiver.pipeline import build as pipeline
 from archiver.progress import Progress
-from archiver.recipe import load_recipe
-from archiver.serving.server import TorchServe
-from handlers.encoder_base import EncoderHandler
+from archiver.spec import load_recipe
+from archiver.torchserve.server import TorchServe
+from handlers.tasks.encoder import EncoderHandler
 
 _PAIRS = (("the dog runs fast", "the cat eats"), ("a dull story", "this film is very good"), ("one man", "two dogs"))
 _LABELS = {"films": ["0", "1"], "pairs": ["no", "maybe", "yes"], "tags": ["funny", "dull|größe", ""]}

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 import grpc
 
-from archiver.serving.client import body_status, get_rest, grpc_status
-from archiver.serving.server import TorchServe
+from archiver.torchserve.client import body_status, get_rest, grpc_status
+from archiver.torchserve.server import TorchServe
 
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from handlers.encoder_base import EncoderHandler
+from handlers.tasks.encoder import EncoderHandler
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_LENGTH = 32

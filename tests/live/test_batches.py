@@ -11,9 +11,9 @@ import pytest
 from live_client import Grpc, Reply, Rest, metrics
 from served import BATCH, Served
 
-from archiver.serving.server import TorchServe
-from handlers.encoding import TextInput
+from archiver.torchserve.server import TorchServe
 from handlers.examples import answer_difference
+from handlers.inputs.text import TextInput
 
 NAME = "pairs"
 TEXTS = [

@@ -18,13 +18,13 @@ from heap import instances
 from live_client import Grpc, Reply, Rest, metrics
 from served import ROOT
 
-from archiver import pipeline
 from archiver.packaging.mar import extracted
+from archiver.pipeline import build as pipeline
 from archiver.progress import Progress
-from archiver.recipe import load_recipe
-from archiver.serving.server import TorchServe
-from handlers.encoding import TextInput
-from handlers.text_generation import TextGenerationHandler
+from archiver.spec import load_recipe
+from archiver.torchserve.server import TorchServe
+from handlers.inputs.text import TextInput
+from handlers.tasks.text.generation import TextGenerationHandler
 
 NAME = "writer"
 ROOM = 1024

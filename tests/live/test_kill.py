@@ -13,9 +13,9 @@ import pytest
 from live_client import Grpc, Rest
 from served import Served
 
-from archiver.serving.server import TorchServe
-from handlers.encoding import TextInput
+from archiver.torchserve.server import TorchServe
 from handlers.examples import answer_difference
+from handlers.inputs.text import TextInput
 
 BACK_SECONDS = 15
 CLIENTS = 6

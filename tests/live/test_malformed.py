@@ -12,9 +12,9 @@ from live_client import FORM, Grpc, Reply, Rest
 from malformed import Case, cases
 from served import Served
 
-from archiver.serving.server import TorchServe
-from handlers.encoding import TextInput
+from archiver.torchserve.server import TorchServe
 from handlers.examples import answer_difference
+from handlers.inputs.text import TextInput
 
 COUNT = 2000
 CLIENTS = 8

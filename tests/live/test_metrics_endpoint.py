@@ -6,8 +6,8 @@ import time
 
 from live_client import Rest, metrics
 
-from archiver.serving.client import get_rest
-from archiver.serving.server import TorchServe
+from archiver.torchserve.client import get_rest
+from archiver.torchserve.server import TorchServe
 
 NAME = "films"
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from served import ROOT, Served
 
-from archiver.serving import logs
-from archiver.serving import server as server_module
-from archiver.serving.server import ServerError, TorchServe
+from archiver.torchserve import logs
+from archiver.torchserve import server as server_module
+from archiver.torchserve.server import ServerError, TorchServe
 
 
 def test_the_worker_names_the_package_the_version_and_the_command(

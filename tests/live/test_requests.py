@@ -13,9 +13,9 @@ import pytest
 from live_client import FORM, JSON, Grpc, Reply, Rest, multipart
 from served import MAX_INPUTS, MAX_LENGTH, Served
 
-from archiver.serving.server import TorchServe
-from handlers.encoding import TextInput
+from archiver.torchserve.server import TorchServe
 from handlers.examples import answer_difference
+from handlers.inputs.text import TextInput
 
 NAMES = ("films", "pairs", "tags", "vectors", "plain")
 TEXT = "this film is very good"

@@ -1,0 +1,100 @@
+"""The verb `bench`: which archives, which texts, and the comparison of serving.bench."""
+
+import json
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from archiver.bench.rounds import run_bench
+from archiver.bench.stock import build_stock
+from archiver.bench.table import format_bench
+from archiver.data.examples import read_examples
+from archiver.errors import ArchiverError, PackagingError, RecipeError
+from archiver.packaging.verify import verify
+from archiver.report.inspection import inspect_mar
+from archiver.spec import Recipe, load_recipe
+from handlers.manifest import EXAMPLES
+
+STOCK = "stock"
+_MAX_BODIES = 2000
+
+
+class BenchInput(ArchiverError):
+    """An archive or text that bench cannot use."""
+
+    exit_code = 2
+
+
+def bench(
+    mar: Path,
+    against: str | None,
+    recipe_path: Path | None,
+    overrides: Sequence[str],
+    *,
+    clients: Sequence[int],
+    seconds: float,
+    protocols: Sequence[str],
+    max_rounds: int,
+    progress: Callable[[str], None],
+) -> tuple[dict[str, Any], str]:
+    """Measure `mar` alone, or in turns with `against` (an archive, or «stock»). Returns the numbers and a table."""
+    _check(mar)
+    recipe = load_recipe(recipe_path, overrides) if recipe_path is not None else None
+    if against == STOCK and recipe is None:
+        raise RecipeError("--against stock needs --recipe: it names the original model that the plain handler serves")
+    bodies = _bodies(mar, recipe)
+    with tempfile.TemporaryDirectory(prefix="marpress-bench-") as temporary:
+        other: Path | None = None
+        if against == STOCK and recipe is not None:
+            progress("packing the plain fp32 handler with torch-model-archiver")
+            other = _stock(recipe, Path(temporary))
+        elif against is not None:
+            other = Path(against)
+            _check(other)
+        result = run_bench(
+            mar,
+            other,
+            bodies,
+            "text/plain",
+            clients=clients,
+            seconds=seconds,
+            protocols=protocols,
+            max_rounds=max_rounds,
+            progress=progress,
+        )
+    return result, format_bench(result)
+
+
+def _check(mar: Path) -> None:
+    """A missing file is the user's mistake, a broken one nobody should measure."""
+    if not mar.is_file():
+        raise BenchInput(f"{mar} is no file: name a .mar that `build` has written")
+    problems = verify(mar)
+    if problems:
+        raise PackagingError(f"{mar.name} is unsound and is not measured", problems)
+
+
+def _bodies(mar: Path, recipe: Recipe | None) -> list[bytes]:
+    """Texts to send: the recipe's validation texts, else the archive's examples. Text pairs travel as JSON."""
+    if recipe is not None:
+        source = recipe.data.validation or "embedded:cpython:validation"
+        columns = {key: value for key, value in recipe.data.columns.items() if key != "label"}
+        found = read_examples(source, columns, task=recipe.task, limit=_MAX_BODIES)
+        texts: list[Any] = [
+            item.text if item.text_pair is None else {"text": item.text, "text_pair": item.text_pair} for item in found
+        ]
+    else:
+        inspect_mar(mar)
+        with zipfile.ZipFile(mar) as archive:
+            texts = [example["input"] for example in json.loads(archive.read(EXAMPLES))]
+    return [text.encode() if isinstance(text, str) else json.dumps({"inputs": text}).encode() for text in texts]
+
+
+def _stock(recipe: Recipe, folder: Path) -> Path:
+    from archiver.models.load import inspect_model, resolve_model
+
+    source = resolve_model(recipe.model)
+    inspect_model(source.path, recipe.task)
+    return build_stock(source.path, recipe.task, folder, max_length=recipe.serve.max_length)

@@ -1,0 +1,120 @@
+"""The options of each compression method, and how `targets` / `ignore` choose modules."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from archiver.compression.quantize.options import WeightOnly as WeightOnly  # its former home
+from archiver.errors import RecipeError
+from archiver.fields import option
+
+TARGETS_HELP = (
+    "globs over module names, in which * also crosses dots, or @layers, @attention, @feed-forward, @embeddings, @head; "
+    "default: every linear layer and embedding table"
+)
+IGNORE_HELP = "globs over module names that are left alone, although targets names them"
+
+
+@dataclass(frozen=True)
+class DynamicInt8:
+    """int8 weights; activations are quantized as they come, with one scale per token where the runtime can."""
+
+    targets: tuple[str, ...] = option("globs", ("*",), help=TARGETS_HELP)
+    ignore: tuple[str, ...] = option("globs", (), help=IGNORE_HELP)
+
+
+@dataclass(frozen=True)
+class StaticInt8:
+    """int8 weights and activations; activation scales are calibrated on training text."""
+
+    targets: tuple[str, ...] = option("globs", ("*",), help=TARGETS_HELP)
+    ignore: tuple[str, ...] = option("globs", (), help=IGNORE_HELP)
+    samples: int = option("integer", 300, minimum=1, maximum=100_000, help="calibration texts, taken from data.train")
+
+
+def select_modules(names: Iterable[str], targets: Sequence[str], ignore: Sequence[str] = ()) -> list[str]:
+    """The module names that some glob of `targets` matches and none of `ignore` does, in the order given.
+
+    names: fully qualified names of the modules a method can work on ("encoder.layer.0.output.dense")
+    raises RecipeError that lists every glob which matches no name, and when nothing is left
+    """
+    candidates = list(names)
+    problems = [
+        f"{key}: {glob!r} matches no module"
+        for key, globs in (("targets", targets), ("ignore", ignore))
+        for glob in globs
+        if not any(_matches(name, glob) for name in candidates)
+    ]
+    chosen = [name for name in candidates if _any(name, targets) and not _any(name, ignore)]
+    if not chosen and not problems:
+        problems.append(f"targets {list(targets)} and ignore {list(ignore)} together leave no module")
+    if problems:
+        shown = ", ".join(candidates[:8]) + (f" and {len(candidates) - 8} more" if len(candidates) > 8 else "")
+        raise RecipeError(f"targets and ignore do not fit this model, whose modules are: {shown or 'none'}", problems)
+    return chosen
+
+
+def _any(name: str, globs: Sequence[str]) -> bool:
+    return any(_matches(name, glob) for glob in globs)
+
+
+def _matches(name: str, glob: str) -> bool:
+    return ROLES[glob](name) if glob in ROLES else fnmatchcase(name, glob)
+
+
+# Classification heads by their names in transformers: small, and the first to hurt.
+HEADS = ("classifier", "pre_classifier", "score")
+
+
+# Roles say the same of every family, where globs need its module names. They go by how transformers names modules.
+_LAYER = re.compile(r"(?:^|\.)(?:layer|layers|h)\.\d+\.")
+_ATTENTION = re.compile(r"\.(?:attention|self_attn|attn)\.")
+_TABLE = re.compile(r"(?:^|\.)(?:embeddings\.\w+|embed_tokens|wte|wpe)(?:\.|$)")
+ROLES: dict[str, Callable[[str], bool]] = {
+    "@layers": lambda name: bool(_LAYER.search(name)),
+    "@attention": lambda name: bool(_LAYER.search(name) and _ATTENTION.search(name)),
+    "@feed-forward": lambda name: bool(_LAYER.search(name) and not _ATTENTION.search(name)),
+    "@embeddings": lambda name: bool(_TABLE.search(name)),
+    "@head": lambda name: name.startswith((*HEADS, "lm_head")),
+}
+
+
+LINEAR_HELP = (
+    "globs over module names, in which * also crosses dots, or @layers, @attention, @feed-forward, @embeddings, @head; "
+    "default: every linear layer but the output head"
+)
+
+
+def linear_names(model: Any) -> list[str]:
+    """Names of the model's linear layers in forward order, the output head and what shares the embeddings' weight left out.
+
+    These are what pruning, factorizing and quantizing mean by «every linear layer» unless `targets` says otherwise.
+    """
+    import torch
+
+    layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    inside = [name for name in layers if model.get_submodule(name) is not head]
+    return [name for name in inside if not name.startswith(HEADS)]
+
+
+def weighted_names(model: Any) -> list[str]:
+    """Names of every module whose weight a method may be pointed at: linear layers (the head too) and embedding tables."""
+    import torch
+
+    kinds = (torch.nn.Linear, torch.nn.Embedding)
+    return [name for name, module in model.named_modules() if isinstance(module, kinds)]
+
+
+def choose_modules(model: Any, targets: Sequence[str] | None, ignore: Sequence[str] = ()) -> list[str]:
+    """The modules a stage works on: every linear layer but heads (targets None), or what the globs name, tables included.
+
+    raises RecipeError as `select_modules` does
+    """
+    if targets is None:
+        return select_modules(linear_names(model), ("*",), ignore)
+    return select_modules(weighted_names(model), targets, ignore)

@@ -1,0 +1,250 @@
+"""The stages that make single weights zero: by magnitude (l1), by weight and input (wanda), with compensation (sparsegpt).
+
+Each leaves a Mask on every targeted weight, so that later stages keep the zeros. Zeros are stored small and multiplied like
+any number: nothing becomes faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from archiver.compression.calibration import Moments, by_layer, input_moments
+from archiver.compression.context import Examples
+from archiver.compression.modules import choose_modules
+from archiver.compression.prune.gradual import gradually, regrow
+from archiver.compression.prune.options import L1, SparseGpt, Wanda
+from archiver.compression.prune.sparsegpt import n_of_m, prune_compensated
+from archiver.compression.report import StageReport, report_stage
+from archiver.errors import GateFailed, RecipeError
+from archiver.state.constraints import Mask, constrain, sharing
+from archiver.storage.sizes import stored_sentence
+
+Tensor = torch.Tensor
+Masks = dict[str, Tensor]
+
+NOT_FASTER = "makes nothing faster: zeros are stored small, and multiplied like any number"
+_TRIALS = 7
+_RESOLUTION = 0.01
+
+
+def l1(model: torch.nn.Module, options: L1, examples: Examples) -> StageReport:
+    """I(w) = |w|, with one threshold over all targets unless `scope` says otherwise."""
+    names = targets_of(model, options)
+
+    def prune(sparsity: float | None) -> Masks:
+        scores = {name: _weight(model, name).abs() for name in names}
+        return apply(model, masks_of(scores, sparsity, options.pattern, options.scope))
+
+    return _run("prune/l1", model, options, examples, names, prune)
+
+
+def wanda(model: torch.nn.Module, options: Wanda, examples: Examples) -> StageReport:
+    """I(w_ij) = |w_ij|·‖x_j‖₂ (Sun et al. 2024, arXiv:2306.11695, eq. 1); later layers see the pruned earlier ones."""
+    names = targets_of(model, options)
+
+    def prune(sparsity: float | None) -> Masks:
+        # One threshold for all needs every score at once.
+        groups = [names] if options.scope == "global" else by_layer(model, names)
+        masks: Masks = {}
+        for group in groups:
+            moments = _moments(model, group, examples, options.samples)
+            scores = {name: wanda_scores(_weight(model, name), moments[name].norms) for name in group}
+            masks |= apply(model, masks_of(scores, sparsity, options.pattern, options.scope))
+        return masks
+
+    return _run("prune/wanda", model, options, examples, names, prune)
+
+
+def sparsegpt(model: torch.nn.Module, options: SparseGpt, examples: Examples) -> StageReport:
+    """Layer by layer; see archiver.compression.prune.sparsegpt."""
+    names = targets_of(model, options)
+
+    def prune(sparsity: float | None) -> Masks:
+        masks: Masks = {}
+        for group in by_layer(model, names):
+            moments = _moments(model, group, examples, options.samples)
+            for name in group:
+                weight, mask = prune_compensated(
+                    _weight(model, name),
+                    moments[name].gram,
+                    sparsity=sparsity if options.pattern is None else None,
+                    n_m=options.pattern,
+                    by_row=options.scope == "row",
+                    damping=options.damping,
+                    block=options.block,
+                )
+                with torch.no_grad():
+                    _weight(model, name).copy_(weight)
+                masks[name] = mask
+        return masks
+
+    return _run("prune/sparsegpt", model, options, examples, names, prune)
+
+
+def wanda_scores(weight: Tensor, norms: Tensor) -> Tensor:
+    """S_ij = |W_ij|·‖X_j‖₂. weight: [out, in]; norms: [in], of each input feature over all calibration tokens.
+
+    Source: Sun et al. 2024, Wanda, arXiv:2306.11695, eq. 1.
+    """
+    return weight.abs() * norms.to(weight.dtype)
+
+
+def check(model: torch.nn.Module, options: L1) -> list[str]:
+    """Targets that match nothing; layers whose inputs m does not divide, every one named; tables with no inputs."""
+    try:
+        names = targets_of(model, options)
+    except RecipeError as error:
+        return [error.message, *error.problems]
+    problems = []
+    if options.pattern is not None:
+        m = options.pattern[1]
+        widths = {name: _weight(model, name).shape[1] for name in names}
+        if bad := [f"{name} (in_features {width})" for name, width in widths.items() if width % m]:
+            problems.append(f"n_m {options.n_m}: {m} does not divide {', '.join(bad)}: add them to `ignore`")
+    tables = [name for name in names if not _readers(model, name)]
+    if isinstance(options, Wanda) and tables:
+        problems.append(
+            f"{', '.join(tables)} is looked up, and has no inputs to score by: use l1, or leave it out of targets"
+        )
+    return problems
+
+
+def targets_of(model: torch.nn.Module, options: L1) -> list[str]:
+    """The modules whose weights are pruned, one name for each weight. RecipeError as `choose_modules`."""
+    found: list[str] = []
+    taken: set[str] = set()
+    for name in choose_modules(model, options.targets, options.ignore):
+        if name not in taken:
+            found.append(name)
+            taken.update(sharing(model, name))
+    return found
+
+
+def masks_of(scores: Mapping[str, Tensor], sparsity: float | None, n_m: tuple[int, int] | None, scope: str) -> Masks:
+    """True where a weight stays.
+
+    sparsity: exactly round(sparsity·count) of the lowest scores go, counted over all scores (global), each matrix
+    (layer) or each row, as torch.nn.utils.prune.global_unstructured counts them. n_m: n of every m stay.
+    """
+    if n_m is not None:
+        return {name: n_of_m(score, n_m) for name, score in scores.items()}
+    assert sparsity is not None
+    if scope == "global":
+        every = torch.cat([score.flatten() for score in scores.values()])
+        mask = _without_lowest(every[None], round(sparsity * every.numel()))[0]
+        parts = mask.split([score.numel() for score in scores.values()])
+        return {name: part.view(score.shape) for (name, score), part in zip(scores.items(), parts, strict=True)}
+    if scope == "layer":
+        return {
+            name: _without_lowest(score.reshape(1, -1), round(sparsity * score.numel())).view(score.shape)
+            for name, score in scores.items()
+        }
+    return {name: _without_lowest(score, round(sparsity * score.shape[1])) for name, score in scores.items()}
+
+
+def _without_lowest(scores: Tensor, count: int) -> Tensor:
+    mask = torch.ones_like(scores, dtype=torch.bool)
+    return mask.scatter(1, scores.topk(count, dim=1, largest=False).indices, False) if count else mask
+
+
+def apply(model: torch.nn.Module, masks: Mapping[str, Tensor]) -> Masks:
+    """Put zeros where the masks have none. A product would leave −0 in place of negative weights."""
+    with torch.no_grad():
+        for name, mask in masks.items():
+            _weight(model, name).masked_fill_(~mask, 0.0)
+    return dict(masks)
+
+
+def _run(
+    method: str,
+    model: torch.nn.Module,
+    options: L1,
+    examples: Examples,
+    names: list[str],
+    prune: Callable[[float | None], Masks],
+) -> StageReport:
+    """Find the sparsity where it is left open, prune at once or gradually, regrow, leave the masks, count."""
+    notes = []
+    sparsity = options.sparsity
+    if sparsity is None and options.pattern is None:
+        sparsity = search(model, names, prune, examples)
+        notes.append(f"sparsity {sparsity:.3f} is the highest found that keeps the stage's bounds")
+    if options.schedule == "gradual":
+        assert sparsity is not None
+        masks = gradually(model, prune, sparsity, options, examples)
+    else:
+        masks = prune(sparsity)
+    if options.regrow:
+        masks, line = regrow(model, masks, options, examples)
+        notes.append(line)
+    else:
+        leave(model, masks, options.pattern)
+    zeros = sum(int((_weight(model, name) == 0).sum()) for name in names)
+    total = sum(_weight(model, name).numel() for name in names)
+    counted = f"{zeros} of {total} weights in {len(names)} modules are zero, {zeros / total:.4%}"
+    notes.insert(0, f"{counted}; {stored_sentence(model, names)}")
+    return report_stage(method, model, options, [*notes, NOT_FASTER])
+
+
+def leave(model: torch.nn.Module, masks: Mapping[str, Tensor], n_m: tuple[int, int] | None = None) -> None:
+    """Constrain the weights to their masks."""
+    for name, mask in masks.items():
+        constrain(model, name, Mask(mask, n_m))
+
+
+def search(
+    model: torch.nn.Module, names: list[str], prune: Callable[[float | None], Masks], examples: Examples
+) -> float:
+    """The highest sparsity, to 1 %, that keeps the stage's bounds on validation: bisection; weights end as they were.
+
+    GateFailed when not even the resolution's own sparsity keeps them.
+    """
+    before = {name: _weight(model, name).clone() for name in names}
+
+    def restore() -> None:
+        with torch.no_grad():
+            for name, weight in before.items():
+                _weight(model, name).copy_(weight)
+
+    good, bad = 0.0, 1.0
+    for _ in range(_TRIALS):
+        if bad - good <= _RESOLUTION:
+            break
+        middle = (good + bad) / 2
+        prune(middle)
+        passes = examples.passes()
+        restore()
+        examples.say(f"    sparsity {middle:.3f}: the bound is {'kept' if passes else 'missed'}")
+        good, bad = (middle, bad) if passes else (good, middle)
+    if not good:
+        raise GateFailed(
+            f"no sparsity down to {bad:.3f} keeps the stage's bounds: allow more loss, or remove the stage"
+        )
+    return good
+
+
+def _readers(model: torch.nn.Module, name: str) -> list[str]:
+    """The linear layers that multiply by this weight: the module itself, and those that share it with it."""
+    twins = [twin for twin in sharing(model, name) if isinstance(model.get_submodule(twin), torch.nn.Linear)]
+    return list({id(model.get_submodule(twin)): twin for twin in twins}.values())
+
+
+def _moments(model: torch.nn.Module, names: Sequence[str], examples: Examples, samples: int) -> dict[str, Moments]:
+    """The moments of the inputs that each weight meets, in all layers that share it together."""
+    readers = {name: _readers(model, name) for name in names}
+    found = input_moments(model, [reader for twins in readers.values() for reader in twins], examples, samples)
+    joined = {}
+    for name, twins in readers.items():
+        parts = [found[twin] for twin in twins]
+        joined[name] = Moments(
+            torch.stack([part.gram for part in parts]).sum(0),
+            torch.stack([part.absolute for part in parts]).sum(0),
+            sum(part.tokens for part in parts),
+        )
+    return joined
+
+
+def _weight(model: torch.nn.Module, name: str) -> Tensor:
+    return model.get_submodule(name).get_parameter("weight").detach()

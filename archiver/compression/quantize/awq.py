@@ -1,0 +1,130 @@
+"""AWQ: input channels that carry large activations are scaled up before rounding, and ranges are clipped where that pays.
+
+Source: Lin et al. 2023, arXiv:2306.00978, § 3.2 (scaling) and its code's search for clipping.
+
+A channel's scale s lies neither in the grid (a scale for each group of a row) nor in the runtime: it is folded into what
+comes before, W·x = (W·diag(s))·(x/s). That is exact where a norm feeds only these layers (pre-norm decoders: attention's
+and feed-forward's inputs), where a value projection feeds the output projection, and where a gate's `up` feeds `down`.
+Where it is not (behind a post-norm, whose output also goes on beside the layers; across GELU), only clipping is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+
+from archiver.compression.calibration import Moments, by_layer
+from archiver.compression.context import Examples
+from archiver.compression.quantize.awq_folding import Fold, folds_of
+from archiver.compression.quantize.gptq import moments_of_twins, nearest_grid, split_tables
+from archiver.compression.quantize.grids import group_scales, grouped, to_grid
+from archiver.compression.quantize.options import WeightOnly
+from archiver.compression.quantize.quantizers import Grid
+from archiver.compression.quantize.scale_search import output_error, search_scales
+
+Tensor = torch.Tensor
+
+STEPS = 20  # of the search for α in 0 … 1, and for the clipped share of the range in 0 … 1/2
+
+
+def channel_scale(absolute: Tensor, alpha: float) -> Tensor:
+    """s = mean|x|^α, divided by √(max s · min s); 1 for channels that are always zero. absolute: [columns]."""
+    alive = absolute > 0
+    if not alive.any():
+        return torch.ones_like(absolute)
+    scale = torch.where(alive, absolute, torch.ones_like(absolute)).pow(alpha).clamp(1e-4, 1e4)
+    scale = scale / (scale[alive].max() * scale[alive].min()).sqrt()
+    return torch.where(alive, scale, torch.ones_like(scale))
+
+
+def search_alpha(
+    weights: Sequence[Tensor], bits: Sequence[int], absolute: Tensor, gram: Tensor, options: WeightOnly
+) -> tuple[float, float]:
+    """(α, its error as a share of that without scaling): the α of 0, 1/20 … 1 with the least error of the outputs.
+
+    weights: all layers [rows, columns] that take these inputs; absolute: mean|x| or its sum [columns]; gram: XᵀX.
+    Source: eq. 5 of the paper, ‖Q(W·diag(s))·diag(s)⁻¹·X − W·X‖.
+    """
+    errors = []
+    for step in range(STEPS + 1):
+        scale = channel_scale(absolute, step / STEPS)
+        total = 0.0
+        for weight, width in zip(weights, bits, strict=True):
+            groups = grouped(weight * scale, options.columns_per_group)
+            rounded = to_grid(groups, *group_scales(groups, width, options.is_symmetric(width)), width)
+            total += float(output_error(rounded.reshape(weight.shape) / scale - weight, gram).sum())
+        errors.append(total)
+    best = min(range(STEPS + 1), key=errors.__getitem__)
+    return best / STEPS, errors[best] / errors[0] if errors[0] else 1.0
+
+
+def clipped_scales(
+    weight: Tensor, gram: Tensor, bits: int, group_size: int | None, symmetric: bool
+) -> tuple[Tensor, Tensor]:
+    """(scale, zero) [rows, groups]: each group's range shrunk by 0, 1/40 … 19/40, whichever errs least on its inputs.
+
+    weight: [rows, columns]; gram: XᵀX [columns, columns]. AWQ's code judges each group by itself; here it is judged
+    together with the errors of the row's other groups, ‖X_g·e_g + Σ X_h·e_h‖², group after group, three times around.
+    """
+
+    def shrunk(
+        group: Tensor, own: Tensor, others: Tensor, scale: Tensor, zero: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for step in range(STEPS):
+            yield group_scales(group, bits, symmetric, shrink=1 - step / (2 * STEPS))
+
+    return search_scales(weight, gram, bits, group_size, symmetric, shrunk)
+
+
+def awq_model(
+    model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, examples: Examples
+) -> tuple[dict[str, Grid], list[str]]:
+    """Scale, clip and round the weights of `bits` (name → width) in place, layer after layer; the grids, and notes.
+
+    Each layer's inputs are those that the already rounded layers below it give. Embedding tables are rounded to nearest.
+    """
+    linears, tables = split_tables(model, bits)
+    grids = {name: nearest_grid(model, name, bits[name], options) for name in tables}
+    folds = folds_of(model, set(linears))
+    alphas = []
+    for group in by_layer(model, linears):
+        moments = moments_of_twins(model, group, examples, options.samples)
+        alphas += [
+            _scale(model, fold, moments, bits, options) for fold in folds if set(fold.after) <= set(group)
+        ]  # fmt: skip
+        for name in group:
+            weight = model.get_submodule(name).get_parameter("weight")
+            how = (bits[name], options.columns_per_group, options.is_symmetric(bits[name]))
+            grid = Grid(*clipped_scales(weight.detach(), moments[name].gram.float(), *how), bits[name], how[2])
+            with torch.no_grad():
+                weight.copy_(grid.rounded(weight))
+            grids[name] = grid
+        examples.say(f"    awq: {group[-1]} and what is beside it, {len(grids)} of {len(bits)} modules")
+    scaled = sum(len(fold.after) for fold in folds)
+    mean = f", α {sum(alphas) / len(alphas):.2f} on average" if alphas else ""
+    notes = [
+        f"awq on {options.samples} training texts: the inputs of {scaled} of {len(linears)} layers could be scaled{mean}; "
+        "ranges clipped in all"
+    ]
+    if tables:
+        notes.append(f"rounded to nearest, for want of inputs: {', '.join(tables)}")
+    return grids, notes
+
+
+def _scale(
+    model: torch.nn.Module, fold: Fold, moments: Mapping[str, Moments], bits: Mapping[str, int], options: WeightOnly
+) -> float:  # fmt: skip
+    """Find α for the layers behind a fold, and fold its scale; the moments become those of the scaled inputs."""
+    first = moments[fold.after[0]]
+    weights = [model.get_submodule(name).get_parameter("weight").detach() for name in fold.after]
+    absolute = fold.tied(first.absolute)
+    widths = [bits[name] for name in fold.after]
+    alpha, _ = search_alpha(weights, widths, absolute, first.gram.float(), options)
+    scale = channel_scale(absolute, alpha)
+    if alpha:
+        fold.apply(model, scale)
+        for name in fold.after:
+            moments[name].gram /= (scale[:, None] * scale).double()
+            moments[name].absolute /= scale
+    return alpha

@@ -1,0 +1,174 @@
+"""Bits per layer by measured sensitivity: the layers that lose least are stored in the fewest bits.
+
+Each layer alone is rounded at each width, and what that does to the model's outputs on training texts is its
+sensitivity. From the largest width, the step with the least loss for each byte saved is taken, again and again: a path of
+ever smaller models. On it, bisection finds the smallest one that keeps the bound on validation.
+Source: sensitivities by one layer at a time as in HAQ's and ZeroQ's analyses (Cai et al. 2020, arXiv:2001.00281, eq. 3,
+whose KL divergence between the outputs this is); they are added up as if layers did not influence each other.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from archiver.compression.context import Batch, Examples, inputs_of
+from archiver.compression.quantize.grids import round_to_nearest
+from archiver.compression.quantize.options import Mixed, WeightOnly
+from archiver.errors import DataError, GateFailed
+
+Tensor = torch.Tensor
+
+_STACK = 16  # texts of one length that run together
+_HEADLINES = ("accuracy", "perplexity", "spearman", "cosine", "agreement")
+
+
+def cheapest_path(
+    losses: Mapping[str, Mapping[int, float]], sizes: Mapping[str, int], widths: Sequence[int]
+) -> list[dict[str, int]]:
+    """Choices of a width for each layer, from the largest width everywhere to the smallest, one step at a time.
+
+    losses: layer → width → loss; sizes: weights of a layer. Each step takes the layer whose next narrower width adds the
+    least loss for each bit saved; equal ones in the order given.
+    """
+    order = sorted(widths, reverse=True)
+    current = dict.fromkeys(losses, order[0])
+    path = [dict(current)]
+    heap: list[tuple[float, int, str]] = []
+    place = {name: index for index, name in enumerate(losses)}
+
+    def push(name: str) -> None:
+        here = order.index(current[name])
+        if here + 1 < len(order):
+            saved = (order[here] - order[here + 1]) * sizes[name]
+            rise = losses[name][order[here + 1]] - losses[name][order[here]]
+            heapq.heappush(heap, (rise / saved, place[name], name))
+
+    for name in losses:
+        push(name)
+    while heap:
+        _, _, name = heapq.heappop(heap)
+        current[name] = order[order.index(current[name]) + 1]
+        path.append(dict(current))
+        push(name)
+    return path
+
+
+def choose_bits(
+    model: torch.nn.Module, names: Sequence[str], options: WeightOnly, examples: Examples
+) -> tuple[dict[str, int], list[str]]:
+    """(width of each layer, notes); the model's weights are as they were afterwards.
+
+    raises GateFailed when not even the largest width everywhere keeps the bound
+    """
+    mixed = options.mixed or Mixed()
+    weights = {name: model.get_submodule(name).get_parameter("weight") for name in names}
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+
+    def put(name: str, bits: int) -> None:
+        how = (bits, options.columns_per_group, options.is_symmetric(bits))
+        with torch.no_grad():
+            weights[name].copy_(round_to_nearest(before[name], *how)[0])
+
+    def restore(name: str) -> None:
+        with torch.no_grad():
+            weights[name].copy_(before[name])
+
+    losses = _sensitivities(names, mixed, examples, put, restore)
+    sizes = {name: weight.numel() for name, weight in weights.items()}
+    path = cheapest_path(losses, sizes, mixed.bits)
+
+    def drop(choice: Mapping[str, int]) -> float:
+        try:
+            for name, bits in choice.items():
+                put(name, bits)
+            return headline_drop(examples.original_metrics, examples.measure())[1]
+        except DataError:  # the answers are no numbers
+            return float("inf")
+        finally:
+            for name in choice:
+                restore(name)
+
+    metric, _ = headline_drop(examples.original_metrics, examples.original_metrics)
+    found = drop(path[0])
+    if found > mixed.max_drop:
+        raise GateFailed(
+            f"mixed: with {max(mixed.bits)} bits in every layer {metric} drops by {found:.4f}, and max_drop allows "
+            f"{mixed.max_drop:g}: allow more, a larger width in bits, or ignore what is sensitive"
+        )
+    low, high = 0, len(path)  # path[low] keeps the bound
+    while high - low > 1:
+        middle = (low + high) // 2
+        now = drop(path[middle])
+        examples.say(f"    mixed: {_average(path[middle], sizes):.2f} bits a weight, {metric} drops by {now:.4f}")
+        if now <= mixed.max_drop:
+            low, found = middle, now
+        else:
+            high = middle
+    chosen = path[low]
+    counts = ", ".join(
+        f"{sum(bits == width for bits in chosen.values())} layers {width} bits" for width in sorted(mixed.bits)
+    )
+    notes = [
+        f"mixed: {counts}; rounded to nearest so, {metric} drops by {found:.4f} ({mixed.max_drop:g} allowed)",
+        "mixed, bits of each: " + ", ".join(f"{name} {bits}" for name, bits in chosen.items()),
+    ]
+    return chosen, notes
+
+
+def headline_drop(original: Mapping[str, float], now: Mapping[str, float]) -> tuple[str, float]:
+    """(the metric that `max_drop` is about, by how much it is worse): absolute, relative for perplexity."""
+    for name in _HEADLINES:
+        if name in original and name in now:
+            if name == "perplexity":
+                return name, now[name] / original[name] - 1
+            return name, original[name] - now[name]
+    raise DataError("mixed: nothing can be measured on the validation data: give it labels")
+
+
+def _average(choice: Mapping[str, int], sizes: Mapping[str, int]) -> float:
+    return sum(bits * sizes[name] for name, bits in choice.items()) / sum(sizes.values())
+
+
+def _sensitivities(
+    names: Sequence[str],
+    mixed: Mixed,
+    examples: Examples,
+    put: Callable[[str, int], None],
+    restore: Callable[[str], None],
+) -> dict[str, dict[int, float]]:
+    """layer → width → distance of the outputs from those before, on training texts."""
+    batches = stacked(examples.calibrate(mixed.texts))
+    module, objective = examples.module, examples.objective
+    found: dict[str, dict[int, float]] = {}
+    with torch.no_grad():
+        answers = [module(**inputs_of(batch, module)) for batch in batches]
+        for index, name in enumerate(names):
+            found[name] = {}
+            for bits in mixed.bits:
+                put(name, bits)
+                total, count = 0.0, 0
+                for batch, answer in zip(batches, answers, strict=True):
+                    outputs = module(**inputs_of(batch, module))
+                    rows = len(outputs)
+                    loss = objective.against_teacher(outputs, answer, batch["attention_mask"], 1.0)
+                    total, count = total + float(loss) * rows, count + rows
+                found[name][bits] = total / count
+            restore(name)
+            if index % 8 == 7:
+                examples.say(f"    mixed: sensitivity of {index + 1} of {len(names)} layers measured")
+    return found
+
+
+def stacked(batches: Sequence[Batch]) -> list[Batch]:
+    """Texts of one length put together, up to 16 in a batch: the same answers, in fewer runs."""
+    by_length: dict[int, list[Batch]] = {}
+    for batch in batches:
+        by_length.setdefault(batch["input_ids"].shape[1], []).append(batch)
+    return [
+        {key: torch.cat([batch[key] for batch in part]) for key in part[0]}
+        for alike in by_length.values()
+        for part in (alike[start : start + _STACK] for start in range(0, len(alike), _STACK))
+    ]

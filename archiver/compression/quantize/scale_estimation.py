@@ -1,0 +1,70 @@
+"""Scale estimation: integers as rounding to nearest gives them, each group's scale the one with the least output error.
+
+With codes c = q − zero held, the error of a row's outputs ‖X·(s·c − w)‖² is a parabola in the group's scale s, whose lowest
+point is s = (cᵀG·w − cᵀr) / (cᵀG·c): G = XᵀX of the group's inputs, r what the row's other groups err by there. Then the
+codes are rounded anew with that scale, and so on, as long as it helps.
+Source: the idea and the name are NNCF's (its ScaleEstimation weighs each weight by its input's magnitude); here the error
+is that of the outputs, with the inputs' second moments as in GPTQ (Frantar et al. 2022, arXiv:2210.17323, eq. 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+
+from archiver.compression.calibration import by_layer
+from archiver.compression.context import Examples
+from archiver.compression.quantize.gptq import moments_of_twins, nearest_grid, split_tables
+from archiver.compression.quantize.grids import half_scale, to_grid
+from archiver.compression.quantize.options import WeightOnly
+from archiver.compression.quantize.quantizers import Grid
+from archiver.compression.quantize.scale_search import search_scales
+
+Tensor = torch.Tensor
+
+STEPS = 8  # of codes and scale in turns
+
+
+def estimated_scales(
+    weight: Tensor, gram: Tensor, bits: int, group_size: int | None, symmetric: bool
+) -> tuple[Tensor, Tensor]:
+    """(scale, zero) [rows, groups]. weight: [rows, columns]; gram: XᵀX [columns, columns]. Never worse than the start."""
+
+    def lowest(
+        group: Tensor, own: Tensor, others: Tensor, scale: Tensor, zero: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for _ in range(STEPS):
+            codes = to_grid(group, scale, zero, bits) / scale
+            weighed = codes @ own
+            top = (weighed * group).sum(-1, keepdim=True) - (codes * others).sum(-1, keepdim=True)
+            bottom = (weighed * codes).sum(-1, keepdim=True)
+            scale = torch.where((bottom > 0) & (top > 0), half_scale(top / bottom), scale)
+            yield scale, zero
+
+    return search_scales(weight, gram, bits, group_size, symmetric, lowest)
+
+
+def scale_estimation_model(
+    model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, examples: Examples
+) -> tuple[dict[str, Grid], list[str]]:
+    """Round the weights of `bits` (name → width) in place, layer after layer; the grids, and notes.
+
+    Each layer's inputs are those that the already rounded layers below it give. Embedding tables are rounded to nearest.
+    """
+    linears, tables = split_tables(model, bits)
+    grids = {name: nearest_grid(model, name, bits[name], options) for name in tables}
+    for group in by_layer(model, linears):
+        moments = moments_of_twins(model, group, examples, options.samples)
+        for name in group:
+            weight = model.get_submodule(name).get_parameter("weight")
+            how = (bits[name], options.columns_per_group, options.is_symmetric(bits[name]))
+            grid = Grid(*estimated_scales(weight.detach(), moments[name].gram.float(), *how), bits[name], how[2])
+            with torch.no_grad():
+                weight.copy_(grid.rounded(weight))
+            grids[name] = grid
+        examples.say(f"    scale estimation: {group[-1]} and what is beside it, {len(grids)} of {len(bits)} modules")
+    notes = [f"scales estimated on {options.samples} training texts"]
+    if tables:
+        notes.append(f"rounded to nearest, for want of inputs: {', '.join(tables)}")
+    return grids, notes

@@ -1,0 +1,19 @@
+"""The stage `retrain`: train what earlier stages have left, to win back what they lost."""
+
+from __future__ import annotations
+
+import torch
+
+from archiver.compression.context import Examples
+from archiver.compression.report import StageReport, report_stage
+from archiver.compression.retrain.options import Retrain
+from archiver.compression.retrain.training import train
+
+
+def retrain(model: torch.nn.Module, options: Retrain, examples: Examples) -> StageReport:
+    """Train on data.train with the original as teacher; masks, sharing and quantizers hold."""
+    done = train(model, options, examples)
+    notes = [f"{done.steps} steps, loss {done.losses[0]:.4f} → {done.losses[-1]:.4f} (means of an epoch)"]
+    if done.best is not None:
+        notes.append(f"the weights of epoch {done.best + 1} were the best on validation and are kept")
+    return report_stage("retrain", model, options, notes)

@@ -1,0 +1,250 @@
+"""The training loop behind `retrain`, `aware`, gradual pruning and regrowth.
+
+The model learns from labels and from the original (its outputs and its hidden states) while every constraint of earlier
+stages holds. Dropout stays off: a few epochs of distillation are too short to need it, and without it, with batches and
+their order drawn from the seed, the same seed gives the same weights, also across an interruption.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from archiver.compression.context import Batch, Examples, fine_score, inputs_of
+from archiver.compression.retrain.checkpoint import Checkpoint
+from archiver.compression.retrain.objectives import hidden_distance
+from archiver.compression.retrain.options import Retrain
+from archiver.errors import ArchiverError
+from archiver.state.constraints import constrained, state_of
+from handlers.architecture.anatomy import layer_list
+from handlers.cpu import host_isa, threads_per_worker
+
+Tensor = torch.Tensor
+
+CLIP = 1.0  # the gradient's largest norm
+_REPORT_SECONDS = 15.0
+_TEACHER_BYTES = 1_500_000_000  # the original's answers are kept from the first epoch on, up to this much
+
+
+@dataclass
+class Trained:
+    """steps and the mean loss of each epoch; best: the epoch whose weights were kept, None when the last one's were."""
+
+    steps: int = 0
+    losses: list[float] = field(default_factory=list)
+    best: int | None = None
+
+
+def train(model: torch.nn.Module, options: Retrain, examples: Examples) -> Trained:
+    """Train `model` in place as `options` say; constraints hold at the end exactly.
+
+    ArchiverError when the loss is no number any more. An interrupted run goes on from `examples.checkpoint`.
+    """
+    examples.module.eval()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(threads_per_worker(1))
+    batches = examples.train(options.batch_size, options.seed)
+    if not batches:
+        raise ArchiverError("retraining has no training batches")
+    teacher = _Teacher(examples, options, device) if options.teacher == "original" else None
+    examples.module.to(device)
+    try:
+        with constrained(model), _gradients(model):
+            return _Run(model, options, examples, batches, teacher, device).run()
+    finally:
+        examples.module.to("cpu")
+        examples.teacher.to("cpu")
+        for parameter in model.parameters():
+            parameter.grad = None
+
+
+class _Run:
+    """One training: its optimiser, schedule, checkpoint and reports."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        options: Retrain,
+        examples: Examples,
+        batches: Sequence[Batch],
+        teacher: _Teacher | None,
+        device: torch.device,
+    ) -> None:
+        self.model, self.options, self.examples = model, options, examples
+        self.batches, self.teacher, self.device = batches, teacher, device
+        self.total = options.epochs * len(batches)
+        self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        decayed = [p for name, p in self.parameters.items() if p.dim() >= 2]
+        others = [p for name, p in self.parameters.items() if p.dim() < 2]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=options.learning_rate,
+            fused=True,
+        )
+        self.checkpoint = Checkpoint(examples.checkpoint, self.parameters, self.optimizer)
+        self.bf16 = options.precision == "bf16" or (
+            options.precision == "auto" and (device.type == "cuda" or {"avx512_bf16", "amx_bf16"} & set(host_isa()))
+        )
+
+    def run(self) -> Trained:
+        done = Trained(*self.checkpoint.load())
+        if self.checkpoint.finished:
+            self.examples.say("    taken from the checkpoint of an earlier run")
+            return done
+        if done.steps:
+            self.examples.say(f"    goes on from its checkpoint at step {done.steps} of {self.total}")
+        started, first = time.perf_counter(), done.steps
+        reported = saved = started
+        running: list[float] = []
+        for epoch in range(done.steps // len(self.batches), self.options.epochs):
+            order = torch.randperm(
+                len(self.batches), generator=torch.Generator().manual_seed(self.options.seed + epoch)
+            )
+            for place in order[done.steps - epoch * len(self.batches) :].tolist():
+                running.append(self._step(done.steps, place))
+                done.steps += 1
+                now = time.perf_counter()
+                if now - reported > _REPORT_SECONDS or done.steps == self.total:
+                    reported = now
+                    left = (now - started) / (done.steps - first) * (self.total - done.steps)
+                    recent = sum(running[-50:]) / len(running[-50:])
+                    self.examples.say(
+                        f"    epoch {epoch + 1}/{self.options.epochs}, step {done.steps}/{self.total}, "
+                        f"loss {recent:.4f}, {left:.0f} s left"
+                    )
+                if now - saved > self.checkpoint.every:
+                    saved = now
+                    self.checkpoint.save(done.steps, done.losses, done.best)
+            done.losses.append(sum(running) / max(1, len(running)))
+            running.clear()
+            if self.options.patience is not None and self._exhausted(done, epoch):
+                break
+        self.checkpoint.finish(done.steps, done.losses, done.best)
+        return done
+
+    def _step(self, step: int, place: int) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.options.learning_rate * rate(step, self.total, self.options.warmup)
+        batch = {name: tensor.to(self.device) for name, tensor in self.batches[place].items()}
+        loss = self._loss(batch, place)
+        if not math.isfinite(loss.item()):
+            raise ArchiverError(
+                f"retraining: the loss is {loss.item()} at step {step}: lower learning_rate "
+                f"({self.options.learning_rate:g}), or set precision to fp32"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters.values(), CLIP)
+        self.optimizer.step()
+        return loss.item()
+
+    def _loss(self, batch: Batch, place: int) -> Tensor:
+        options, objective = self.options, self.examples.objective
+        wants_hidden = self.teacher is not None and options.distill.hidden > 0
+        with _hidden_states(self.model, wants_hidden) as hidden:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=bool(self.bf16)):
+                outputs = self.examples.module(**inputs_of(batch, self.examples.module))
+        outputs = outputs.float()
+        loss = outputs.new_zeros(())
+        if options.labels > 0 and "labels" in batch:
+            loss = loss + options.labels * objective.against_labels(outputs, batch["labels"])
+        if self.teacher is not None:
+            target, theirs = self.teacher.answer(batch, place, self.model)
+            mask = batch["attention_mask"]
+            if options.distill.logits > 0:
+                loss = loss + options.distill.logits * objective.against_teacher(
+                    outputs, target, mask, options.temperature
+                )
+            if wants_hidden:
+                pairs = zip(hidden, theirs, strict=True)
+                distances = [hidden_distance(ours.float(), original.float(), mask) for ours, original in pairs]
+                loss = loss + options.distill.hidden * torch.stack(distances).mean()
+        return loss
+
+    def _exhausted(self, done: Trained, epoch: int) -> bool:
+        """Keep the best epoch's weights; True when `patience` epochs have brought nothing better."""
+        assert self.options.patience is not None
+        device = self.device
+        score = fine_score(self.examples.measure())
+        self.examples.module.to(device)
+        if self.checkpoint.best_score is None or score < self.checkpoint.best_score:
+            self.checkpoint.keep_best(score)
+            done.best = epoch
+            return False
+        self.examples.say(f"    epoch {epoch + 1} brings nothing better on validation ({score:.4f})")
+        return epoch - (done.best or 0) >= self.options.patience
+
+
+def rate(step: int, total: int, warmup: float) -> float:
+    """The share of the learning rate at `step` of `total`: up in a line over the first `warmup`, then down to nothing."""
+    rising = max(1, round(total * warmup))
+    if step < rising:
+        return (step + 1) / rising
+    return max(0.0, (total - step) / max(1, total - rising))
+
+
+class _Teacher:
+    """The original's answers to each batch, computed once and kept as long as there is room."""
+
+    def __init__(self, examples: Examples, options: Retrain, device: torch.device) -> None:
+        self._module = examples.teacher.eval().to(device)
+        self._hidden = options.distill.hidden > 0
+        self._vocabulary = examples.task == "text-generation"  # its outputs are logits of every token
+        self._device = device
+        self._kept: dict[int, tuple[Tensor, list[Tensor]]] = {}
+        self._room = _TEACHER_BYTES
+        inner = getattr(examples.teacher, "model", examples.teacher)
+        self._model: torch.nn.Module = inner
+
+    def answer(self, batch: Batch, place: int, model: torch.nn.Module) -> tuple[Tensor, list[Tensor]]:
+        """(outputs, hidden states behind the original's layer of each layer that `model` still has)."""
+        if place in self._kept:
+            outputs, hidden = self._kept[place]
+            return outputs.to(self._device).float(), [item.to(self._device) for item in hidden]
+        state = state_of(model)
+        inputs = inputs_of(batch, self._module)
+        if state.old_ids is not None:  # the original knows the tokens by their old ids
+            inputs["input_ids"] = state.old_ids.to(self._device)[inputs["input_ids"]]
+        with torch.no_grad(), _hidden_states(self._model, self._hidden) as hidden:
+            outputs = self._module(**inputs).float()
+        if state.old_ids is not None and self._vocabulary:
+            outputs = outputs[..., state.old_ids.to(self._device)]
+        layers = state.layer_origin if state.layer_origin is not None else range(len(hidden))
+        chosen = [hidden[index].to(torch.bfloat16) for index in layers] if self._hidden else []
+        size = sum(item.numel() * item.element_size() for item in (outputs, *chosen))
+        if size <= self._room:
+            self._room -= size
+            self._kept[place] = (outputs.cpu(), [item.cpu() for item in chosen])
+        return outputs, chosen
+
+
+@contextmanager
+def _hidden_states(model: torch.nn.Module, wanted: bool) -> Iterator[list[Tensor]]:
+    """Collects what each transformer layer of `model` gives, in order, while it runs inside."""
+    found: list[Tensor] = []
+
+    def watch(module: torch.nn.Module, arguments: object, output: object) -> None:
+        found.append(output[0] if isinstance(output, tuple) else output)  # type: ignore[arg-type]
+
+    hooks = [layer.register_forward_hook(watch) for layer in layer_list(model)[1]] if wanted else []
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _gradients(model: torch.nn.Module) -> Iterator[None]:
+    """Gradients on, whatever surrounds it; weights come out without them, as they came."""
+    before = {name: value.requires_grad for name, value in model.named_parameters()}
+    with torch.enable_grad():
+        yield
+    for name, value in model.named_parameters():
+        value.requires_grad_(before.get(name, True))

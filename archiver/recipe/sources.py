@@ -1,0 +1,92 @@
+"""What a recipe names outside itself: the model, the data files, a file of example texts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from archiver.recipe.yaml_tree import Node, Problems
+
+DATA_SUFFIXES = (".tsv", ".csv", ".jsonl", ".ndjson", ".txt")
+EMBEDDED_MODELS = ("embedded:all-MiniLM-L6-v2",)
+EMBEDDED_TEXT = "embedded:cpython"
+SPLITS = ("train", "validation")
+
+_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
+HUB_ID = re.compile(rf"({_PART}/{_PART})(?:@([A-Za-z0-9][A-Za-z0-9._/-]*))?\Z")
+HUB_DATA = re.compile(rf"hub://({_PART}(?:/{_PART}){{0,2}}):([A-Za-z0-9_.]+(?:\[[0-9:%]+\])?)\Z")
+
+
+def local_path(node: Node) -> Path:
+    """The node's string as a path: relative to the recipe's folder, or to the current one when it came by --set."""
+    return node.base / Path(node.value).expanduser()
+
+
+def check_model(node: Node, problems: Problems) -> Path | str | None:
+    """A directory that exists, a hub id, or an embedded model's id."""
+    hub = "a hub id (org/name, or org/name@revision)"
+    text = node.value
+    if not isinstance(text, str) or not text.strip():
+        problems.add(node, f"model must be a string: a directory, or {hub}; found {node.text or text!r}")
+        return None
+    if text.startswith("embedded:"):
+        if text in EMBEDDED_MODELS:
+            return text
+        problems.add(node, f"model: {text} is not embedded; allowed: {', '.join(EMBEDDED_MODELS)}")
+        return None
+    path = local_path(node)
+    if _is(path, Path.is_dir):
+        return path
+    if _is(path, Path.is_file):
+        problems.add(node, f"model: {text} is a file; name the directory that holds config.json and model.safetensors")
+        return None
+    if HUB_ID.match(text) and ".." not in text and "--" not in text:
+        return text
+    problems.add(node, f"model: {text} is neither an existing directory nor {hub}")
+    return None
+
+
+def check_data_source(node: Node, what: str, split: str, problems: Problems) -> Path | str | None:
+    """A data file that exists, "hub://…", or "embedded:cpython:SPLIT" (SPLIT defaults to the key's own)."""
+    text = node.value
+    if isinstance(text, str) and text.startswith("hub://"):
+        if HUB_DATA.match(text):
+            return text
+        problems.add(node, f"{what}: {text} is not hub://name[/config]:split, for example hub://glue/sst2:validation")
+        return None
+    if isinstance(text, str) and text.startswith("embedded:"):
+        if text == EMBEDDED_TEXT:
+            return f"{text}:{split}"
+        allowed = [f"{EMBEDDED_TEXT}:{name}" for name in SPLITS]
+        if text in allowed:
+            return text
+        problems.add(node, f"{what}: {text} is not embedded; allowed: {', '.join([EMBEDDED_TEXT, *allowed])}")
+        return None
+    return check_file(node, what, problems)
+
+
+def check_file(node: Node, what: str, problems: Problems) -> Path | None:
+    """A file of examples that exists, by a suffix that says its format."""
+    text = node.value
+    formats = ", ".join(DATA_SUFFIXES)
+    if not isinstance(text, str) or not text.strip():
+        problems.add(node, f"{what} must be a file's path ({formats}); found {node.text or text!r}")
+        return None
+    path = local_path(node)
+    if _is(path, Path.is_dir):
+        problems.add(node, f"{what}: {text} is a directory; name one file in it ({formats})")
+    elif not _is(path, Path.is_file):
+        problems.add(node, f"{what}: {text} does not exist (looked in {node.base.resolve()})")
+    elif path.suffix.lower() not in DATA_SUFFIXES:
+        problems.add(node, f"{what}: {text} has the suffix {path.suffix!r}; allowed: {formats}")
+    else:
+        return path
+    return None
+
+
+def _is(path: Path, question: object) -> bool:
+    """Path.is_dir / is_file, False for strings that no file system accepts (too long, a NUL in them)."""
+    try:
+        return bool(question(path))  # type: ignore[operator]
+    except (OSError, ValueError):
+        return False

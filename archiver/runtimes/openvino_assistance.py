@@ -1,0 +1,145 @@
+"""Speculative decoding: a draft model, or the prompt itself, guesses tokens that the model then checks all at once.
+
+The text stays the model's own. Whether it is faster hangs on the text, the draft and the number of streams, so it is
+measured, used only up to as many running texts as it helped, and left out where more of them would pay for it.
+Source: Leviathan et al. 2023, arXiv:2211.17192; guessing from the prompt: Saxena 2023, prompt lookup decoding.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import tokenizers
+
+from archiver.compression.quantize.int8 import weight_only
+from archiver.compression.quantize.options import WeightOnly
+from archiver.errors import RecipeError, UnsupportedModelError
+from archiver.evaluation.generation_speed import run_streams
+from archiver.models.load import inspect_model, load_model, resolve_model
+from archiver.state.plan import plan_of
+from archiver.tasks.text.generation_workload import DecoderSubject
+from handlers.cpu import container_cores
+from handlers.runtimes.openvino_genai import TOKENIZER_FILES, OpenVinoBackend
+
+DRAFT = "draft"
+STREAMS = (1, 2, 4, 8)
+_ROUNDS = 3
+_WRITTEN = 48
+_LEAST_BEYOND = 0.9  # of the plain speed, with more streams than it helps
+
+
+def draft_problems(draft: Path, tokenizer: bytes, vocabulary: int, task: str) -> list[str]:
+    """What keeps the model in the folder `draft` from guessing for one with these tokens."""
+    facts = inspect_model(draft, task)
+    problems = []
+    if facts.vocab_size != vocabulary:
+        problems.append(
+            f"serve.draft {draft.name} has {facts.vocab_size} tokens, the model {vocabulary}: they must be equal"
+        )
+    elif (draft / "tokenizer.json").read_bytes() != tokenizer:
+        problems.append(
+            f"serve.draft {draft.name}: its tokenizer.json is not the model's own; both need the same tokens"
+        )
+    return problems
+
+
+def add_draft(subject: DecoderSubject, folder: Path) -> None:
+    """Export the draft model with 8-bit weights into the archive."""
+    from archiver.export.openvino_decoder import export_decoder
+
+    draft = subject.recipe.serve.draft
+    assert draft is not None
+    if subject.tokenizer_json != subject.tokenizer_bytes:
+        raise RecipeError(
+            "serve.draft: a stage changed the model's tokens, and the draft's are the old ones: remove one"
+        )
+    model = load_model(resolve_model(draft), subject.recipe.task)
+    options: Any = WeightOnly()
+    weight_only(model, options, None)  # type: ignore[arg-type]  # 8 bits are a plan, no example is looked at
+    (folder / DRAFT).mkdir()
+    export_decoder(model, plan_of(model), folder / DRAFT)
+    _add_tokenizers(subject.tokenizer_bytes, [folder, folder / DRAFT])
+
+
+def _add_tokenizers(tokenizer_json: bytes, folders: list[Path]) -> None:
+    """The pipeline compares the two models' tokenizers and wants both as graphs of its own; nothing else uses them."""
+    import openvino as ov
+    import transformers
+    from openvino_tokenizers import convert_tokenizer
+
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer.from_buffer(tokenizer_json))
+    try:
+        graphs = convert_tokenizer(tokenizer, with_detokenizer=True)
+    except Exception as error:  # whatever its converter meets in a tokenizer it does not know
+        raise UnsupportedModelError(
+            f"serve.draft: openvino_tokenizers cannot take this model's tokenizer ({error}): remove serve.draft"
+        ) from error
+    for folder in folders:
+        for graph, name in zip(graphs, TOKENIZER_FILES, strict=True):
+            ov.save_model(graph, folder / name)
+
+
+def remove_draft(folder: Path) -> None:
+    """It was not faster."""
+    shutil.rmtree(folder / DRAFT)
+    for name in TOKENIZER_FILES:
+        for path in (folder / name, (folder / name).with_suffix(".bin")):
+            path.unlink(missing_ok=True)
+
+
+def choose_assistance(subject: DecoderSubject, folder: Path, session: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """(what to add to serving.json's `session`, what was measured): nothing to add where it is not faster.
+
+    session: the plain one, whose files lie in `folder`, the draft's too
+    """
+    serve = subject.recipe.serve
+    extra: dict[str, Any] = {"assistant_tokens": serve.assistant_tokens}
+    extra |= {"draft": DRAFT} if serve.draft is not None else {"prompt_lookup": True}
+    spec = session | extra | {"assist_up_to": max(STREAMS)}
+    ends, threads = subject.end_ids, container_cores()
+    pair = OpenVinoBackend(folder, session, threads, ends), OpenVinoBackend(folder, spec, threads, ends)
+    length = max(1, min(subject.context, serve.max_length - _WRITTEN) // 2)
+    windows = subject.windows(subject.tokenizer_json)[: max(STREAMS), :length]
+    written = max(1, min(_WRITTEN, serve.max_length - length))
+    ratios = {count: _ratio(pair, windows[:count], written) for count in STREAMS}
+    up_to = helped_up_to(ratios)
+    measured: dict[str, Any] = {
+        "kind": "draft" if serve.draft is not None else "prompt lookup",
+        "tokens_guessed": serve.assistant_tokens,
+        "speedup_by_streams": {str(count): round(ratio, 2) for count, ratio in ratios.items()},
+        "used_up_to_streams": up_to,
+    }
+    if 0 < up_to < max(STREAMS):
+        # Beyond that the pipeline still guesses one token: what that costs must not undo what few streams win.
+        spec["assist_up_to"] = up_to
+        measured["speedup_beyond"] = round(beyond := _ratio(pair, windows, written), 2)
+        if beyond < _LEAST_BEYOND:
+            measured["used_up_to_streams"] = up_to = 0
+    return (extra | {"assist_up_to": up_to} if up_to else {}), measured
+
+
+def helped_up_to(ratios: Mapping[int, float]) -> int:
+    """The most streams, counted from one, up to which guessing was faster; 0: not even for one."""
+    up_to = 0
+    for count, ratio in sorted(ratios.items()):
+        if ratio <= 1:
+            break
+        up_to = count
+    return up_to
+
+
+def _ratio(pair: tuple[OpenVinoBackend, OpenVinoBackend], prompts: Any, written: int) -> float:
+    """Tokens per second of the second against the first, in turns."""
+    rates: tuple[list[float], list[float]] = ([], [])
+    for turn in range(_ROUNDS + 1):
+        for side, backend in enumerate(pair):
+            started = time.perf_counter()
+            tokens = run_streams(backend, prompts, written)
+            if turn:
+                rates[side].append(tokens / (time.perf_counter() - started))
+    return median(rates[1]) / median(rates[0])

@@ -1,0 +1,55 @@
+"""What the model knows of how its weights can be stored: grids, factor pairs, patterns, for the storage codecs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from archiver.state.constraints import Mask, state_of
+from archiver.storage.codec_choice import Hint
+
+
+def hints_of(model: torch.nn.Module) -> dict[str, Hint]:
+    """{Parameter's name: what is known of it}, for the weights that some stage has left structure in."""
+    state = state_of(model)
+    found = {}
+    for name in dict.fromkeys((*state.constraints, *state.factors)):
+        chain = state.constraints.get(name, [])
+        grouping = next((item for one in reversed(chain) if (item := one.grouping()) is not None), None)
+        n_m = next((one.n_m for one in chain if isinstance(one, Mask) and one.n_m), None)
+        factors = state.factors.get(name)
+        if grouping is None and n_m is None and factors is None:
+            continue
+        found[f"{name}.weight"] = Hint(
+            grouping=None if grouping is None else (_array(grouping[0]), _array(grouping[1]), grouping[2]),
+            factors=None if factors is None else (_array(factors[0]), _array(factors[1])),
+            n_m=n_m,
+        )
+    return found
+
+
+def by_content(model: torch.nn.Module) -> Mapping[bytes, Hint]:
+    """The hints by the content of their weights, for exporters that lose the names. Keys: `content_key`."""
+    return {
+        content_key(_array(model.get_parameter(name))): hint for name, hint in hints_of(model).items()
+    }  # fmt: skip
+
+
+def hint_for(array: np.ndarray, known: Mapping[bytes, Hint]) -> Hint | None:
+    """The hint of the weight whose values `array` has, as it lies or transposed."""
+    if not known or array.dtype != np.float32 or array.ndim != 2:
+        return None
+    return known.get(content_key(array)) or known.get(content_key(np.ascontiguousarray(array.T)))
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()
+
+
+def content_key(array: np.ndarray) -> bytes:
+    """A digest of shape and values; −0.0 counts as 0.0."""
+    clean = np.ascontiguousarray(array) + np.float32(0)
+    return hashlib.sha256(repr(array.shape).encode() + clean.tobytes()).digest()

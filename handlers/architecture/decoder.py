@@ -1,0 +1,66 @@
+"""A decoder on torch: token ids in, logits out; and the likeliest token behind a prompt, one after another.
+
+The evaluation takes the same module as the fp32 original, so that build and worker mean the same by «the model».
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from handlers.architecture.conv1d import conv1d_to_linear
+from handlers.architecture.structure import load_weights
+from handlers.storage.packed import load_packed
+
+
+class DecoderWithHead(torch.nn.Module):
+    """input_ids, attention_mask (1 = real) [rows, length] int64 → logits [rows, length, vocabulary].
+
+    Each place's logits are about the token behind it. Padding may stand on either side. model: transformers' …ForCausalLM.
+    """
+
+    takes_type_ids = False
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        if attention_mask is None:
+            return self.model(input_ids=input_ids, use_cache=False).logits
+        places = (attention_mask.cumsum(1) - 1).clamp(min=0)
+        return self.model(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=places, use_cache=False
+        ).logits  # fmt: skip
+
+
+def greedy_steps(model: torch.nn.Module, prompt: Sequence[int]) -> Iterator[tuple[int, float]]:
+    """(token, margin) after token: always the likeliest one, keys and values of earlier places kept. Never ends by itself.
+
+    margin: by how much the token's logit exceeds the second best, as a share of the largest |logit|
+    """
+    device = next(model.parameters()).device
+    ids, cache = torch.tensor([list(prompt)], device=device), None
+    while True:
+        with torch.inference_mode():
+            output = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        logits, cache = output.logits[0, -1].float(), output.past_key_values
+        if not bool(torch.isfinite(logits).all()):
+            raise ArithmeticError("the model's logits are not finite")
+        best = logits.topk(min(2, logits.shape[0]))
+        token = int(best.indices[0])
+        yield token, float((best.values[0] - best.values[-1]) / logits.abs().max().clamp(min=1e-12))
+        ids = best.indices[:1].reshape(1, 1)
+
+
+def load_decoder(folder: Path, spec: Mapping[str, Any]) -> DecoderWithHead:
+    """The module of an archive: config.json and packed weights, no pickle, no remote code."""
+    import transformers
+
+    config_dict = json.loads((folder / spec["config"]).read_text())
+    config = transformers.CONFIG_MAPPING[config_dict["model_type"]].from_dict(config_dict)
+    model = conv1d_to_linear(transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager"))
+    weights = {name: torch.as_tensor(value) for name, value in load_packed(folder / spec["model"]).items()}
+    return DecoderWithHead(load_weights(model, folder, weights))

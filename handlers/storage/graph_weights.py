@@ -1,0 +1,40 @@
+"""A runtime graph's weights as one run of bytes, rebuilt in memory from packed tensors.
+
+ONNX Runtime and OpenVINO read a graph's large constants from a file beside it, by offset. In a packed archive that file is
+not there: `weights.safetensors` holds each constant in its smallest codec, and its metadata the offsets; the session builds
+the file's image and hands it over. Storage is not compute: what the runtime sees is what it always sees.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from handlers.errors import UnsoundArchive
+from handlers.storage.packed import iterate_packed, read_description
+
+PACKED = "weights.safetensors"
+IMAGE = "weights.bin"  # the name under which a graph refers to the image; no such file exists
+MOST_BYTES = 64 << 30
+
+
+def read_image(path: Path) -> np.ndarray:
+    """The image [bytes] uint8 that `path` describes: `image: {"size": n, "at": {tensor: [offsets]}}`.
+
+    UnsoundArchive when an offset leaves the image, or the description is malformed.
+    """
+    image = read_description(path).get("image")
+    size = image.get("size") if isinstance(image, dict) else None
+    places = image.get("at") if isinstance(image, dict) else None
+    if type(size) is not int or not 0 <= size <= MOST_BYTES or not isinstance(places, dict):
+        raise UnsoundArchive(f"{path.name} describes no image of a graph's weights: rebuild the archive")
+    buffer = np.zeros(size, np.uint8)
+    for name, array in iterate_packed(path):
+        content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        offsets = places.get(name)
+        if not isinstance(offsets, list) or not offsets:
+            raise UnsoundArchive(f"{path.name}: {name!r} has no place in the image")
+        for offset in offsets:
+            if type(offset) is not int or not 0 <= offset <= size - content.size:
+                raise UnsoundArchive(f"{path.name}: {name!r} at {offset!r} leaves the image of {size} bytes")
+            buffer[offset : offset + content.size] = content
+    return buffer

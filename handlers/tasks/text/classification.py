@@ -1,0 +1,46 @@
+"""text-classification: one list of labels with scores per input, the best label alone unless `top_k` asks for more."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from handlers.protocols.payload import Parameter, is_positive_int
+from handlers.tasks.encoder import EncoderHandler
+
+
+class TextClassificationHandler(EncoderHandler):
+    """Softmax over the labels; a sigmoid for each where the model is multi-label; a regression's number as it is."""
+
+    parameters: ClassVar[dict[str, Parameter]] = {
+        "top_k": Parameter(is_positive_int, "a whole number from 1; more than there are labels gives all of them")
+    }
+
+    def scores(self, rows: np.ndarray, parameters: Mapping[str, Any]) -> np.ndarray:
+        return ACTIVATIONS[self.serving["activation"]](rows)
+
+    def present(self, row: np.ndarray, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Sorted by score; equal scores in the order of the labels' ids."""
+        labels = self.serving["labels"]
+        best = np.argsort(-row, kind="stable")[: parameters.get("top_k", 1)]
+        return [{"label": labels[i], "score": round(float(row[i]), 6)} for i in best]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """[n, labels] → [n, labels], rows sum to 1."""
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """1 / (1 + e^−x), written so that no exponential overflows."""
+    small = np.exp(-np.abs(logits))
+    return np.where(logits >= 0, 1, small) / (1 + small)
+
+
+# By the name that serving.json holds; transformers' own pipeline chooses in the same way.
+ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "softmax": softmax,
+    "sigmoid": sigmoid,
+    "none": lambda logits: logits,
+}
