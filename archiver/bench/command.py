@@ -13,8 +13,9 @@ from archiver.bench.table import format_bench
 from archiver.data.examples import read_examples
 from archiver.errors import ArchiverError, PackagingError, RecipeError
 from archiver.packaging.verify import verify
+from archiver.recipe.load import load_recipe
 from archiver.report.inspection import inspect_mar
-from archiver.spec import Recipe, load_recipe
+from archiver.spec import Recipe
 from handlers.manifest import EXAMPLES
 
 STOCK = "stock"

@@ -1,0 +1,50 @@
+"""vLLM, on a host with a CUDA device: a plain model folder, from whose config.json it makes the layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from archiver.errors import UnsupportedModelError
+from archiver.evaluation.perplexity import Predictions
+from archiver.models.load import skeleton
+from archiver.runtimes.base import Export
+from archiver.tasks.workload import Workload
+from handlers.runtimes.vllm import REQUIREMENT
+
+FOLDER = "model"
+
+
+def export(workload: Workload, folder: Path) -> Export:
+    """Write the model folder. UnsupportedModelError where a weight has another shape than config.json says."""
+    with torch.device("meta"):
+        plain = skeleton(workload.source, workload.task.auto_class)
+    expected = {name: tuple(weight.shape) for name, weight in plain.state_dict().items()}
+    found = {name: tuple(weight.shape) for name, weight in workload.model.state_dict().items()}
+    if odd := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
+        raise UnsupportedModelError(
+            f"runtime vllm: it makes every layer from config.json, and {len(odd)} weights have other shapes "
+            f"({', '.join(odd[:3])} …): set serve.runtime to openvino or torch"
+        )
+    workload.model.save_pretrained(folder / FOLDER, safe_serialization=True)  # type: ignore[operator]
+    serve = workload.recipe.serve
+    session = {"requirement": REQUIREMENT, "int8": False, "model": FOLDER, "max_length": serve.max_length}
+    return Export(session | {"max_running": serve.batch_size})
+
+
+def score(handler: Any, folder: Path, windows: np.ndarray) -> Predictions:
+    """How the engine that serves predicts windows of text.
+
+    Args:
+        windows: [windows, length] int64.
+    """
+    total, best = 0.0, []
+    for window in windows:
+        likelihoods, likeliest = handler.backend.score(window.tolist())
+        total -= sum(likelihoods)
+        best.append(likeliest)
+    count = windows.shape[0] * (windows.shape[1] - 1)
+    return Predictions(total / count, np.asarray(best, np.int64))
