@@ -36,7 +36,7 @@ def read_examples(
     source: Path | str,
     columns: Mapping[str, str | int] | None = None,
     *,
-    labels: Literal["class", "score"] = "class",
+    labels: Literal["class", "score", "none"] = "class",
     id2label: Mapping[int, str] | None = None,
     multi_label: bool | None = None,
     limit: int | None = None,
@@ -46,7 +46,7 @@ def read_examples(
     source: a .tsv, .csv, .jsonl/.ndjson or .txt file; "hub://name[/config]:split"; "embedded:cpython:train|validation"
     columns: {"text" | "text_pair" | "label": column name (the file has a header) or position (it has none)};
         without it: columns named text, text_pair and label, of which only text must exist
-    labels: "score" where a label is a number whatever the model says; else "class"
+    labels: "score" where a label is a number whatever the model says, "none" where labels are not wanted, else "class"
     id2label: the model's labels; a label is one of these names, or an id. With one label only it is a score
     multi_label: labels are names or ids joined by `|`; None: decided by whether some label holds a `|`
     limit: read no more than this many examples
@@ -68,7 +68,7 @@ def read_examples(
     for row in good:
         raw = row.values.get("label")
         try:
-            label = None if raw is None else parse(raw)
+            label = None if raw is None or labels == "none" else parse(raw)
         except ValueError as error:
             problems.append((row.line, str(error)))
         else:

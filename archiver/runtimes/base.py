@@ -1,4 +1,4 @@
-"""What a runtime declares: on which devices and how it serves, what it needs on a host, how a workload is exported to it."""
+"""What a runtime declares: where and how it serves, what it needs on a host, how a workload is exported to it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ class Export:
             whether products are computed in 8 bits; `weights` names packed weights where there are some.
         batching: how sub-batches are cut, where this runtime wants it otherwise; see handlers.batching.plan.
         measured: more for the report's timings.
-        extra_folders: folders of weights beside the files in the archive's root.
     """
 
     session: dict[str, Any]
@@ -41,8 +40,7 @@ class Way:
         export: "module:function" of (workload, folder) → Export; UnsupportedModelError where it cannot take the model.
         packages: what it needs on the host, by the versions installed here. requirements: lines as they stand.
         built_with: packages whose version can change what is exported.
-        score: for token by token execution, "module:function" of (handler, folder, windows) → Predictions, by the engine that
-            serves.
+        score: for GENERATE, "module:function" of (handler, folder, windows) → Predictions, by the engine that serves.
     """
 
     session: str

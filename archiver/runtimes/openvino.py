@@ -1,4 +1,4 @@
-"""OpenVINO for tasks of one pass: IR from the ONNX graph, compressed by NNCF, its constants packed where that saves enough."""
+"""OpenVINO for tasks of one pass: IR from the ONNX graph, compressed by NNCF, its constants packed where that pays."""
 
 from __future__ import annotations
 

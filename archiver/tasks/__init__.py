@@ -1,4 +1,4 @@
-"""Every task there is: TASKS[name]. To add one, see CONTRIBUTING.md: one file here, one in handlers/tasks, one row below."""
+"""Every task there is: TASKS[name]. To add one (see CONTRIBUTING.md): a file here, one in handlers/tasks, a row below."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ class TextGeneration(Task):
         return []
 
     def server_config(self, serve: ServeSpec) -> dict[str, Any]:
-        """Requests reach the worker at once, and the worker batches: one a model, with all cores, as its batch fills them."""
+        """Requests reach the worker at once, and the worker batches: one a model, as its batch fills all cores."""
         workers = 1 if serve.workers == "auto" else serve.workers
         return {
             "minWorkers": workers,

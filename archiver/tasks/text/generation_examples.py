@@ -39,8 +39,8 @@ def choose_prompts(
     Args:
         handler: the text-generation handler, opened on the staged archive.
         prompts: to choose from. wanted: how many, or the recipe's own file of texts, of which all are stored, at most 64.
-    Returns: (the prompts, how many tokens of continuation). The number, from 1 to 16, is the same for all: as many tokens as
-        are decided beyond the tolerance in each of them.
+    Returns: (the prompts, how many tokens of continuation). The number, from 1 to 16, is the same for all: as many tokens
+        as are decided beyond the tolerance in each of them.
     Raises: DataError when not one token is decided.
     """
     count = wanted if isinstance(wanted, int) else MAX_EXAMPLES
