@@ -12,7 +12,8 @@ import yaml
 
 from archiver.pipeline import build as pipeline
 from archiver.progress import Progress
-from archiver.spec import Recipe, load_recipe
+from archiver.recipe.load import load_recipe
+from archiver.spec import Recipe
 
 SENTENCES = (*tiny_models.SENTENCES, "good", "two men and three women in one long short story without sound")
 _done: dict[str, pipeline.Built] = {}

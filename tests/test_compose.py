@@ -12,7 +12,7 @@ from archiver.errors import RecipeError
 from archiver.packaging.verify import verify
 from archiver.pipeline import build as pipeline
 from archiver.progress import Progress
-from archiver.spec import load_recipe
+from archiver.recipe.load import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted((ROOT / "archiver" / "recipes").glob("*.yaml"))

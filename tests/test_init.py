@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from archiver.errors import UnsupportedModelError
+from archiver.recipe.load import load_recipe
 from archiver.recipe.starter import write_recipe
-from archiver.spec import load_recipe
 
 
 def load_text(folder: Path, text: str):

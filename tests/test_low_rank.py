@@ -20,7 +20,7 @@ from archiver.export.onnx import export_onnx, save_onnx
 from archiver.export.onnx_int8 import quantize_graph
 from archiver.export.openvino import export_openvino
 from archiver.models.load import load_model
-from archiver.spec import load_recipe
+from archiver.recipe.load import load_recipe
 from archiver.state.constraints import constrained, state_of
 from archiver.state.plan import plan_of
 from handlers.architecture.encoder import EncoderWithHead

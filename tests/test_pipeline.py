@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from archiver.workspace import workspace
 from built import build, quantize, recipe_of, small_archive
 
 from archiver.compression import METHODS, Method
@@ -21,7 +22,7 @@ from archiver.compression.report import StageReport
 from archiver.errors import GateFailed, RecipeError
 from archiver.packaging.verify import verify
 from archiver.pipeline import build as pipeline
-from archiver.pipeline import check as preparation
+from archiver.pipeline.check import check
 from archiver.pipeline.stages import compress
 from archiver.progress import Progress
 from archiver.spec import Stage
@@ -224,7 +225,7 @@ def test_another_stages_bound_is_measured_after_it_and_before_the_next(tiny_mode
 
     def run(*stages: Stage) -> list[StageReport]:
         recipe = replace(plain, compress=stages)
-        return compress(preparation.load(preparation.check(recipe)), Progress(quiet=True)).reports
+        return compress(check(recipe).load(), Progress(quiet=True)).reports
 
     assert len(run(kept, kept)) == 2
     with pytest.raises(GateFailed, match="the gate is not passed") as caught:
@@ -255,13 +256,13 @@ def test_the_workspace_goes_away_and_abandoned_ones_too(tmp_path):
     (store / ".building/999999999-dead").mkdir(parents=True)
     (store / f".building/{os.getppid()}-alive").mkdir()
     with pytest.raises(KeyboardInterrupt):
-        with pipeline.workspace(store) as folder:
+        with workspace(store) as folder:
             (folder / "half").write_text("written")
             assert left_in(store) == sorted([".building", f"{os.getppid()}-alive", folder.name, "half"])
             os.kill(os.getpid(), signal.SIGTERM)
     assert left_in(store) == [".building", f"{os.getppid()}-alive"]
     (store / f".building/{os.getppid()}-alive").rmdir()
-    with pipeline.workspace(store):
+    with workspace(store):
         pass
     assert left_in(store) == []
 

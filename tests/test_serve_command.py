@@ -16,7 +16,7 @@ from serving_mar import echo_mar
 
 from archiver.pipeline import build as pipeline
 from archiver.progress import Progress
-from archiver.spec import load_recipe
+from archiver.recipe.load import load_recipe
 from archiver.torchserve.client import predict_rest
 from archiver.torchserve.server import TorchServe
 from archiver.torchserve.settings import free_ports

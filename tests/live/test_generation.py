@@ -21,7 +21,7 @@ from served import ROOT
 from archiver.packaging.mar import extracted
 from archiver.pipeline import build as pipeline
 from archiver.progress import Progress
-from archiver.spec import load_recipe
+from archiver.recipe.load import load_recipe
 from archiver.torchserve.server import TorchServe
 from handlers.inputs.text import TextInput
 from handlers.tasks.text.generation import TextGenerationHandler
