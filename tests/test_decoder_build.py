@@ -19,13 +19,13 @@ from torchserve_side import ask
 
 from archiver.errors import GateFailed, RecipeError
 from archiver.export.torch_packed import export_packed
-from archiver.models.load import load_model
 from archiver.packaging.mar import extracted
 from archiver.pipeline.check import check
 from archiver.recipe.starter import write_recipe
 from archiver.report.inspection import inspect_mar
 from archiver.report.summary import summarize
 from archiver.spec import Recipe, load_recipe
+from archiver.tasks.loading import load_model
 from handlers.architecture.decoder import DecoderWithHead, load_decoder
 from handlers.examples import check_examples
 from handlers.inputs.text import TextInput

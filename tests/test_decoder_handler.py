@@ -20,7 +20,7 @@ from torchserve_side import REST, Context, Told, Wire, ask
 
 from archiver.errors import DataError
 from archiver.export.torch_packed import export_packed
-from archiver.models.load import load_model
+from archiver.tasks.loading import load_model
 from archiver.tasks.text.generation_staging import choose_prompts
 from handlers.architecture.decoder import DecoderWithHead, greedy_steps
 from handlers.errors import UnsoundArchive

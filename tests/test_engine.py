@@ -11,7 +11,7 @@ import pytest
 from greedy import continue_greedily
 from tokenizers import Tokenizer
 
-from archiver.models.load import load_model
+from archiver.tasks.loading import load_model
 from handlers.generation.backend import FAILED, LENGTH, STOP, Load, Sampling, Step
 from handlers.generation.engine import STOP_STRING, TIME, Engine, Job
 from handlers.runtimes.torch_generation import TorchBackend

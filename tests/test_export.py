@@ -17,8 +17,9 @@ from archiver.export.onnx import OnnxGraph, export_onnx, save_onnx
 from archiver.export.onnx_int8 import quantize_graph
 from archiver.export.openvino import export_openvino
 from archiver.export.torch_packed import export_packed
-from archiver.models.load import load_model, resolve_model
+from archiver.models.source import resolve_model
 from archiver.state.plan import plan_of
+from archiver.tasks.loading import load_model
 from handlers.architecture.encoder import EncoderWithHead, load_encoder
 from handlers.runtimes.base import open_session
 

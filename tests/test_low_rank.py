@@ -19,10 +19,10 @@ from archiver.errors import RecipeError
 from archiver.export.onnx import export_onnx, save_onnx
 from archiver.export.onnx_int8 import quantize_graph
 from archiver.export.openvino import export_openvino
-from archiver.models.load import load_model
 from archiver.spec import load_recipe
 from archiver.state.constraints import constrained, state_of
 from archiver.state.plan import plan_of
+from archiver.tasks.loading import load_model
 from handlers.architecture.encoder import EncoderWithHead
 from handlers.architecture.factored import FactoredEmbedding, FactoredLinear, factored_ranks, install
 

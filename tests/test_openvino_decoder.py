@@ -26,11 +26,11 @@ from archiver.errors import UnsupportedModelError
 from archiver.export.graph_weights import pack_openvino
 from archiver.export.integer_constants import as_rows, decompression, on_grid
 from archiver.export.openvino_decoder import IR, export_decoder
-from archiver.models.load import load_model
 from archiver.state.constraints import state_of
 from archiver.state.plan import plan_of
 from archiver.storage.codec_choice import Hint
 from archiver.storage.layouts import by_content
+from archiver.tasks.loading import load_model
 from handlers.architecture.anatomy import keep_layers, layer_parts
 from handlers.architecture.factored import factored_like, put
 from handlers.storage.graph_weights import PACKED, read_image
@@ -273,7 +273,7 @@ ALONE = """
 import sys
 from pathlib import Path
 from archiver.export.openvino_decoder import export_decoder
-from archiver.models import load_model
+from archiver.tasks.loading import load_model
 export_decoder(load_model(Path(sys.argv[1]), "text-generation"), None, Path(sys.argv[2]))
 """
 

@@ -13,7 +13,7 @@ from test_structured import tiny
 from tiny_models import DECODERS
 
 from archiver.compression.prune.structured import cut_layer
-from archiver.models.load import load_model
+from archiver.tasks.loading import load_model
 from handlers.architecture.anatomy import layer_parts
 from handlers.generation.backend import FAILED, LENGTH, STOP, Backend, Load, Sampling, Step
 from handlers.runtimes.torch_generation import TorchBackend

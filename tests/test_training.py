@@ -17,8 +17,9 @@ from archiver.compression.retrain.objectives import OBJECTIVES, hidden_distance,
 from archiver.compression.retrain.options import Distill, Retrain
 from archiver.compression.retrain.training import rate, train
 from archiver.errors import ArchiverError
-from archiver.models.load import load_model, resolve_model
+from archiver.models.source import resolve_model
 from archiver.state.constraints import Mask, constrain, state_of
+from archiver.tasks.loading import load_model
 from handlers.architecture.encoder import EncoderWithHead
 
 TASK = "text-classification"

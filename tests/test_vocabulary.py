@@ -19,9 +19,9 @@ from archiver.compression.retrain.training import train
 from archiver.compression.share.options import Vocabulary
 from archiver.compression.share.vocabulary import check, chosen_ids, token_counts, vocabulary
 from archiver.errors import RecipeError
-from archiver.models.load import load_model
 from archiver.spec import load_recipe
 from archiver.state.constraints import Constraint, Mask, constrain, constrained, state_of
+from archiver.tasks.loading import load_model
 from handlers.architecture.structure import describe, rebuild
 
 TRAIN = SENTENCES[:3]

@@ -93,7 +93,8 @@ def _bodies(mar: Path, recipe: Recipe | None) -> list[bytes]:
 
 
 def _stock(recipe: Recipe, folder: Path) -> Path:
-    from archiver.models.load import inspect_model, resolve_model
+    from archiver.models.source import resolve_model
+    from archiver.tasks.loading import inspect_model
 
     source = resolve_model(recipe.model)
     inspect_model(source.path, recipe.task)

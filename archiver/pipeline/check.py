@@ -12,10 +12,12 @@ from archiver.data.examples import read_examples
 from archiver.data.windows import read_text, windows_of
 from archiver.errors import DataError, RecipeError
 from archiver.models.chat_template import read_chat_template
-from archiver.models.load import ModelFacts, ModelSource, inspect_model, resolve_model, skeleton
+from archiver.models.facts import ModelFacts
+from archiver.models.source import ModelSource, resolve_model
 from archiver.runtimes.openvino_assistance import draft_problems
 from archiver.spec import Recipe
 from archiver.tasks.encoders import EncoderSubject
+from archiver.tasks.loading import inspect_model, skeleton
 from archiver.tasks.text.generation_workload import DecoderSubject, context_of
 
 # Where a recipe names no validation data, speed and stored examples come from the English text CPython ships.
@@ -44,7 +46,7 @@ def check(recipe: Recipe) -> Checked:
     source = resolve_model(recipe.model)
     facts = inspect_model(source.path, recipe.task)
     problems = _serving_problems(recipe, source, facts)
-    if facts.decoder:
+    if recipe.task == "text-generation":
         read_chat_template(source.path)
     if recipe.serve.draft is not None:
         tokenizer = (source.path / "tokenizer.json").read_bytes()
@@ -56,7 +58,7 @@ def check(recipe: Recipe) -> Checked:
     how: dict[str, Any] = {"task": recipe.task, "id2label": facts.id2label or None, "multi_label": facts.multi_label}
     for part, where in sources.items():
         try:
-            if where is not None and facts.decoder:
+            if where is not None and recipe.task == "text-generation":
                 found[part] = [_text(recipe, source, facts, where)]
             elif where is not None:
                 found[part] = read_examples(where, None if where == FALLBACK_VALIDATION else data.columns, **how)
@@ -70,7 +72,7 @@ def check(recipe: Recipe) -> Checked:
 
 def load(checked: Checked) -> EncoderSubject | DecoderSubject:
     """Load the model and take the original's answers to the validation inputs."""
-    if checked.facts.decoder:
+    if checked.recipe.task == "text-generation":
         train = checked.train[0] if checked.train else ""
         return DecoderSubject.load(checked.recipe, checked.source, checked.facts, checked.validation[0], train)
     return EncoderSubject.load(checked.recipe, checked.source, checked.facts, checked.validation, checked.train)

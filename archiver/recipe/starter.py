@@ -8,9 +8,10 @@ from pathlib import Path
 
 from archiver.errors import UnsupportedModelError
 from archiver.models.facts import ModelFacts
-from archiver.models.load import default_task, inspect_model, resolve_model
+from archiver.models.source import resolve_model
 from archiver.recipe.yaml_tree import Node, Problems, read_yaml
 from archiver.tasks.base import TASKS
+from archiver.tasks.loading import default_task, inspect_model
 
 
 def write_recipe(model_dir: Path | str, task: str | None = None) -> str:
@@ -26,7 +27,7 @@ def write_recipe(model_dir: Path | str, task: str | None = None) -> str:
         raise UnsupportedModelError(f"{given} is no directory: name one that holds config.json and model.safetensors")
     source = resolve_model(given if given.startswith("embedded:") else Path(given))
     task = task or default_task(inspect_model(source.path))
-    facts = inspect_model(source.path, task)
+    facts, writes = inspect_model(source.path, task), task == "text-generation"
     name = _yaml_string(_name(source.source))
     body = {"text-classification": _CLASSIFICATION, "feature-extraction": _EMBEDDING, "text-generation": _LANGUAGE}[
         task
@@ -35,13 +36,13 @@ def write_recipe(model_dir: Path | str, task: str | None = None) -> str:
         name=name,
         task=task,
         model=_yaml_string(given),
-        summary=_summary(facts),
-        data=body.format(context=min(256, facts.max_positions)) if facts.decoder else body,
-        max_length=_max_length(facts),
-        long="longer inputs are cut" if not facts.decoder else "of a prompt and its continuation together",
+        summary=_summary(facts, writes),
+        data=body.format(context=min(256, facts.max_positions)) if writes else body,
+        max_length=_max_length(facts, writes),
+        long="longer inputs are cut" if not writes else "of a prompt and its continuation together",
         runtime="auto                 # or openvino, "
-        + ("onnxruntime, torch" if not facts.decoder else "torch; vllm on a host with a GPU"),
-        batches=_SERVE_BATCHES if not facts.decoder else _SERVE_TEXT,
+        + ("onnxruntime, torch" if not writes else "torch; vllm on a host with a GPU"),
+        batches=_SERVE_BATCHES if not writes else _SERVE_TEXT,
     )
 
 
@@ -60,14 +61,14 @@ def _yaml_string(text: str) -> str:
     return text if plain else json.dumps(text, ensure_ascii=False)
 
 
-def _summary(facts: ModelFacts) -> str:
+def _summary(facts: ModelFacts, writes: bool) -> str:
     lines = [
         f"{facts.architecture or facts.model_type}: {facts.num_parameters / 1e6:.1f} M parameters, "
-        f"{facts.num_layers} layers of {facts.hidden_size}, {facts.weight_bytes / 1e6:.0f} MB of weights, "
+        f"{facts.num_layers} layers of {facts.hidden_size}, {facts.weight_bytes / 1e6:.0f} MB of {facts.dtype} weights, "
         f"at most {facts.max_positions} tokens"
     ]
-    if facts.decoder:
-        lines.append(f"a decoder with {facts.vocab_size} tokens; a text ends with {_ends(facts)}")
+    if writes:
+        lines.append(f"a language model with {facts.vocab_size} tokens; a text ends with {_ends(facts)}")
     elif facts.id2label:
         names = list(facts.id2label.values())
         # One line each, whatever a label holds: it stands in a comment.
@@ -85,9 +86,9 @@ def _ends(facts: ModelFacts) -> str:
     return "token " + " or ".join(map(str, facts.end_token_ids)) if facts.end_token_ids else "no token of its own"
 
 
-def _max_length(facts: ModelFacts) -> int:
+def _max_length(facts: ModelFacts, writes: bool) -> int:
     """sentence-transformers' own limit where it states one; else 128, which covers most short texts; a decoder: 512."""
-    if facts.decoder:
+    if writes:
         return min(512, facts.max_positions)
     return max(4, min(facts.pooling.max_seq_length or 128, facts.max_positions))
 

@@ -11,10 +11,10 @@ import torch
 from archiver.errors import UnsupportedModelError
 from archiver.export.graph_weights import pack_openvino
 from archiver.export.torch_packed import export_packed
-from archiver.models.load import skeleton
 from archiver.packaging.layout import requirement
 from archiver.state.plan import plan_of
 from archiver.storage.layouts import by_content
+from archiver.tasks.loading import skeleton
 from archiver.tasks.text.generation_workload import DecoderSubject
 from handlers.runtimes.vllm import REQUIREMENT
 from handlers.storage.graph_weights import PACKED

@@ -20,8 +20,9 @@ from archiver.compression.quantize.int8 import weight_only
 from archiver.compression.quantize.options import WeightOnly
 from archiver.errors import RecipeError, UnsupportedModelError
 from archiver.evaluation.generation_speed import run_streams
-from archiver.models.load import inspect_model, load_model, resolve_model
+from archiver.models.source import resolve_model
 from archiver.state.plan import plan_of
+from archiver.tasks.loading import inspect_model, load_model
 from archiver.tasks.text.generation_workload import DecoderSubject
 from handlers.cpu import container_cores
 from handlers.runtimes.openvino_genai import TOKENIZER_FILES, OpenVinoBackend

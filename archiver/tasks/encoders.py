@@ -15,8 +15,10 @@ import torch
 from archiver.data.examples import Example
 from archiver.evaluation.metrics import measure, unique_texts
 from archiver.evaluation.speed import Arrays, Run, sorted_batches
-from archiver.models.load import ModelFacts, ModelSource, load_model
+from archiver.models.facts import ModelFacts
+from archiver.models.source import ModelSource
 from archiver.spec import Recipe
+from archiver.tasks.loading import load_model
 from archiver.tasks.workload import Batch, Subject
 from handlers.architecture.encoder import EncoderWithHead
 from handlers.inputs.text import Encoded, Encoder, TextInput

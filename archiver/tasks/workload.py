@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from archiver.evaluation.speed import Run
-from archiver.models.load import ModelFacts, ModelSource
+from archiver.models.facts import ModelFacts
+from archiver.models.source import ModelSource
 from archiver.spec import Recipe
 from archiver.state.constraints import state_of
 

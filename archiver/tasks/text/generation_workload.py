@@ -14,9 +14,11 @@ import torch
 from archiver.data.windows import CONTEXT, VALIDATION_WINDOWS, windows_of
 from archiver.evaluation.perplexity import Predictions, language_metrics, predict_windows
 from archiver.evaluation.speed import Arrays, Run
-from archiver.models.load import ModelFacts, ModelSource, load_model
+from archiver.models.facts import ModelFacts
+from archiver.models.source import ModelSource
 from archiver.spec import Recipe
 from archiver.state.constraints import state_of
+from archiver.tasks.loading import load_model
 from archiver.tasks.workload import Batch, Subject
 from handlers.architecture.anatomy import layer_parts
 from handlers.architecture.decoder import DecoderWithHead
