@@ -133,3 +133,19 @@ def test_end_tokens_of_generation_config_win(tiny_model, tmp_path) -> None:
     assert inspect_model(path, TASK).end_token_ids == (2, 7)
     (path / "generation_config.json").write_text('{"eos_token_id": ["x"]}')
     assert "eos_token_id is ['x']; allowed: a token's id, or a list of ids" in refused(path)
+
+
+def test_experts_are_matched_as_transformers_fuses_them(tiny_model, tmp_path) -> None:
+    """A file holds each expert's matrices, the model one tensor of all: a missing one is found, a surplus one too."""
+    sizes = {"num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 8}
+    path = changed(tiny_model("mixtral", TASK, **sizes), tmp_path)
+    tensors = load_file(path / "model.safetensors")
+    assert any("experts.1.w1" in name for name in tensors)
+    assert inspect_model(path, TASK).num_parameters == sum(tensor.numel() for tensor in tensors.values())
+    load_model(path, TASK)
+    tensors["model.layers.2.block_sparse_moe.gate.weight"] = torch.zeros(2, 32)
+    del tensors["model.layers.0.block_sparse_moe.experts.1.w2.weight"]
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    found = refused(path)
+    assert "model.layers.2.mlp.gate.weight is in the file and has no place by config.json" in found
+    assert "model.layers.0.mlp.experts.down_proj is [1, 32, 64] in the file, [2, 32, 64] by config.json" in found

@@ -145,6 +145,9 @@ def _facts(
     problems += checkpoint.problems
     floats = [info for info in directory.tensors.values() if info.dtype in FLOATS]
     text, rows = config.get_text_config(), _embedding_rows(model)
+    if input_name == "input_ids" and not rows:
+        problems.append(f"{cls.__name__} has no table of token embeddings: such models are not supported")
+        return None
     check_vocabulary(tokenizer, rows, problems)
     ends = end_tokens(path, getattr(text, "eos_token_id", None), problems) if causal else ()
     if labelled and "id2label" not in raw:
@@ -196,7 +199,10 @@ def _head_of(architecture: str) -> str:
 
 def _embedding_rows(model: Any) -> int:
     """Rows of the token embeddings; 0 where the model's inputs are no tokens."""
-    weight = getattr(model.get_input_embeddings(), "weight", None)
+    try:
+        weight = getattr(model.get_input_embeddings(), "weight", None)
+    except NotImplementedError:  # a model that hashes characters has no table
+        return 0
     return int(weight.shape[0]) if weight is not None and weight.dim() == 2 else 0
 
 
