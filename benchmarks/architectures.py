@@ -22,14 +22,53 @@ from typing import Any
 import archiver
 from archiver.progress import Progress
 
-ENCODERS = (
-    "bert roberta xlm-roberta camembert distilbert electra mpnet deberta-v2 deberta modernbert albert ernie eurobert "
-    "roformer convbert data2vec-text megatron-bert mobilebert qwen3 llama gemma3_text"
-).split()
-DECODERS = (
-    "llama mistral qwen2 qwen3 gemma gemma2 gemma3_text phi phi3 gpt2 gpt_neox opt bloom starcoder2 olmo2 smollm3 granite "
-    "mixtral qwen2_moe qwen3_moe stablelm cohere"
-).split()
+ENCODERS = [
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "distilbert",
+    "electra",
+    "mpnet",
+    "deberta-v2",
+    "deberta",
+    "modernbert",
+    "albert",
+    "ernie",
+    "eurobert",
+    "roformer",
+    "convbert",
+    "data2vec-text",
+    "megatron-bert",
+    "mobilebert",
+    "qwen3",
+    "llama",
+    "gemma3_text",
+]
+DECODERS = [
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "phi",
+    "phi3",
+    "gpt2",
+    "gpt_neox",
+    "opt",
+    "bloom",
+    "starcoder2",
+    "olmo2",
+    "smollm3",
+    "granite",
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe",
+    "stablelm",
+    "cohere",
+]
 # Whatever a config has of these is made small.
 _SIZES: dict[str, Any] = {
     **dict.fromkeys(("hidden_size", "n_embd", "dim", "d_model", "embedding_size", "word_embed_proj_dim"), 64),
@@ -177,9 +216,7 @@ def families(every: bool) -> Iterator[tuple[str, str]]:
 def table(rows: Iterable[Row]) -> str:
     """Markdown, one line a family."""
     lines = ["| | family | runtime | can be cut | |", "|---|---|---|---|---|"]
-    lines += [
-        f"| {row.kind} | {row.family} | {row.runtime or '–'} | {row.cuts or '–'} | {row.note} |" for row in rows
-    ]
+    lines += [f"| {row.kind} | {row.family} | {row.runtime or '–'} | {row.cuts or '–'} | {row.note} |" for row in rows]
     return "\n".join(lines)
 
 
@@ -199,7 +236,9 @@ def main() -> int:
             row = look_at(kind, family, Path(folder))
         rows.append(row)
         took = time.perf_counter() - started
-        print(f"{kind}:{family}: {row.runtime or 'not taken'}; {row.cuts or '-'}; {row.note} ({took:.0f} s)", flush=True)
+        print(
+            f"{kind}:{family}: {row.runtime or 'not taken'}; {row.cuts or '-'}; {row.note} ({took:.0f} s)", flush=True
+        )
     taken = sum(row.taken for row in rows)
     fast = sum(row.runtime in ("openvino", "onnxruntime") for row in rows)
     cut = sum(bool(row.cuts) for row in rows)

@@ -13,13 +13,13 @@ import pytest
 import torch
 import yaml
 from built import build, quantize
+from task_models import load_model
 from tiny_models import DECODERS, SENTENCES
 from tokenizers import Tokenizer
 from torchserve_side import ask
 
 from archiver.errors import GateFailed, RecipeError
 from archiver.export.torch_packed import export_packed
-from archiver.models.load import load_model
 from archiver.packaging.mar import extracted
 from archiver.pipeline.check import check
 from archiver.recipe.load import load_recipe

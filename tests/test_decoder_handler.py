@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 import torch
+from archiver.tasks.text.generation_staging import choose_prompts
 from greedy import continue_greedily
+from task_models import load_model
 from tiny_models import DECODERS
 from torchserve_side import REST, Context, Told, Wire, ask
 
 from archiver.errors import DataError
 from archiver.export.torch_packed import export_packed
-from archiver.models.load import load_model
-from archiver.tasks.text.generation_staging import choose_prompts
 from handlers.architecture.decoder import DecoderWithHead, greedy_steps
 from handlers.errors import UnsoundArchive
 from handlers.generation.backend import Step

@@ -8,12 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from task_models import inspect_model
 
 from archiver.data.files import Row
 from archiver.data.windows import cut_windows, read_text, windows_of
 from archiver.errors import DataError
 from archiver.evaluation.perplexity import language_metrics, predict_windows
-from archiver.models.load import inspect_model, resolve_model
+from archiver.models.source import resolve_model
 from archiver.spec import DataSpec, Recipe
 from archiver.tasks.text.generation_workload import DecoderSubject, context_of
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from stage_examples import calibrated_on
+from task_models import load_model
 
 from archiver.compression.modules import DynamicInt8, StaticInt8, WeightOnly
 from archiver.compression.quantize.int8 import dynamic_int8, static_int8, weight_only
@@ -17,7 +18,7 @@ from archiver.export.onnx import OnnxGraph, export_onnx, save_onnx
 from archiver.export.onnx_int8 import quantize_graph
 from archiver.export.openvino import export_openvino
 from archiver.export.torch_packed import export_packed
-from archiver.models.load import load_model, resolve_model
+from archiver.models.source import resolve_model
 from archiver.state.plan import plan_of
 from handlers.architecture.encoder import EncoderWithHead, load_encoder
 from handlers.runtimes.base import open_session

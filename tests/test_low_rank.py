@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from stage_examples import calibrated_on
+from task_models import load_model
 
 from archiver.compression.factorize.low_rank import activation_svd, check, svd
 from archiver.compression.factorize.low_rank_math import decompose
@@ -19,7 +20,6 @@ from archiver.errors import RecipeError
 from archiver.export.onnx import export_onnx, save_onnx
 from archiver.export.onnx_int8 import quantize_graph
 from archiver.export.openvino import export_openvino
-from archiver.models.load import load_model
 from archiver.recipe.load import load_recipe
 from archiver.state.constraints import constrained, state_of
 from archiver.state.plan import plan_of

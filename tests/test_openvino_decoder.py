@@ -14,6 +14,7 @@ import pytest
 import torch
 from greedy import continue_greedily
 from stage_examples import calibrated_on
+from task_models import load_model
 from tiny_models import DECODERS
 
 from archiver.compression.modules import WeightOnly
@@ -26,7 +27,6 @@ from archiver.errors import UnsupportedModelError
 from archiver.export.graph_weights import pack_openvino
 from archiver.export.integer_constants import as_rows, decompression, on_grid
 from archiver.export.openvino_decoder import IR, export_decoder
-from archiver.models.load import load_model
 from archiver.state.constraints import state_of
 from archiver.state.plan import plan_of
 from archiver.storage.codec_choice import Hint
@@ -273,7 +273,7 @@ ALONE = """
 import sys
 from pathlib import Path
 from archiver.export.openvino_decoder import export_decoder
-from archiver.models import load_model
+from task_models import load_model
 export_decoder(load_model(Path(sys.argv[1]), "text-generation"), None, Path(sys.argv[2]))
 """
 

@@ -97,7 +97,9 @@ def test_a_batch_answers_as_single_requests_do(handler, sentences):
 
 @pytest.mark.parametrize(("task", "width"), [("text-classification", 2), ("feature-extraction", 32)])
 def test_a_batch_equals_single_ones_through_a_real_model(tiny_model, sentences, task, width):
-    from archiver.models.load import load_model, resolve_model
+    from task_models import load_model
+
+    from archiver.models.source import resolve_model
     from archiver.tasks.encoders import EncoderSubject
     from handlers.architecture.encoder import EncoderWithHead
 

@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 import torch
 from greedy import continue_greedily
+from task_models import load_model
 from test_structured import tiny
 from tiny_models import DECODERS
 
 from archiver.compression.prune.structured import cut_layer
-from archiver.models.load import load_model
 from handlers.architecture.anatomy import layer_parts
 from handlers.generation.backend import FAILED, LENGTH, STOP, Backend, Load, Sampling, Step
 from handlers.runtimes.torch_generation import TorchBackend

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from task_models import load_model
 
 from archiver.compression.context import Examples
 from archiver.compression.retrain import training
@@ -17,7 +18,7 @@ from archiver.compression.retrain.objectives import OBJECTIVES, hidden_distance,
 from archiver.compression.retrain.options import Distill, Retrain
 from archiver.compression.retrain.training import rate, train
 from archiver.errors import ArchiverError
-from archiver.models.load import load_model, resolve_model
+from archiver.models.source import resolve_model
 from archiver.state.constraints import Mask, constrain, state_of
 from handlers.architecture.encoder import EncoderWithHead
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 from stage_examples import calibrated_on
+from task_models import load_model
 from tiny_models import SENTENCES
 from tokenizers import Tokenizer
 
@@ -19,7 +20,6 @@ from archiver.compression.retrain.training import train
 from archiver.compression.share.options import Vocabulary
 from archiver.compression.share.vocabulary import check, chosen_ids, token_counts, vocabulary
 from archiver.errors import RecipeError
-from archiver.models.load import load_model
 from archiver.recipe.load import load_recipe
 from archiver.state.constraints import Constraint, Mask, constrain, constrained, state_of
 from handlers.architecture.structure import describe, rebuild

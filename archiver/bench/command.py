@@ -99,5 +99,5 @@ def _stock(recipe: Recipe, folder: Path) -> Path:
     from archiver.models.source import resolve_model
 
     source, task = resolve_model(recipe.model), TASKS[recipe.task]
-    inspect_model(source.path, task.auto_class, base_model=task.base_model)
+    inspect_model(source.path, task.auto_class)
     return build_stock(source.path, recipe.task, folder, max_length=recipe.serve.max_length)

@@ -44,7 +44,7 @@ def check(recipe: Recipe) -> Checked:
     """
     task = TASKS[recipe.task]
     source = resolve_model(recipe.model)
-    facts = inspect_model(source.path, task.auto_class, base_model=task.base_model)
+    facts = inspect_model(source.path, task.auto_class, task=task.name)
     problems = _runtime_problems(recipe) + _length_problems(recipe, source, facts) + task.check(recipe, source, facts)
     found: dict[str, list[Any]] = {"train": [], "validation": []}
     data = recipe.data
@@ -87,7 +87,7 @@ def _stage_problems(recipe: Recipe, task: Task, source: ModelSource) -> list[str
         return []
     problems = []
     with torch.device("meta"):
-        model = skeleton(source, task.auto_class, base_model=task.base_model)
+        model = skeleton(source, task.auto_class)
         for index, stage, function in checks:
             if function is not None:
                 found = function(model, stage.options)

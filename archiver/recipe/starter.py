@@ -27,8 +27,8 @@ def write_recipe(model_dir: Path | str, task: str | None = None) -> str:
         raise UnsupportedModelError(f"{given} is no directory: name one that holds config.json and model.safetensors")
     source = resolve_model(given if given.startswith("embedded:") else Path(given))
     facts = inspect_model(source.path)
-    chosen = TASKS[task or default_task(facts.architecture, facts.embeds)]
-    facts = inspect_model(source.path, chosen.auto_class, base_model=chosen.base_model)
+    chosen = TASKS[task or default_task(facts)]
+    facts = inspect_model(source.path, chosen.auto_class, task=chosen.name)
     names = [one.name for one in RUNTIMES.values() if chosen.execution in one.ways]
     return _HEAD.format(
         name=_yaml_string(_name(source.source)),

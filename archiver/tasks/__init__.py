@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from archiver.tasks.base import FALLBACK_VALIDATION, FORWARD, GENERATE, Metric, Task
 from archiver.tasks.text.classification import TextClassification
 from archiver.tasks.text.feature_extraction import FeatureExtraction
 from archiver.tasks.text.generation import TextGeneration
+
+if TYPE_CHECKING:
+    from archiver.models.facts import ModelFacts
 
 __all__ = [
     "FALLBACK_VALIDATION",
@@ -30,16 +35,14 @@ def foreign_serve_keys(task: str) -> set[str]:
     return {key for other in TASKS.values() for key in other.serve_keys} - set(TASKS[task].serve_keys)
 
 
-def default_task(architecture: str | None, embeds: bool) -> str:
+def default_task(facts: ModelFacts) -> str:
     """The task that a model directory is made for.
 
     Args:
-        architecture: the first of config.json's `architectures`, or None.
-        embeds: whether the directory is a sentence-transformers one (it has a modules.json).
-    Returns: a key of TASKS; feature-extraction where nothing says more.
+        facts: of the model without its head.
+    Returns: a key of TASKS; feature-extraction for a sentence-transformers directory, and where nothing says more.
     """
-    if not embeds and architecture is not None:
-        for name, task in TASKS.items():
-            if architecture.endswith(task.architectures):
-                return name
-    return "feature-extraction"
+    embeds = "feature-extraction"
+    if facts.pooling.declared:
+        return embeds
+    return next((name for name, task in TASKS.items() if task.made_for(facts)), embeds)

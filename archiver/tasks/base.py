@@ -50,7 +50,6 @@ class Task(ABC):
     Attributes:
         name: a transformers task name, or ours where it has none.
         auto_class: the transformers class that loads a model for the task.
-        base_model: whether that is the model without any head.
         architectures: endings of config.json's `architectures` that say a model was made for the task.
         execution: FORWARD or GENERATE: which way of a runtime serves it.
         metrics: what a gate may bound.
@@ -66,7 +65,6 @@ class Task(ABC):
 
     name: ClassVar[str]
     auto_class: ClassVar[str]
-    base_model: ClassVar[bool] = False
     architectures: ClassVar[tuple[str, ...]] = ()
     execution: ClassVar[str] = FORWARD
     metrics: ClassVar[Mapping[str, Metric]]
@@ -145,6 +143,14 @@ class Task(ABC):
     def starter_length(self, facts: ModelFacts) -> int:
         """`serve.max_length` of a starter recipe: what the model states, else 128, which covers most short texts."""
         return max(4, min(facts.pooling.max_seq_length or 128, facts.max_positions))
+
+    def made_for(self, facts: ModelFacts) -> bool:
+        """Whether a model directory says that it was made for this task.
+
+        Args:
+            facts: of the model without its head.
+        """
+        return (facts.architecture or "").endswith(self.architectures) if self.architectures else False
 
     def handler_class(self) -> type[Any]:
         """The serving side's class for this task."""

@@ -68,7 +68,7 @@ class EncoderTask(Task):
         from archiver.models.load import load_model
         from handlers.architecture.encoder import EncoderWithHead
 
-        model = load_model(source, self.auto_class, base_model=self.base_model)
+        model = load_model(source, self.auto_class)
         module = EncoderWithHead(model, self.pooling(facts))
         original = copy.deepcopy(module).eval()
         inputs = self.inputs(validation)

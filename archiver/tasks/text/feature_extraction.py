@@ -40,7 +40,6 @@ class FeatureExtraction(EncoderTask):
 
     name = "feature-extraction"
     auto_class = "AutoModel"
-    base_model = True
     metrics = {
         "cosine": Metric(lowest=-1.0),  # mean, between original and compressed vectors
         "recall@10": Metric(),  # of the original model's 10 nearest neighbours

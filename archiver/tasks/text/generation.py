@@ -94,6 +94,9 @@ class TextGeneration(Task):
         original = copy.deepcopy(module).eval()
         return GenerationWorkload(self, recipe, source, facts, [text], model, module, original, text, more)
 
+    def made_for(self, facts: ModelFacts) -> bool:
+        return facts.causal and (facts.architecture is None or super().made_for(facts))
+
     def loss(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         from torch.nn import functional
 
@@ -122,7 +125,7 @@ class TextGeneration(Task):
         """What keeps the model in the folder `draft` from guessing for this one."""
         from archiver.models.facts import inspect_model
 
-        found = inspect_model(draft, self.auto_class)
+        found = inspect_model(draft, self.auto_class, task=self.name)
         if found.vocab_size != facts.vocab_size:
             return [
                 f"serve.draft {draft.name} has {found.vocab_size} tokens, the model {facts.vocab_size}: they must be equal"
