@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from archiver.compression import METHODS
-from archiver.compression.context import Examples
+from archiver.compression.context import StageContext
 from archiver.compression.modules import linear_names
 from archiver.compression.quantize.mixed import cheapest_path, choose_bits, headline_drop, stacked
 from archiver.compression.quantize.options import Binary, Codebook, FixedPoint, Mixed, Ternary, WeightOnly
@@ -35,7 +35,7 @@ def tiny() -> EncoderWithHead:
 
 
 @pytest.fixture
-def examples() -> Examples:
+def examples() -> StageContext:
     module = tiny()
     teacher = copy.deepcopy(module)
     generator = torch.Generator().manual_seed(0)
@@ -52,7 +52,7 @@ def examples() -> Examples:
         return {"agreement": agree, "cross_entropy": sum((a - b).square().mean().item() for a, b in pairs)}
 
     one_each = [{key: value[[row]] for key, value in batch.items()} for batch in batches[:2] for row in range(16)]
-    return Examples(
+    return StageContext(
         module,
         teacher,
         "text-classification",
@@ -78,7 +78,7 @@ STAGES = {
 METHOD = {"gptq": "weight-only", "learned": "binary", "progressive": "binary"}
 
 
-def run(kind: str, examples: Examples, aware: Retrain | None) -> torch.nn.Module:
+def run(kind: str, examples: StageContext, aware: Retrain | None) -> torch.nn.Module:
     import dataclasses
 
     verb, options = STAGES[kind]
@@ -89,7 +89,7 @@ def run(kind: str, examples: Examples, aware: Retrain | None) -> torch.nn.Module
 
 @pytest.mark.parametrize("kind", STAGES)
 def test_training_makes_up_for_rounding_and_the_grid_holds(kind, examples):
-    plain = Examples(**{**vars(examples), "module": copy.deepcopy(examples.module)})
+    plain = StageContext(**{**vars(examples), "module": copy.deepcopy(examples.module)})
     run(kind, plain, None)
     with torch.no_grad():
         lost = sum((plain.module(**b) - examples.teacher(**b)).square().mean().item() for b in examples.train(16, 0))

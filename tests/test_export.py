@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from stage_examples import calibrated_on
+from stage_context import calibrated_on
 
 from archiver.compression.modules import DynamicInt8, StaticInt8, WeightOnly
 from archiver.compression.quantize.int8 import dynamic_int8, static_int8, weight_only

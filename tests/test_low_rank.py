@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from stage_examples import calibrated_on
+from stage_context import calibrated_on
 
 from archiver.compression.factorize.low_rank import activation_svd, check, svd
 from archiver.compression.factorize.low_rank_math import decompose

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from stage_examples import calibrated_on
+from stage_context import calibrated_on
 from test_structured import SIZES, run, tiny
 
 from archiver.compression.modules import StaticInt8

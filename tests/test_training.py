@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from archiver.compression.context import Examples
+from archiver.compression.context import StageContext
 from archiver.compression.retrain import training
 from archiver.compression.retrain.checkpoint import Checkpoint
 from archiver.compression.retrain.objectives import OBJECTIVES, hidden_distance, softened_divergence
@@ -40,10 +40,10 @@ def batches(count: int = 6, rows: int = 4) -> list[dict[str, torch.Tensor]]:
 
 
 @pytest.fixture
-def made(tiny_model: Callable[..., Path]) -> Callable[..., tuple[torch.nn.Module, Examples]]:
-    """Factory → a fresh tiny classifier and the Examples around it."""
+def made(tiny_model: Callable[..., Path]) -> Callable[..., tuple[torch.nn.Module, StageContext]]:
+    """Factory → a fresh tiny classifier and the StageContext around it."""
 
-    def make(checkpoint: Path | None = None) -> tuple[torch.nn.Module, Examples]:
+    def make(checkpoint: Path | None = None) -> tuple[torch.nn.Module, StageContext]:
         model = load_model(resolve_model(tiny_model()), TASK)
         module = EncoderWithHead(model, TASK)
         data = batches()
@@ -55,7 +55,7 @@ def made(tiny_model: Callable[..., Path]) -> Callable[..., tuple[torch.nn.Module
             return {"cross_entropy": loss.item()}
 
         teacher = copy.deepcopy(module)
-        return model, Examples(
+        return model, StageContext(
             module, teacher, TASK, lambda n: data, lambda size, seed: data, measure, checkpoint=checkpoint
         )
 

@@ -26,7 +26,7 @@ class Method:
     """One way to compress.
 
     options: frozen dataclass whose fields are made with `archiver.fields.option`
-    function: "module:name" of `(model: torch.nn.Module, options, examples: Examples) -> StageReport`, in place
+    function: "module:name" of `(model: torch.nn.Module, options, context: StageContext) -> StageReport`, in place
     needs_data: it cannot work without the recipe's data.train; where only some options need it, the options class has a
         property `needs_data`
     check: "module:name" of `(model, options) -> list[str]`: what in the model's modules and shapes it cannot work with,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from archiver.compression.context import Examples, calibration_forward
+from archiver.compression.context import StageContext, calibration_forward
 from archiver.errors import RecipeError
 from handlers.architecture.anatomy import layer_list
 
@@ -29,7 +29,9 @@ class Moments:
         return self.gram.diagonal().clamp(min=0).sqrt()
 
 
-def input_moments(model: torch.nn.Module, names: Sequence[str], examples: Examples, samples: int) -> dict[str, Moments]:
+def input_moments(
+    model: torch.nn.Module, names: Sequence[str], context: StageContext, samples: int
+) -> dict[str, Moments]:
     """The moments of the inputs of the linear layers `names`, over `samples` calibration texts.
 
     RecipeError when a layer is never reached: it cannot be judged by its inputs.
@@ -51,7 +53,7 @@ def input_moments(model: torch.nn.Module, names: Sequence[str], examples: Exampl
 
     hooks = [model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in names]
     with removed(hooks):
-        calibration_forward(examples.module, examples.calibrate(samples))
+        calibration_forward(context.module, context.calibrate(samples))
     silent = [name for name in names if name not in found]
     if silent:
         raise RecipeError(f"no calibration example reached {', '.join(silent)}: add them to `ignore`")

@@ -25,7 +25,7 @@ def _no_tokenizer() -> bytes:
 
 
 @dataclass
-class Examples:
+class StageContext:
     """The third argument of every stage function.
 
     module: the model being compressed with its head, `module(**inputs)` → outputs (logits, pooled vectors)
@@ -66,7 +66,7 @@ class Examples:
         except DataError:
             return False
 
-    def part(self, name: str) -> Examples:
+    def part(self, name: str) -> StageContext:
         """The same for one of several trainings within a stage, with a checkpoint of its own."""
         import dataclasses
 

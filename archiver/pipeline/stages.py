@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from archiver.compression.context import Examples
+from archiver.compression.context import StageContext
 from archiver.compression.report import StageReport
 from archiver.errors import DataError
 from archiver.evaluation.gate import missed_bounds, require_passed
@@ -77,8 +77,8 @@ def forget_checkpoints(subject: Subject, model_store: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _examples(subject: Subject, stage: Stage, progress: Progress, checkpoint: Path | None) -> Examples:
-    return Examples(
+def _examples(subject: Subject, stage: Stage, progress: Progress, checkpoint: Path | None) -> StageContext:
+    return StageContext(
         module=subject.module,
         teacher=subject.original,
         task=subject.recipe.task,

@@ -17,7 +17,7 @@ from archiver.export.openvino import export_openvino
 from archiver.export.torch_packed import export_packed
 from archiver.packaging.layout import HANDLERS, add_requirement, requirement, write_code, write_serving
 from archiver.state.plan import plan_of
-from archiver.storage.layouts import by_content
+from archiver.storage.layouts import layouts_by_content
 from archiver.tasks.encoders import EncoderSubject
 from handlers.base import TaskHandler
 from handlers.cpu import container_cores
@@ -134,12 +134,12 @@ def _export(subject: EncoderSubject, graph: OnnxGraph | None, runtime: str, fold
         raise UnsupportedModelError(f"the runtime {runtime} needs an ONNX graph, and the model could not be exported")
     if runtime == "onnxruntime":
         save_onnx(quantize_graph(graph, plan) if plan else graph.model, folder / "model.onnx")
-        packed = pack_onnx(folder / "model.onnx", by_content(subject.model))
+        packed = pack_onnx(folder / "model.onnx", layouts_by_content(subject.model))
         return session | {"model": "model.onnx"} | ({"weights": PACKED} if packed else {})
     linears = [subject.model.get_submodule(name) for name in plan.linears] if plan else []
     widths = [linear.in_features for linear in linears if isinstance(linear, torch.nn.Linear)]
     config = export_openvino(graph, plan, folder, widths=widths)
-    packed = pack_openvino(folder / "model.xml", by_content(subject.model))
+    packed = pack_openvino(folder / "model.xml", layouts_by_content(subject.model))
     return session | {"model": "model.xml", "config": config} | ({"weights": PACKED} if packed else {})
 
 

@@ -14,7 +14,7 @@ from archiver.export.torch_packed import export_packed
 from archiver.models.load import skeleton
 from archiver.packaging.layout import requirement
 from archiver.state.plan import plan_of
-from archiver.storage.layouts import by_content
+from archiver.storage.layouts import layouts_by_content
 from archiver.tasks.text.generation_workload import DecoderSubject
 from handlers.runtimes.vllm import REQUIREMENT
 from handlers.storage.graph_weights import PACKED
@@ -38,9 +38,9 @@ def export_runtime(subject: DecoderSubject, runtime: str, folder: Path) -> dict[
 def _openvino(subject: DecoderSubject, folder: Path) -> dict[str, Any]:
     from archiver.export.openvino_decoder import export_decoder
 
-    plan, hints = plan_of(subject.model), by_content(subject.model)
+    plan, layouts = plan_of(subject.model), layouts_by_content(subject.model)
     export_decoder(subject.model, plan, folder)
-    packed = pack_openvino(folder / "openvino_model.xml", hints)
+    packed = pack_openvino(folder / "openvino_model.xml", layouts)
     session = {
         "requirement": requirement("openvino-genai"),
         "openvino": requirement("openvino"),
@@ -49,7 +49,7 @@ def _openvino(subject: DecoderSubject, folder: Path) -> dict[str, Any]:
         "kv_cache": subject.recipe.serve.kv_cache,
         "cache_blocks": cache_blocks(subject),
         # With integer weights the CPU quantizes activations too, in small groups.
-        "int8": plan is not None or any(hint.grouping is not None for hint in hints.values()),
+        "int8": plan is not None or any(layout.grouping is not None for layout in layouts.values()),
     }
     return session | ({"weights": PACKED} if packed else {})
 

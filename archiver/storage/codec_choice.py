@@ -2,7 +2,7 @@
 
 Every codec gives the tensor back value for value; −0.0 comes back as 0.0. Structure that shows in the values (zeros,
 few distinct values, signs, half precision) is found by looking; a grid per group and factor pairs are tried where a
-hint names them, and taken only where they reproduce the tensor. How the codecs lie in a file: handlers.storage.codecs.
+layout names them, and taken only where they reproduce the tensor. How the codecs lie in a file: handlers.storage.codecs.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from handlers.storage.codecs import multiply_factors
 
 LEAST_BYTES = 1024  # below, a tensor stays plain: its description would outweigh what it saves
 WORTH = 0.9  # a codec is taken when it needs at most this share of the plain bytes
-PATTERNS = ((1, 4), (2, 4), (4, 8))  # n:m looked for without a hint
+PATTERNS = ((1, 4), (2, 4), (4, 8))  # n:m looked for without a layout
 MOST_PATCHED = 0.001  # share of a product's values that may differ and are stored beside it
 _LEAST_PART = 64
 _SAMPLE = 4096
@@ -24,7 +24,7 @@ _CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)
-class Hint:
+class WeightLayout:
     """What the build knows of a tensor [rows, columns].
 
     grouping: (scale [rows, groups] float, zero point of that shape or None, bits) of a grid, value = (q − zero) · scale
@@ -48,7 +48,7 @@ class Encoded:
         return sum(array.nbytes for array in self.arrays.values())
 
 
-def encode(array: np.ndarray, hint: Hint | None = None, least_bytes: int = LEAST_BYTES) -> Encoded:
+def encode(array: np.ndarray, layout: WeightLayout | None = None, least_bytes: int = LEAST_BYTES) -> Encoded:
     """`array` in the codec that takes the fewest bytes; plain where none saves a tenth.
 
     array: float32, float16, int8 or uint8 of any shape; other types, and floats that are not all finite, stay plain.
@@ -62,11 +62,11 @@ def encode(array: np.ndarray, hint: Hint | None = None, least_bytes: int = LEAST
         if not np.isfinite(clean).all():
             return plain
         clean = clean + array.dtype.type(0)  # −0.0 + 0.0 = 0.0: one zero, not two distinct values
-    best = min(_candidates(clean, hint or Hint()), key=lambda found: found.nbytes, default=plain)
+    best = min(_candidates(clean, layout or WeightLayout()), key=lambda found: found.nbytes, default=plain)
     return best if best.nbytes <= WORTH * array.nbytes else plain
 
 
-def _candidates(array: np.ndarray, hint: Hint) -> Iterator[Encoded]:
+def _candidates(array: np.ndarray, layout: WeightLayout) -> Iterator[Encoded]:
     """Of equally small ones the first is taken: those by row come back fastest, transposed ones slowest."""
     by_value = list(_by_value(array))
     # A table for each row pays only where its indices are narrower than those into one table.
@@ -74,11 +74,11 @@ def _candidates(array: np.ndarray, hint: Hint) -> Iterator[Encoded]:
     most = 2 ** max(0, palette - 1) if palette < 8 else 256
     matrices = array.ndim == 2 and min(array.shape) > 1
     if matrices:
-        yield from _by_row(array, hint, most)
+        yield from _by_row(array, layout, most)
     yield from by_value
     if matrices:
         # A graph often holds the transposed weight [in, out]: rows of the weight are columns there.
-        for found in _by_row(np.ascontiguousarray(array.T), hint, most):
+        for found in _by_row(np.ascontiguousarray(array.T), layout, most):
             yield Encoded({**found.entry, "shape": list(array.shape), "transposed": True}, found.arrays)
 
 
@@ -103,10 +103,10 @@ def _by_value(array: np.ndarray) -> Iterator[Encoded]:
             yield _made("sign", array, signs, blocks=1)
 
 
-def _by_row(matrix: np.ndarray, hint: Hint, most: int) -> Iterator[Encoded]:
+def _by_row(matrix: np.ndarray, layout: WeightLayout, most: int) -> Iterator[Encoded]:
     """Codecs to which rows matter."""
     rows, columns = matrix.shape
-    for n, m in dict.fromkeys((*((hint.n_m,) if hint.n_m else ()), *PATTERNS)):
+    for n, m in dict.fromkeys((*((layout.n_m,) if layout.n_m else ()), *PATTERNS)):
         parts = _n_of_m(matrix, n, m)
         if parts is not None:
             yield _made("n:m", matrix, parts, n=n, m=m)
@@ -122,10 +122,10 @@ def _by_row(matrix: np.ndarray, hint: Hint, most: int) -> Iterator[Encoded]:
     signs = _signs(matrix)
     if signs is not None:
         yield _made("sign", matrix, signs, blocks=rows)
-    if hint.grouping is not None:
-        yield from _grouped(matrix, hint.grouping)
-    if hint.factors is not None:
-        yield from _factored(matrix, *hint.factors)
+    if layout.grouping is not None:
+        yield from _grouped(matrix, layout.grouping)
+    if layout.factors is not None:
+        yield from _factored(matrix, *layout.factors)
 
 
 def distinct(flat: np.ndarray, most: int = 256) -> tuple[np.ndarray, np.ndarray] | None:

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from archiver.state.constraints import Mask, state_of
-from archiver.storage.codec_choice import Hint
+from archiver.storage.codec_choice import WeightLayout
 
 
-def hints_of(model: torch.nn.Module) -> dict[str, Hint]:
+def layouts_of(model: torch.nn.Module) -> dict[str, WeightLayout]:
     """{Parameter's name: what is known of it}, for the weights that some stage has left structure in."""
     state = state_of(model)
     found = {}
@@ -23,7 +23,7 @@ def hints_of(model: torch.nn.Module) -> dict[str, Hint]:
         factors = state.factors.get(name)
         if grouping is None and n_m is None and factors is None:
             continue
-        found[f"{name}.weight"] = Hint(
+        found[f"{name}.weight"] = WeightLayout(
             grouping=None if grouping is None else (_array(grouping[0]), _array(grouping[1]), grouping[2]),
             factors=None if factors is None else (_array(factors[0]), _array(factors[1])),
             n_m=n_m,
@@ -31,15 +31,15 @@ def hints_of(model: torch.nn.Module) -> dict[str, Hint]:
     return found
 
 
-def by_content(model: torch.nn.Module) -> Mapping[bytes, Hint]:
-    """The hints by the content of their weights, for exporters that lose the names. Keys: `content_key`."""
+def layouts_by_content(model: torch.nn.Module) -> Mapping[bytes, WeightLayout]:
+    """The layouts by the content of their weights, for exporters that lose the names. Keys: `content_key`."""
     return {
-        content_key(_array(model.get_parameter(name))): hint for name, hint in hints_of(model).items()
+        content_key(_array(model.get_parameter(name))): layout for name, layout in layouts_of(model).items()
     }  # fmt: skip
 
 
-def hint_for(array: np.ndarray, known: Mapping[bytes, Hint]) -> Hint | None:
-    """The hint of the weight whose values `array` has, as it lies or transposed."""
+def layout_for(array: np.ndarray, known: Mapping[bytes, WeightLayout]) -> WeightLayout | None:
+    """The layout of the weight whose values `array` has, as it lies or transposed."""
     if not known or array.dtype != np.float32 or array.ndim != 2:
         return None
     return known.get(content_key(array)) or known.get(content_key(np.ascontiguousarray(array.T)))

@@ -11,20 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from archiver.storage.codec_choice import Encoded, Hint, encode
+from archiver.storage.codec_choice import Encoded, WeightLayout, encode
 from handlers.manifest import canonical_json
 from handlers.storage.packed import METADATA, VERSION
 
 
-def encoded_bytes(array: np.ndarray, grouping: Any = None, *, hint: Hint | None = None) -> int:
+def encoded_bytes(array: np.ndarray, grouping: Any = None, *, layout: WeightLayout | None = None) -> int:
     """Bytes of `array` in its smallest codec, without its share of the description (some 100 bytes a tensor).
 
-    grouping: as in Hint, for a tensor of which only that is known
+    grouping: as in WeightLayout, for a tensor of which only that is known
     """
-    return encode(array, hint or Hint(grouping=grouping)).nbytes
+    return encode(array, layout or WeightLayout(grouping=grouping)).nbytes
 
 
-def encode_all(tensors: Mapping[str, np.ndarray], hints: Mapping[str, Hint] | None = None) -> dict[str, Encoded]:
+def encode_all(
+    tensors: Mapping[str, np.ndarray], layouts: Mapping[str, WeightLayout] | None = None
+) -> dict[str, Encoded]:
     """Every tensor in its smallest codec; a tensor that equals an earlier one, type and all, becomes its alias."""
     encoded: dict[str, Encoded] = {}
     seen: dict[Any, str] = {}
@@ -35,7 +37,7 @@ def encode_all(tensors: Mapping[str, np.ndarray], hints: Mapping[str, Hint] | No
         if first != name and np.array_equal(tensors[first], array):
             encoded[name] = Encoded({"codec": "alias", "of": first}, {})
         else:
-            encoded[name] = encode(array, (hints or {}).get(name))
+            encoded[name] = encode(array, (layouts or {}).get(name))
     return encoded
 
 
@@ -53,6 +55,8 @@ def write_encoded(path: Path, encoded: Mapping[str, Encoded], more: Mapping[str,
     save_file(arrays, path, metadata={METADATA: described})
 
 
-def write_packed(path: Path, tensors: Mapping[str, np.ndarray], hints: Mapping[str, Hint] | None = None) -> None:
-    """Write `tensors`, each in its smallest codec. hints: what is known of some of them, by name."""
-    write_encoded(path, encode_all(tensors, hints))
+def write_packed(
+    path: Path, tensors: Mapping[str, np.ndarray], layouts: Mapping[str, WeightLayout] | None = None
+) -> None:
+    """Write `tensors`, each in its smallest codec. layouts: what is known of some of them, by name."""
+    write_encoded(path, encode_all(tensors, layouts))

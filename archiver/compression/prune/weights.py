@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from archiver.compression.calibration import Moments, by_layer, input_moments
-from archiver.compression.context import Examples
+from archiver.compression.context import StageContext
 from archiver.compression.modules import choose_modules
 from archiver.compression.prune.gradual import gradually, regrow
 from archiver.compression.prune.options import L1, SparseGpt, Wanda
@@ -29,7 +29,7 @@ _TRIALS = 7
 _RESOLUTION = 0.01
 
 
-def l1(model: torch.nn.Module, options: L1, examples: Examples) -> StageReport:
+def l1(model: torch.nn.Module, options: L1, context: StageContext) -> StageReport:
     """I(w) = |w|, with one threshold over all targets unless `scope` says otherwise."""
     names = targets_of(model, options)
 
@@ -37,10 +37,10 @@ def l1(model: torch.nn.Module, options: L1, examples: Examples) -> StageReport:
         scores = {name: _weight(model, name).abs() for name in names}
         return apply(model, masks_of(scores, sparsity, options.pattern, options.scope))
 
-    return _run("prune/l1", model, options, examples, names, prune)
+    return _run("prune/l1", model, options, context, names, prune)
 
 
-def wanda(model: torch.nn.Module, options: Wanda, examples: Examples) -> StageReport:
+def wanda(model: torch.nn.Module, options: Wanda, context: StageContext) -> StageReport:
     """I(w_ij) = |w_ij|·‖x_j‖₂ (Sun et al. 2024, arXiv:2306.11695, eq. 1); later layers see the pruned earlier ones."""
     names = targets_of(model, options)
 
@@ -49,22 +49,22 @@ def wanda(model: torch.nn.Module, options: Wanda, examples: Examples) -> StageRe
         groups = [names] if options.scope == "global" else by_layer(model, names)
         masks: Masks = {}
         for group in groups:
-            moments = _moments(model, group, examples, options.samples)
+            moments = _moments(model, group, context, options.samples)
             scores = {name: wanda_scores(_weight(model, name), moments[name].norms) for name in group}
             masks |= apply(model, masks_of(scores, sparsity, options.pattern, options.scope))
         return masks
 
-    return _run("prune/wanda", model, options, examples, names, prune)
+    return _run("prune/wanda", model, options, context, names, prune)
 
 
-def sparsegpt(model: torch.nn.Module, options: SparseGpt, examples: Examples) -> StageReport:
+def sparsegpt(model: torch.nn.Module, options: SparseGpt, context: StageContext) -> StageReport:
     """Layer by layer; see archiver.compression.prune.sparsegpt."""
     names = targets_of(model, options)
 
     def prune(sparsity: float | None) -> Masks:
         masks: Masks = {}
         for group in by_layer(model, names):
-            moments = _moments(model, group, examples, options.samples)
+            moments = _moments(model, group, context, options.samples)
             for name in group:
                 weight, mask = prune_compensated(
                     _weight(model, name),
@@ -80,7 +80,7 @@ def sparsegpt(model: torch.nn.Module, options: SparseGpt, examples: Examples) ->
                 masks[name] = mask
         return masks
 
-    return _run("prune/sparsegpt", model, options, examples, names, prune)
+    return _run("prune/sparsegpt", model, options, context, names, prune)
 
 
 def wanda_scores(weight: Tensor, norms: Tensor) -> Tensor:
@@ -161,7 +161,7 @@ def _run(
     method: str,
     model: torch.nn.Module,
     options: L1,
-    examples: Examples,
+    context: StageContext,
     names: list[str],
     prune: Callable[[float | None], Masks],
 ) -> StageReport:
@@ -169,15 +169,15 @@ def _run(
     notes = []
     sparsity = options.sparsity
     if sparsity is None and options.pattern is None:
-        sparsity = search(model, names, prune, examples)
+        sparsity = search(model, names, prune, context)
         notes.append(f"sparsity {sparsity:.3f} is the highest found that keeps the stage's bounds")
     if options.schedule == "gradual":
         assert sparsity is not None
-        masks = gradually(model, prune, sparsity, options, examples)
+        masks = gradually(model, prune, sparsity, options, context)
     else:
         masks = prune(sparsity)
     if options.regrow:
-        masks, line = regrow(model, masks, options, examples)
+        masks, line = regrow(model, masks, options, context)
         notes.append(line)
     else:
         leave(model, masks, options.pattern)
@@ -195,7 +195,7 @@ def leave(model: torch.nn.Module, masks: Mapping[str, Tensor], n_m: tuple[int, i
 
 
 def search(
-    model: torch.nn.Module, names: list[str], prune: Callable[[float | None], Masks], examples: Examples
+    model: torch.nn.Module, names: list[str], prune: Callable[[float | None], Masks], context: StageContext
 ) -> float:
     """The highest sparsity, to 1 %, that keeps the stage's bounds on validation: bisection; weights end as they were.
 
@@ -214,9 +214,9 @@ def search(
             break
         middle = (good + bad) / 2
         prune(middle)
-        passes = examples.passes()
+        passes = context.passes()
         restore()
-        examples.say(f"    sparsity {middle:.3f}: the bound is {'kept' if passes else 'missed'}")
+        context.say(f"    sparsity {middle:.3f}: the bound is {'kept' if passes else 'missed'}")
         good, bad = (middle, bad) if passes else (good, middle)
     if not good:
         raise GateFailed(
@@ -231,10 +231,10 @@ def _readers(model: torch.nn.Module, name: str) -> list[str]:
     return list({id(model.get_submodule(twin)): twin for twin in twins}.values())
 
 
-def _moments(model: torch.nn.Module, names: Sequence[str], examples: Examples, samples: int) -> dict[str, Moments]:
+def _moments(model: torch.nn.Module, names: Sequence[str], context: StageContext, samples: int) -> dict[str, Moments]:
     """The moments of the inputs that each weight meets, in all layers that share it together."""
     readers = {name: _readers(model, name) for name in names}
-    found = input_moments(model, [reader for twins in readers.values() for reader in twins], examples, samples)
+    found = input_moments(model, [reader for twins in readers.values() for reader in twins], context, samples)
     joined = {}
     for name, twins in readers.items():
         parts = [found[twin] for twin in twins]

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from archiver.compression.calibration import Moments, by_layer
-from archiver.compression.context import Examples
+from archiver.compression.context import StageContext
 from archiver.compression.quantize.awq_folding import Fold, folds_of
 from archiver.compression.quantize.gptq import moments_of_twins, nearest_grid, split_tables
 from archiver.compression.quantize.grids import group_scales, grouped, to_grid
@@ -78,7 +78,7 @@ def clipped_scales(
 
 
 def awq_model(
-    model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, examples: Examples
+    model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, context: StageContext
 ) -> tuple[dict[str, Grid], list[str]]:
     """Scale, clip and round the weights of `bits` (name → width) in place, layer after layer; the grids, and notes.
 
@@ -89,7 +89,7 @@ def awq_model(
     folds = folds_of(model, set(linears))
     alphas = []
     for group in by_layer(model, linears):
-        moments = moments_of_twins(model, group, examples, options.samples)
+        moments = moments_of_twins(model, group, context, options.samples)
         alphas += [
             _scale(model, fold, moments, bits, options) for fold in folds if set(fold.after) <= set(group)
         ]  # fmt: skip
@@ -100,7 +100,7 @@ def awq_model(
             with torch.no_grad():
                 weight.copy_(grid.rounded(weight))
             grids[name] = grid
-        examples.say(f"    awq: {group[-1]} and what is beside it, {len(grids)} of {len(bits)} modules")
+        context.say(f"    awq: {group[-1]} and what is beside it, {len(grids)} of {len(bits)} modules")
     scaled = sum(len(fold.after) for fold in folds)
     mean = f", α {sum(alphas) / len(alphas):.2f} on average" if alphas else ""
     notes = [

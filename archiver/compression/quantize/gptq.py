@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 
 from archiver.compression.calibration import Moments, by_layer, input_moments
-from archiver.compression.context import Examples
+from archiver.compression.context import StageContext
 from archiver.compression.modules import weighted_names
 from archiver.compression.quantize.grids import group_scales, grouped, to_grid
 from archiver.compression.quantize.options import WeightOnly
@@ -85,7 +85,7 @@ def _scales(weight: Tensor, size: int, bits: int, symmetric: bool) -> tuple[Tens
 
 
 def gptq_model(
-    model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, examples: Examples
+    model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, context: StageContext
 ) -> tuple[dict[str, Grid], list[str]]:
     """Round the weights of `bits` (name → width) in place, layer after layer; the grid of each, and notes.
 
@@ -95,7 +95,7 @@ def gptq_model(
     linears, tables = split_tables(model, bits)
     grids = {name: nearest_grid(model, name, bits[name], options) for name in tables}
     for group in by_layer(model, linears):
-        moments = moments_of_twins(model, group, examples, options.samples)
+        moments = moments_of_twins(model, group, context, options.samples)
         for name in group:
             weight = model.get_submodule(name).get_parameter("weight")
             symmetric = options.is_symmetric(bits[name])
@@ -104,7 +104,7 @@ def gptq_model(
             with torch.no_grad():
                 weight.copy_(values)
             grids[name] = Grid(scale, zero, bits[name], symmetric)
-        examples.say(f"    gptq: {group[-1]} and what is beside it, {len(grids)} of {len(bits)} modules")
+        context.say(f"    gptq: {group[-1]} and what is beside it, {len(grids)} of {len(bits)} modules")
     notes = [f"gptq on {options.samples} training texts, damping {DAMPING:.0%}"]
     if tables:
         notes.append(f"rounded to nearest, for want of inputs: {', '.join(tables)}")
@@ -124,13 +124,13 @@ def nearest_grid(model: torch.nn.Module, name: str, bits: int, options: WeightOn
 
 
 def moments_of_twins(
-    model: torch.nn.Module, names: list[str], examples: Examples, samples: int
+    model: torch.nn.Module, names: list[str], context: StageContext, samples: int
 ) -> dict[str, Moments]:  # fmt: skip
     """The moments of each layer's inputs, those of all layers added up that share its weight."""
     shared = {
         name: [n for n in _twins(model, name) if isinstance(model.get_submodule(n), torch.nn.Linear)] for name in names
     }
-    found = input_moments(model, [twin for twins in shared.values() for twin in twins], examples, samples)
+    found = input_moments(model, [twin for twins in shared.values() for twin in twins], context, samples)
     for name, twins in shared.items():
         for twin in twins:
             if twin != name:

@@ -11,29 +11,29 @@ from typing import Any
 import torch
 
 from archiver.compression.calibration import removed
-from archiver.compression.context import Batch, Examples
+from archiver.compression.context import Batch, StageContext
 from archiver.compression.modules import select_modules
 from archiver.compression.report import StageReport, report_stage
 from archiver.errors import RecipeError
 from archiver.state.plan import QuantizationPlan, plan_of
 
 
-def dynamic_int8(model: torch.nn.Module, options: Any, examples: Examples) -> StageReport:
+def dynamic_int8(model: torch.nn.Module, options: Any, context: StageContext) -> StageReport:
     """int8 weights; activations to 8 bits at run time with a scale per token, so that no neighbour changes an answer."""
     return _plan(model, options, "dynamic-int8")
 
 
-def weight_only(model: torch.nn.Module, options: Any, examples: Examples) -> StageReport:
+def weight_only(model: torch.nn.Module, options: Any, context: StageContext) -> StageReport:
     """int8 weights, activations as the runtime likes them: fp32, or 8 bits in small groups where it can."""
     return _plan(model, options, "weight-only")
 
 
-def static_int8(model: torch.nn.Module, options: Any, examples: Examples) -> StageReport:
-    """int8 weights; activations to 8 bits with ranges measured once on `examples`."""
+def static_int8(model: torch.nn.Module, options: Any, context: StageContext) -> StageReport:
+    """int8 weights; activations to 8 bits with ranges measured once on `context`."""
     report = _plan(model, options, "static-int8")
     plan = plan_of(model)
     assert plan is not None
-    plan.calibration = examples.calibrate(options.samples)
+    plan.calibration = context.calibrate(options.samples)
     plan.ranges = activation_ranges(model, plan.linears, plan.calibration)
     return report
 

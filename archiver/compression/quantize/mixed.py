@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from archiver.compression.context import Batch, Examples, inputs_of
+from archiver.compression.context import Batch, StageContext, inputs_of
 from archiver.compression.quantize.grids import round_to_nearest
 from archiver.compression.quantize.options import Mixed, WeightOnly
 from archiver.errors import DataError, GateFailed
@@ -57,7 +57,7 @@ def cheapest_path(
 
 
 def choose_bits(
-    model: torch.nn.Module, names: Sequence[str], options: WeightOnly, examples: Examples
+    model: torch.nn.Module, names: Sequence[str], options: WeightOnly, context: StageContext
 ) -> tuple[dict[str, int], list[str]]:
     """(width of each layer, notes); the model's weights are as they were afterwards.
 
@@ -76,7 +76,7 @@ def choose_bits(
         with torch.no_grad():
             weights[name].copy_(before[name])
 
-    losses = _sensitivities(names, mixed, examples, put, restore)
+    losses = _sensitivities(names, mixed, context, put, restore)
     sizes = {name: weight.numel() for name, weight in weights.items()}
     path = cheapest_path(losses, sizes, mixed.bits)
 
@@ -84,14 +84,14 @@ def choose_bits(
         try:
             for name, bits in choice.items():
                 put(name, bits)
-            return headline_drop(examples.original_metrics, examples.measure())[1]
+            return headline_drop(context.original_metrics, context.measure())[1]
         except DataError:  # the answers are no numbers
             return float("inf")
         finally:
             for name in choice:
                 restore(name)
 
-    metric, _ = headline_drop(examples.original_metrics, examples.original_metrics)
+    metric, _ = headline_drop(context.original_metrics, context.original_metrics)
     found = drop(path[0])
     if found > mixed.max_drop:
         raise GateFailed(
@@ -102,7 +102,7 @@ def choose_bits(
     while high - low > 1:
         middle = (low + high) // 2
         now = drop(path[middle])
-        examples.say(f"    mixed: {_average(path[middle], sizes):.2f} bits a weight, {metric} drops by {now:.4f}")
+        context.say(f"    mixed: {_average(path[middle], sizes):.2f} bits a weight, {metric} drops by {now:.4f}")
         if now <= mixed.max_drop:
             low, found = middle, now
         else:
@@ -135,13 +135,13 @@ def _average(choice: Mapping[str, int], sizes: Mapping[str, int]) -> float:
 def _sensitivities(
     names: Sequence[str],
     mixed: Mixed,
-    examples: Examples,
+    context: StageContext,
     put: Callable[[str, int], None],
     restore: Callable[[str], None],
 ) -> dict[str, dict[int, float]]:
     """layer → width → distance of the outputs from those before, on training texts."""
-    batches = stacked(examples.calibrate(mixed.texts))
-    module, objective = examples.module, examples.objective
+    batches = stacked(context.calibrate(mixed.texts))
+    module, objective = context.module, context.objective
     found: dict[str, dict[int, float]] = {}
     with torch.no_grad():
         answers = [module(**inputs_of(batch, module)) for batch in batches]
@@ -158,7 +158,7 @@ def _sensitivities(
                 found[name][bits] = total / count
             restore(name)
             if index % 8 == 7:
-                examples.say(f"    mixed: sensitivity of {index + 1} of {len(names)} layers measured")
+                context.say(f"    mixed: sensitivity of {index + 1} of {len(names)} layers measured")
     return found
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from archiver.compression.calibration import by_layer
-from archiver.compression.context import Examples
+from archiver.compression.context import StageContext
 from archiver.compression.quantize.gptq import moments_of_twins, nearest_grid, split_tables
 from archiver.compression.quantize.grids import half_scale, to_grid
 from archiver.compression.quantize.options import WeightOnly
@@ -46,7 +46,7 @@ def estimated_scales(
 
 
 def scale_estimation_model(
-    model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, examples: Examples
+    model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, context: StageContext
 ) -> tuple[dict[str, Grid], list[str]]:
     """Round the weights of `bits` (name → width) in place, layer after layer; the grids, and notes.
 
@@ -55,7 +55,7 @@ def scale_estimation_model(
     linears, tables = split_tables(model, bits)
     grids = {name: nearest_grid(model, name, bits[name], options) for name in tables}
     for group in by_layer(model, linears):
-        moments = moments_of_twins(model, group, examples, options.samples)
+        moments = moments_of_twins(model, group, context, options.samples)
         for name in group:
             weight = model.get_submodule(name).get_parameter("weight")
             how = (bits[name], options.columns_per_group, options.is_symmetric(bits[name]))
@@ -63,7 +63,7 @@ def scale_estimation_model(
             with torch.no_grad():
                 weight.copy_(grid.rounded(weight))
             grids[name] = grid
-        examples.say(f"    scale estimation: {group[-1]} and what is beside it, {len(grids)} of {len(bits)} modules")
+        context.say(f"    scale estimation: {group[-1]} and what is beside it, {len(grids)} of {len(bits)} modules")
     notes = [f"scales estimated on {options.samples} training texts"]
     if tables:
         notes.append(f"rounded to nearest, for want of inputs: {', '.join(tables)}")

@@ -15,7 +15,7 @@ Tensor = torch.Tensor
 
 
 class Objective(ABC):
-    """Losses are means over examples (or tokens), as scalars."""
+    """Losses are means over rows (or tokens), as scalars."""
 
     @abstractmethod
     def against_labels(self, outputs: Tensor, labels: Tensor) -> Tensor:
