@@ -11,8 +11,8 @@ import pytest
 import torch
 from stage_context import calibrated_on
 
-from archiver.compression.modules import DynamicInt8, StaticInt8, WeightOnly
 from archiver.compression.quantize.int8 import dynamic_int8, static_int8, weight_only
+from archiver.compression.quantize.options import DynamicInt8, StaticInt8, WeightOnly
 from archiver.export.onnx import OnnxGraph, export_onnx, save_onnx
 from archiver.export.onnx_int8 import quantize_graph
 from archiver.export.openvino import export_openvino

@@ -13,8 +13,8 @@ from stage_context import calibrated_on
 from archiver.compression.factorize.low_rank import activation_svd, check, svd
 from archiver.compression.factorize.low_rank_math import decompose
 from archiver.compression.factorize.options import ActivationSvd, Svd
-from archiver.compression.modules import DynamicInt8
 from archiver.compression.quantize.int8 import dynamic_int8
+from archiver.compression.quantize.options import DynamicInt8
 from archiver.errors import RecipeError
 from archiver.export.onnx import export_onnx, save_onnx
 from archiver.export.onnx_int8 import quantize_graph

@@ -16,9 +16,9 @@ from greedy import continue_greedily
 from stage_context import calibrated_on
 from tiny_models import DECODERS
 
-from archiver.compression.modules import WeightOnly
 from archiver.compression.prune.structured import cut_layer
 from archiver.compression.prune.structured_options import ShareLayers
+from archiver.compression.quantize.options import WeightOnly
 from archiver.compression.quantize.weights import weight_only
 from archiver.compression.share.layers import share_layers
 from archiver.errors import UnsupportedModelError

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from archiver.compression import METHODS
-from archiver.compression.modules import StaticInt8
+from archiver.compression.quantize.options import StaticInt8
 from archiver.errors import RecipeError
 from archiver.spec import DataSpec, Recipe, ServeSpec, as_dict, load_recipe
 

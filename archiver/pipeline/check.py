@@ -101,13 +101,9 @@ def _serving_problems(recipe: Recipe, source: ModelSource, facts: ModelFacts) ->
         problems.append(
             "serve.device is cuda, which the runtime openvino cannot use: set runtime to onnxruntime or torch"
         )
-    if recipe.serve.device == "cuda" and any(
-        stage.method in ("dynamic-int8", "static-int8") for stage in recipe.compress
-    ):
-        problems.append(
-            "serve.device is cuda, but int8 activations run on the CPU only: use weight-only, or device: cpu"
-        )
-    return problems
+    limits = [stage.entry.devices for stage in recipe.compress]
+    reasons = [only.reason for only in limits if only is not None and recipe.serve.device not in only.allowed]
+    return problems + [f"serve.device is {recipe.serve.device}, but {reason}" for reason in dict.fromkeys(reasons)]
 
 
 def _stage_problems(recipe: Recipe, source: ModelSource) -> list[str]:

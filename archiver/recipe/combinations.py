@@ -79,12 +79,9 @@ def _check_language_model(
         entry = root.value["serve"].value["runtime"]
         problems.add(entry, f"text-generation is not served with {serve.runtime}: use auto, openvino, torch or vllm")
     for index, stage in enumerate(stages):
-        if stage is not None and stage.method in ("static-int8", "dynamic-int8"):
-            problems.add(
-                root.value["compress"].value[index],
-                f"compress.{index}: {stage.label} is for encoders; the runtimes of text-generation quantize activations "
-                "themselves where that is faster: use weight-only",
-            )
+        only = stage.entry.executions if stage is not None else None
+        if stage is not None and only is not None and "generate" not in only.allowed:
+            problems.add(root.value["compress"].value[index], f"compress.{index}: {stage.label} {only.reason}")
 
 
 def _keys_of(root: Node, key: str) -> set[str]:
