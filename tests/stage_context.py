@@ -8,11 +8,13 @@ from typing import Any
 import torch
 
 from archiver.compression.context import StageContext
+from archiver.tasks.losses import OBJECTIVES
 
 
 def calibrated_on(batches: Sequence[Any], module: torch.nn.Module | None = None) -> StageContext:
     """A StageContext whose calibration data and training data are these batches, whatever is asked for."""
     module = module or torch.nn.Identity()
+    objective = OBJECTIVES["text-classification"]
     return StageContext(
-        module, module, "text-classification", lambda samples: batches, lambda size, seed: batches, dict
+        module, module, objective, lambda samples: batches, lambda size, seed: batches, dict
     )  # fmt: skip

@@ -15,6 +15,7 @@ from archiver.compression.prune.importance import layer_order
 from archiver.compression.prune.structured import check, choose, cut_layer, kept_of, structured, without_layers
 from archiver.compression.prune.structured_options import Structured
 from archiver.state.constraints import state_of
+from archiver.tasks.losses import OBJECTIVES
 from handlers.architecture.anatomy import keep_layers, layer_list, layer_parts
 from handlers.architecture.conv1d import conv1d_to_linear
 from handlers.architecture.structure import describe, rebuild
@@ -74,7 +75,7 @@ def examples(model: torch.nn.Module, kind: str) -> StageContext:
     found = calibrated_on(BATCHES, Head(model))
     if kind in DECODERS:
         found = calibrated_on([{**BATCHES[0], "labels": IDS}], Head(model))
-        found.task = "text-generation"
+        found.objective = OBJECTIVES["text-generation"]
     return found
 
 

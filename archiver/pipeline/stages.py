@@ -20,6 +20,7 @@ from archiver.evaluation.speed import compare_speed
 from archiver.progress import Progress
 from archiver.spec import GateSpec, Stage, as_dict
 from archiver.state.plan import plan_of
+from archiver.tasks.losses import OBJECTIVES
 from archiver.tasks.workload import Subject
 from handlers.manifest import canonical_json
 
@@ -81,7 +82,7 @@ def _examples(subject: Subject, stage: Stage, progress: Progress, checkpoint: Pa
     return StageContext(
         module=subject.module,
         teacher=subject.original,
-        task=subject.recipe.task,
+        objective=OBJECTIVES[subject.recipe.task],
         calibrate=subject.calibration_batches,
         train=subject.training_batches,
         measure=subject.measure,

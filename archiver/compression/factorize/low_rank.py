@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from archiver.compression.calibration import input_moments, removed
+from archiver.compression.bisect import bisect
+from archiver.compression.calibration import input_moments, watched_inputs
 from archiver.compression.context import StageContext, calibration_forward
 from archiver.compression.factorize.low_rank_math import (
     Decomposition,
@@ -106,7 +107,7 @@ def svd(model: torch.nn.Module, options: Svd, context: StageContext) -> StageRep
 def activation_svd(model: torch.nn.Module, options: ActivationSvd, context: StageContext) -> StageReport:
     """W ≈ A·Bᵀ, nearest in ‖X·(W − W')ᵀ‖_F on calibration inputs X (SVD-LLM, arXiv:2403.07378)."""
     targets = targets_of(model, options)
-    linears = [name for target in targets if not target.table for name in target.names]
+    linears = [target.names[0] for target in targets if not target.table]
     tables = [name for target in targets if target.table for name in target.names if _is_table(model, name)]
     moments = input_moments(model, linears, context, options.samples) if linears else {}
     counts = _row_counts(model, tables, context, options.samples) if tables else {}
@@ -116,7 +117,7 @@ def activation_svd(model: torch.nn.Module, options: ActivationSvd, context: Stag
         if target.table:
             parts = decompose_rows(weight, torch.stack([counts[n] for n in target.names if n in counts]).sum(0))
         else:
-            parts = decompose_on(weight, torch.stack([moments[name].gram for name in target.names]).sum(0))
+            parts = decompose_on(weight, moments[target.names[0]].gram)
         splits.append(_Split(target, parts))
     return _factorize("factorize/activation-svd", model, options, context, splits)
 
@@ -226,15 +227,11 @@ def _search(model: torch.nn.Module, options: Svd, context: StageContext, splits:
         context.say(f"    energy {1 - dropped:.4f}: the bound is {'kept' if passes else 'missed'}")
         return passes
 
-    good, bad = 0.0, 1.0
-    for _ in range(_TRIALS):
+    def between(good: float, bad: float) -> float | None:
         dropped = (max(good, _LEAST_DROPPED) * bad) ** 0.5 if good or bad < 1.0 else 0.1
-        if dropped <= _LEAST_DROPPED * 1.05:
-            break
-        if attempt(dropped):
-            good = dropped
-        else:
-            bad = dropped
+        return dropped if dropped > _LEAST_DROPPED * 1.05 else None
+
+    good, _ = bisect(0.0, 1.0, between, attempt, _TRIALS)
     with torch.no_grad():
         for split, weight in zip(splits, before, strict=True):
             _weight(model, split.target).copy_(weight)
@@ -312,13 +309,9 @@ def _row_counts(model: torch.nn.Module, names: Sequence[str], context: StageCont
     """How often each row of the tables `names` is looked up in the calibration texts, [num_embeddings] each."""
     counts = {name: torch.zeros(model.get_submodule(name).get_parameter("weight").shape[0]) for name in names}
 
-    def watch(name: str):
-        def hook(module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            counts[name] += torch.bincount(arguments[0].flatten().cpu(), minlength=len(counts[name]))
+    def see(name: str, ids: Tensor) -> None:
+        counts[name] += torch.bincount(ids.flatten().cpu(), minlength=len(counts[name]))
 
-        return hook
-
-    hooks = [model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in names]
-    with removed(hooks):
+    with watched_inputs(model, names, see):
         calibration_forward(context.module, context.calibrate(samples))
     return counts

@@ -10,12 +10,12 @@ heads and neurons are blocks of its input features:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from archiver.compression.calibration import removed
+from archiver.compression.calibration import removed, watched_inputs
 from archiver.compression.context import Batch, StageContext, calibration_forward, inputs_of
 from handlers.architecture.anatomy import layer_list
 
@@ -59,15 +59,11 @@ def _activation(
 ) -> dict[str, Tensor]:
     sums: dict[str, Tensor] = {}
 
-    def watch(name: str):
-        def hook(module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            x = arguments[0].detach()
-            total = x.reshape(-1, x.shape[-1]).abs().sum(0)
-            sums[name] = sums[name] + total if name in sums else total
+    def see(name: str, x: Tensor) -> None:
+        total = x.detach().reshape(-1, x.shape[-1]).abs().sum(0)
+        sums[name] = sums[name] + total if name in sums else total
 
-        return hook
-
-    with removed([model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in blocks]):
+    with watched_inputs(model, list(blocks), see):
         calibration_forward(context.module, context.calibrate(samples))
     scores = {}
     for name, width in blocks.items():
@@ -85,14 +81,11 @@ def _taylor(
     }
     seen: dict[str, Tensor] = {}
 
-    def watch(name: str):
-        def hook(module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            arguments[0].retain_grad()
-            seen[name] = arguments[0]
+    def see(name: str, x: Tensor) -> None:
+        x.retain_grad()
+        seen[name] = x
 
-        return hook
-
-    with removed([model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in blocks]):
+    with watched_inputs(model, list(blocks), see):
         with torch.enable_grad():
             for batch in labelled(context, samples):
                 loss_of(context, batch).backward()
@@ -122,8 +115,9 @@ def loss_of(context: StageContext, batch: Batch) -> Tensor:
     random direction r gives ∂(rᵀy)/∂x, whose size is in the mean that of the outputs' whole change.
     """
     outputs = context.module(**inputs_of(batch, context.module))
-    if "labels" in batch and context.task != "feature-extraction":
-        return context.objective.against_labels(outputs, batch["labels"]) * len(outputs)
+    loss = context.objective.loss
+    if loss is not None and "labels" in batch:
+        return loss(outputs, batch["labels"]) * len(outputs)
     signs = torch.randint(0, 2, outputs.shape, generator=torch.Generator().manual_seed(0)) * 2.0 - 1
     return (outputs * signs).sum()
 
@@ -153,7 +147,7 @@ def _influence(model: torch.nn.Module, context: StageContext, samples: int) -> l
     layers = layer_list(model)[1]
     sums, tokens = [0.0] * len(layers), [0] * len(layers)
 
-    def watch(index: int):
+    def watch(index: int) -> Callable[..., None]:
         def hook(module: torch.nn.Module, arguments: tuple[Tensor, ...], output: Any) -> None:
             y = output[0] if isinstance(output, tuple) else output
             likeness = torch.nn.functional.cosine_similarity(arguments[0], y, dim=-1)
@@ -173,7 +167,7 @@ def _greedy(model: torch.nn.Module, count: int, context: StageContext, samples: 
     batches = labelled(context, samples)
     targets = []
     with torch.no_grad():
-        if context.task == "feature-extraction" or "labels" not in batches[0]:
+        if context.objective.loss is None or "labels" not in batches[0]:
             targets = [context.module(**inputs_of(batch, context.module)) for batch in batches]
         gone: list[int] = []
         for _ in range(count):
@@ -189,7 +183,7 @@ def _greedy(model: torch.nn.Module, count: int, context: StageContext, samples: 
 
 
 def _distance(context: StageContext, batch: Batch, targets: Sequence[Tensor], place: int) -> float:
-    outputs = context.module(**inputs_of(batch, context.module))
-    if targets:
-        return float(context.objective.against_teacher(outputs, targets[place], batch["attention_mask"], 1.0))
-    return float(context.objective.against_labels(outputs, batch["labels"]))
+    outputs, objective = context.module(**inputs_of(batch, context.module)), context.objective
+    if targets or objective.loss is None:
+        return float(objective.distance(outputs, targets[place], batch["attention_mask"], 1.0))
+    return float(objective.loss(outputs, batch["labels"]))

@@ -6,11 +6,12 @@ any number: nothing becomes faster.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 
-from archiver.compression.calibration import Moments, by_layer, input_moments
+from archiver.compression.bisect import bisect
+from archiver.compression.calibration import each_layer, readers_of
 from archiver.compression.context import StageContext
 from archiver.compression.modules import choose_modules
 from archiver.compression.prune.gradual import gradually, regrow
@@ -45,11 +46,9 @@ def wanda(model: torch.nn.Module, options: Wanda, context: StageContext) -> Stag
     names = targets_of(model, options)
 
     def prune(sparsity: float | None) -> Masks:
-        # One threshold for all needs every score at once.
-        groups = [names] if options.scope == "global" else by_layer(model, names)
         masks: Masks = {}
-        for group in groups:
-            moments = _moments(model, group, context, options.samples)
+        together = options.scope == "global"  # one threshold for all needs every score at once
+        for group, moments in each_layer(model, names, context, options.samples, method="wanda", together=together):
             scores = {name: wanda_scores(_weight(model, name), moments[name].norms) for name in group}
             masks |= apply(model, masks_of(scores, sparsity, options.pattern, options.scope))
         return masks
@@ -63,8 +62,7 @@ def sparsegpt(model: torch.nn.Module, options: SparseGpt, context: StageContext)
 
     def prune(sparsity: float | None) -> Masks:
         masks: Masks = {}
-        for group in by_layer(model, names):
-            moments = _moments(model, group, context, options.samples)
+        for group, moments in each_layer(model, names, context, options.samples, method="sparsegpt"):
             for name in group:
                 weight, mask = prune_compensated(
                     _weight(model, name),
@@ -103,7 +101,7 @@ def check(model: torch.nn.Module, options: L1) -> list[str]:
         widths = {name: _weight(model, name).shape[1] for name in names}
         if bad := [f"{name} (in_features {width})" for name, width in widths.items() if width % m]:
             problems.append(f"n_m {options.n_m}: {m} does not divide {', '.join(bad)}: add them to `ignore`")
-    tables = [name for name in names if not _readers(model, name)]
+    tables = [name for name in names if not readers_of(model, name)]
     if isinstance(options, Wanda) and tables:
         problems.append(
             f"{', '.join(tables)} is looked up, and has no inputs to score by: use l1, or leave it out of targets"
@@ -208,42 +206,22 @@ def search(
             for name, weight in before.items():
                 _weight(model, name).copy_(weight)
 
-    good, bad = 0.0, 1.0
-    for _ in range(_TRIALS):
-        if bad - good <= _RESOLUTION:
-            break
-        middle = (good + bad) / 2
-        prune(middle)
-        passes = context.passes()
+    def passes(sparsity: float) -> bool:
+        prune(sparsity)
+        kept = context.passes()
         restore()
-        context.say(f"    sparsity {middle:.3f}: the bound is {'kept' if passes else 'missed'}")
-        good, bad = (middle, bad) if passes else (good, middle)
+        context.say(f"    sparsity {sparsity:.3f}: the bound is {'kept' if kept else 'missed'}")
+        return kept
+
+    def between(good: float, bad: float) -> float | None:
+        return (good + bad) / 2 if bad - good > _RESOLUTION else None
+
+    good, bad = bisect(0.0, 1.0, between, passes, _TRIALS)
     if not good:
         raise GateFailed(
             f"no sparsity down to {bad:.3f} keeps the stage's bounds: allow more loss, or remove the stage"
         )
     return good
-
-
-def _readers(model: torch.nn.Module, name: str) -> list[str]:
-    """The linear layers that multiply by this weight: the module itself, and those that share it with it."""
-    twins = [twin for twin in sharing(model, name) if isinstance(model.get_submodule(twin), torch.nn.Linear)]
-    return list({id(model.get_submodule(twin)): twin for twin in twins}.values())
-
-
-def _moments(model: torch.nn.Module, names: Sequence[str], context: StageContext, samples: int) -> dict[str, Moments]:
-    """The moments of the inputs that each weight meets, in all layers that share it together."""
-    readers = {name: _readers(model, name) for name in names}
-    found = input_moments(model, [reader for twins in readers.values() for reader in twins], context, samples)
-    joined = {}
-    for name, twins in readers.items():
-        parts = [found[twin] for twin in twins]
-        joined[name] = Moments(
-            torch.stack([part.gram for part in parts]).sum(0),
-            torch.stack([part.absolute for part in parts]).sum(0),
-            sum(part.tokens for part in parts),
-        )
-    return joined
 
 
 def _weight(model: torch.nn.Module, name: str) -> Tensor:

@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from archiver.compression.calibration import Moments, by_layer
+from archiver.compression.calibration import Moments
 from archiver.compression.context import StageContext
 from archiver.compression.quantize.awq_folding import Fold, folds_of
-from archiver.compression.quantize.gptq import moments_of_twins, nearest_grid, split_tables
 from archiver.compression.quantize.grids import group_scales, grouped, to_grid
+from archiver.compression.quantize.layer_grids import grids_by_layer, split_tables
 from archiver.compression.quantize.options import WeightOnly
 from archiver.compression.quantize.quantizers import Grid
 from archiver.compression.quantize.scale_search import output_error, search_scales
@@ -80,36 +80,36 @@ def clipped_scales(
 def awq_model(
     model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, context: StageContext
 ) -> tuple[dict[str, Grid], list[str]]:
-    """Scale, clip and round the weights of `bits` (name → width) in place, layer after layer; the grids, and notes.
+    """Scale, clip and round the weights of some modules by AWQ, in place, layer after layer.
 
-    Each layer's inputs are those that the already rounded layers below it give. Embedding tables are rounded to nearest.
+    Args:
+        bits: module name → width. Embedding tables are rounded to nearest.
+        options: grouping, number of calibration texts.
+    Returns: (the grid of each module, notes).
+    Raises: RecipeError when no calibration text reaches a layer.
     """
-    linears, tables = split_tables(model, bits)
-    grids = {name: nearest_grid(model, name, bits[name], options) for name in tables}
+    linears = split_tables(model, bits)[0]
     folds = folds_of(model, set(linears))
-    alphas = []
-    for group in by_layer(model, linears):
-        moments = moments_of_twins(model, group, context, options.samples)
-        alphas += [
-            _scale(model, fold, moments, bits, options) for fold in folds if set(fold.after) <= set(group)
-        ]  # fmt: skip
-        for name in group:
-            weight = model.get_submodule(name).get_parameter("weight")
-            how = (bits[name], options.columns_per_group, options.is_symmetric(bits[name]))
-            grid = Grid(*clipped_scales(weight.detach(), moments[name].gram.float(), *how), bits[name], how[2])
-            with torch.no_grad():
-                weight.copy_(grid.rounded(weight))
-            grids[name] = grid
-        context.say(f"    awq: {group[-1]} and what is beside it, {len(grids)} of {len(bits)} modules")
+    alphas: list[float] = []
+
+    def scale_group(names: Sequence[str], moments: Mapping[str, Moments]) -> None:
+        alphas.extend(_scale(model, fold, moments, bits, options) for fold in folds if set(fold.after) <= set(names))
+
+    def grid_of(name: str, weight: Tensor, moments: Moments) -> Grid:
+        how = (bits[name], options.columns_per_group, options.is_symmetric(bits[name]))
+        grid = Grid(*clipped_scales(weight.detach(), moments.gram.float(), *how), bits[name], how[2])
+        with torch.no_grad():
+            weight.copy_(grid.rounded(weight))
+        return grid
+
+    grids, notes = grids_by_layer(model, bits, options, context, "awq", grid_of, scale_group)
     scaled = sum(len(fold.after) for fold in folds)
     mean = f", α {sum(alphas) / len(alphas):.2f} on average" if alphas else ""
-    notes = [
+    first = (
         f"awq on {options.samples} training texts: the inputs of {scaled} of {len(linears)} layers could be scaled{mean}; "
         "ranges clipped in all"
-    ]
-    if tables:
-        notes.append(f"rounded to nearest, for want of inputs: {', '.join(tables)}")
-    return grids, notes
+    )
+    return grids, [first, *notes]
 
 
 def _scale(

@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 
-from archiver.compression.calibration import removed
+from archiver.compression.calibration import require_seen, watched_inputs
 from archiver.compression.context import Batch, StageContext
 from archiver.compression.modules import select_modules
 from archiver.compression.report import StageReport, report_stage
-from archiver.errors import RecipeError
 from archiver.state.plan import QuantizationPlan, plan_of
 
 
@@ -49,21 +48,15 @@ def activation_ranges(
     sums: dict[str, list[float]] = {name: [0.0, 0.0] for name in names}
     seen = dict.fromkeys(names, 0)
 
-    def watch(name: str):
-        def hook(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            sums[name][0] += min(0.0, args[0].min().item())
-            sums[name][1] += max(0.0, args[0].max().item())
-            seen[name] += 1
+    def see(name: str, x: torch.Tensor) -> None:
+        sums[name][0] += min(0.0, x.min().item())
+        sums[name][1] += max(0.0, x.max().item())
+        seen[name] += 1
 
-        return hook
-
-    hooks = [model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in names]
-    with removed(hooks), torch.inference_mode():
+    with watched_inputs(model, names, see), torch.inference_mode():
         for batch in batches:
             model(**batch)
-    silent = [name for name in names if not seen[name]]
-    if silent:
-        raise RecipeError(f"static-int8: no calibration example reached {', '.join(silent)}; add them to `ignore`")
+    require_seen(names, lambda name: seen[name] > 0, "static-int8")
     return {name: (low / seen[name], high / seen[name]) for name, (low, high) in sums.items()}
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from archiver.compression.bisect import bisect
 from archiver.compression.context import Batch, StageContext, inputs_of
 from archiver.compression.quantize.grids import round_to_nearest
 from archiver.compression.quantize.options import Mixed, WeightOnly
@@ -22,7 +23,6 @@ from archiver.errors import DataError, GateFailed
 Tensor = torch.Tensor
 
 _STACK = 16  # texts of one length that run together
-_HEADLINES = ("accuracy", "perplexity", "spearman", "cosine", "agreement")
 
 
 def cheapest_path(
@@ -80,52 +80,41 @@ def choose_bits(
     sizes = {name: weight.numel() for name, weight in weights.items()}
     path = cheapest_path(losses, sizes, mixed.bits)
 
-    def drop(choice: Mapping[str, int]) -> float:
+    def measured_drop(choice: Mapping[str, int]) -> float:
         try:
             for name, bits in choice.items():
                 put(name, bits)
-            return headline_drop(context.original_metrics, context.measure())[1]
+            return context.objective.headline_drop(context.original_metrics, context.measure())[1]
         except DataError:  # the answers are no numbers
             return float("inf")
         finally:
             for name in choice:
                 restore(name)
 
-    metric, _ = headline_drop(context.original_metrics, context.original_metrics)
-    found = drop(path[0])
-    if found > mixed.max_drop:
+    metric, _ = context.objective.headline_drop(context.original_metrics, context.original_metrics)
+    drops = {0: measured_drop(path[0])}
+    if drops[0] > mixed.max_drop:
         raise GateFailed(
-            f"mixed: with {max(mixed.bits)} bits in every layer {metric} drops by {found:.4f}, and max_drop allows "
+            f"mixed: with {max(mixed.bits)} bits in every layer {metric} drops by {drops[0]:.4f}, and max_drop allows "
             f"{mixed.max_drop:g}: allow more, a larger width in bits, or ignore what is sensitive"
         )
-    low, high = 0, len(path)  # path[low] keeps the bound
-    while high - low > 1:
-        middle = (low + high) // 2
-        now = drop(path[middle])
-        context.say(f"    mixed: {_average(path[middle], sizes):.2f} bits a weight, {metric} drops by {now:.4f}")
-        if now <= mixed.max_drop:
-            low, found = middle, now
-        else:
-            high = middle
-    chosen = path[low]
+
+    def passes(place: int) -> bool:
+        drops[place] = measured_drop(path[place])
+        bits = _average(path[place], sizes)
+        context.say(f"    mixed: {bits:.2f} bits a weight, {metric} drops by {drops[place]:.4f}")
+        return drops[place] <= mixed.max_drop
+
+    best, _ = bisect(0, len(path), lambda low, high: (low + high) // 2 if high - low > 1 else None, passes)
+    chosen = path[best]
     counts = ", ".join(
         f"{sum(bits == width for bits in chosen.values())} layers {width} bits" for width in sorted(mixed.bits)
     )
     notes = [
-        f"mixed: {counts}; rounded to nearest so, {metric} drops by {found:.4f} ({mixed.max_drop:g} allowed)",
+        f"mixed: {counts}; rounded to nearest so, {metric} drops by {drops[best]:.4f} ({mixed.max_drop:g} allowed)",
         "mixed, bits of each: " + ", ".join(f"{name} {bits}" for name, bits in chosen.items()),
     ]
     return chosen, notes
-
-
-def headline_drop(original: Mapping[str, float], now: Mapping[str, float]) -> tuple[str, float]:
-    """(the metric that `max_drop` is about, by how much it is worse): absolute, relative for perplexity."""
-    for name in _HEADLINES:
-        if name in original and name in now:
-            if name == "perplexity":
-                return name, now[name] / original[name] - 1
-            return name, original[name] - now[name]
-    raise DataError("mixed: nothing can be measured on the validation data: give it labels")
 
 
 def _average(choice: Mapping[str, int], sizes: Mapping[str, int]) -> float:
@@ -153,7 +142,7 @@ def _sensitivities(
                 for batch, answer in zip(batches, answers, strict=True):
                     outputs = module(**inputs_of(batch, module))
                     rows = len(outputs)
-                    loss = objective.against_teacher(outputs, answer, batch["attention_mask"], 1.0)
+                    loss = objective.distance(outputs, answer, batch["attention_mask"], 1.0)
                     total, count = total + float(loss) * rows, count + rows
                 found[name][bits] = total / count
             restore(name)

@@ -15,6 +15,7 @@ import torch
 from archiver.compression.context import StageContext
 from archiver.compression.modules import linear_names, select_modules, weighted_names
 from archiver.compression.quantize import int8 as quantization
+from archiver.compression.quantize.layer_grids import nearest_grid
 from archiver.compression.quantize.options import Binary, FixedPoint, Ternary, WeightOnly, parse_format
 from archiver.compression.quantize.quantizers import FixedPointGrid, Grid, Signs, TernaryGrid
 from archiver.compression.report import StageReport, report_stage
@@ -70,11 +71,7 @@ def integer_grids(
         from archiver.compression.quantize.scale_estimation import scale_estimation_model
 
         return scale_estimation_model(model, bits, options, context)
-    grids = {}
-    for name, width in bits.items():
-        weight = model.get_submodule(name).get_parameter("weight")
-        grids[name] = Grid.of(weight, width, options.columns_per_group, options.is_symmetric(width))
-    return grids, []
+    return {name: nearest_grid(model, name, width, options) for name, width in bits.items()}, []
 
 
 def fixed_point(model: torch.nn.Module, options: FixedPoint, context: StageContext) -> StageReport:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from archiver.compression.context import Batch, StageContext, fine_score, inputs_of
+from archiver.compression.context import Batch, StageContext, inputs_of
 from archiver.compression.retrain.checkpoint import Checkpoint
 from archiver.compression.retrain.objectives import hidden_distance
 from archiver.compression.retrain.options import Retrain
@@ -152,15 +152,14 @@ class _Run:
                 outputs = self.context.module(**inputs_of(batch, self.context.module))
         outputs = outputs.float()
         loss = outputs.new_zeros(())
-        if options.labels > 0 and "labels" in batch:
-            loss = loss + options.labels * objective.against_labels(outputs, batch["labels"])
+        if options.labels > 0 and objective.loss is not None and "labels" in batch:
+            loss = loss + options.labels * objective.loss(outputs, batch["labels"])
         if self.teacher is not None:
             target, theirs = self.teacher.answer(batch, place, self.model)
             mask = batch["attention_mask"]
             if options.distill.logits > 0:
-                loss = loss + options.distill.logits * objective.against_teacher(
-                    outputs, target, mask, options.temperature
-                )
+                distance = objective.distance(outputs, target, mask, options.temperature)
+                loss = loss + options.distill.logits * distance
             if wants_hidden:
                 pairs = zip(hidden, theirs, strict=True)
                 distances = [hidden_distance(ours.float(), original.float(), mask) for ours, original in pairs]
@@ -171,7 +170,7 @@ class _Run:
         """Keep the best epoch's weights; True when `patience` epochs have brought nothing better."""
         assert self.options.patience is not None
         device = self.device
-        score = fine_score(self.context.measure())
+        score = self.context.objective.fine_score(self.context.measure())
         self.context.module.to(device)
         if self.checkpoint.best_score is None or score < self.checkpoint.best_score:
             self.checkpoint.keep_best(score)
@@ -195,7 +194,7 @@ class _Teacher:
     def __init__(self, context: StageContext, options: Retrain, device: torch.device) -> None:
         self._module = context.teacher.eval().to(device)
         self._hidden = options.distill.hidden > 0
-        self._vocabulary = context.task == "text-generation"  # its outputs are logits of every token
+        self._predicts_tokens = context.objective.predicts_tokens
         self._device = device
         self._kept: dict[int, tuple[Tensor, list[Tensor]]] = {}
         self._room = _TEACHER_BYTES
@@ -213,7 +212,7 @@ class _Teacher:
             inputs["input_ids"] = state.old_ids.to(self._device)[inputs["input_ids"]]
         with torch.no_grad(), _hidden_states(self._model, self._hidden) as hidden:
             outputs = self._module(**inputs).float()
-        if state.old_ids is not None and self._vocabulary:
+        if state.old_ids is not None and self._predicts_tokens:
             outputs = outputs[..., state.old_ids.to(self._device)]
         layers = state.layer_origin if state.layer_origin is not None else range(len(hidden))
         chosen = [hidden[index].to(torch.bfloat16) for index in layers] if self._hidden else []
