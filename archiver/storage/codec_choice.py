@@ -1,7 +1,7 @@
 """Storage codecs, the writing side: which structure a tensor has, and the codec that takes the fewest bytes.
 
 Every codec gives the tensor back value for value; −0.0 comes back as 0.0. Structure that shows in the values (zeros,
-few distinct values, signs, half precision) is found by looking; a grid per group and factor pairs are tried where a
+few distinct values, signs, half precision) is found in them; a grid per group and factor pairs are tried where a
 layout names them, and taken only where they reproduce the tensor. How the codecs lie in a file: handlers.storage.codecs.
 """
 
@@ -25,10 +25,12 @@ _CHUNK = 1 << 16
 
 @dataclass(frozen=True)
 class WeightLayout:
-    """What the build knows of a tensor [rows, columns].
+    """What the build knows of how a tensor [rows, columns] can be stored.
 
-    grouping: (scale [rows, groups] float, zero point of that shape or None, bits) of a grid, value = (q − zero) · scale
-    factors: (U [rows, rank], V [columns, rank]) float32 with U·Vᵀ the tensor. n_m: (n, m) when its rows have that pattern
+    Args:
+        grouping: (scale [rows, groups] float, zero point of that shape or None, bits) of a grid, value = (q − zero)·scale.
+        factors: (U [rows, rank], V [columns, rank]) float32 with U·Vᵀ the tensor.
+        n_m: (n, m) when at most n of every m neighbours of a row are not zero.
     """
 
     grouping: tuple[Any, Any, int] | None = None
@@ -38,20 +40,30 @@ class WeightLayout:
 
 @dataclass(frozen=True)
 class Encoded:
-    """entry: the description, JSON. arrays: what lies in the file, by the path below the tensor's own name ("" itself)."""
+    """A tensor in one of the codecs.
+
+    Args:
+        entry: the description, JSON.
+        arrays: what lies in the file, by the path below the tensor's own name ("" for the name itself).
+    """
 
     entry: dict[str, Any]
     arrays: dict[str, np.ndarray]
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all arrays."""
         return sum(array.nbytes for array in self.arrays.values())
 
 
 def encode(array: np.ndarray, layout: WeightLayout | None = None, least_bytes: int = LEAST_BYTES) -> Encoded:
     """`array` in the codec that takes the fewest bytes; plain where none saves a tenth.
 
-    array: float32, float16, int8 or uint8 of any shape; other types, and floats that are not all finite, stay plain.
+    Args:
+        array: float32, float16, int8 or uint8 of any shape; other types, and floats that are not all finite, stay plain.
+        layout: what is known of it.
+        least_bytes: smaller arrays stay plain.
+    Returns: the encoded array; it gives back the same values, −0.0 as 0.0.
     """
     array = np.asarray(array)
     plain = _plain(array)
@@ -129,9 +141,13 @@ def _by_row(matrix: np.ndarray, layout: WeightLayout, most: int) -> Iterator[Enc
 
 
 def distinct(flat: np.ndarray, most: int = 256) -> tuple[np.ndarray, np.ndarray] | None:
-    """The sorted distinct values of [size], at most 256, and each value's position among them, uint8.
+    """The sorted distinct values of a vector and each value's position among them.
 
-    None when there are more than `most`, which a sample most often shows.
+    Args:
+        flat: [size].
+        most: at most 256.
+    Returns: (values, positions [size] uint8); None when there are more than `most` values, which a sample most often
+        shows.
     """
     known = np.unique(flat[:: max(1, flat.size // _SAMPLE)])
     indices = np.empty(flat.size, np.uint8)
@@ -162,9 +178,13 @@ def _lookup(table: np.ndarray, chunk: np.ndarray) -> np.ndarray:
 
 
 def row_tables(matrix: np.ndarray, most: int = 256) -> np.ndarray | None:
-    """[rows, k] the sorted distinct values of each row, the last one repeated where a row has fewer than k.
+    """The sorted distinct values of each row.
 
-    None when a row has so many that a table for each cannot pay.
+    Args:
+        matrix: [rows, columns].
+        most: most values of a row.
+    Returns: [rows, k], the last value repeated where a row has fewer than k; None when a row has so many that a table for
+        each row saves nothing.
     """
     rows, columns = matrix.shape
     most = min(most, columns // 2, 2 ** (8 * matrix.itemsize - 1))

@@ -13,7 +13,10 @@ from archiver.storage.codec_choice import WeightLayout
 
 
 def layouts_of(model: torch.nn.Module) -> dict[str, WeightLayout]:
-    """{Parameter's name: what is known of it}, for the weights that some stage has left structure in."""
+    """What is known of the weights that some stage has left structure in.
+
+    Returns: Parameter's name → its layout.
+    """
     state = state_of(model)
     found = {}
     for name in dict.fromkeys((*state.constraints, *state.factors)):
@@ -32,14 +35,23 @@ def layouts_of(model: torch.nn.Module) -> dict[str, WeightLayout]:
 
 
 def layouts_by_content(model: torch.nn.Module) -> Mapping[bytes, WeightLayout]:
-    """The layouts by the content of their weights, for exporters that lose the names. Keys: `content_key`."""
+    """The layouts by the content of their weights, for exporters that lose the names.
+
+    Returns: `content_key` of the weight → its layout.
+    """
     return {
         content_key(_array(model.get_parameter(name))): layout for name, layout in layouts_of(model).items()
     }  # fmt: skip
 
 
 def layout_for(array: np.ndarray, known: Mapping[bytes, WeightLayout]) -> WeightLayout | None:
-    """The layout of the weight whose values `array` has, as it lies or transposed."""
+    """The layout of the weight whose values an array has.
+
+    Args:
+        array: [rows, columns] or transposed; others than float32 matrices have no layout.
+        known: as `layouts_by_content` gives them.
+    Returns: the layout of the weight, None for an array that is none of them.
+    """
     if not known or array.dtype != np.float32 or array.ndim != 2:
         return None
     return known.get(content_key(array)) or known.get(content_key(np.ascontiguousarray(array.T)))
@@ -50,6 +62,6 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
 
 
 def content_key(array: np.ndarray) -> bytes:
-    """A digest of shape and values; −0.0 counts as 0.0."""
+    """A SHA-256 of shape and values; −0.0 counts as 0.0."""
     clean = np.ascontiguousarray(array) + np.float32(0)
     return hashlib.sha256(repr(array.shape).encode() + clean.tobytes()).digest()

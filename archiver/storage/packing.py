@@ -16,18 +16,27 @@ from handlers.manifest import canonical_json
 from handlers.storage.packed import METADATA, VERSION
 
 
-def encoded_bytes(array: np.ndarray, grouping: Any = None, *, layout: WeightLayout | None = None) -> int:
+def encoded_bytes(array: np.ndarray, layout: WeightLayout | None = None) -> int:
     """Bytes of `array` in its smallest codec, without its share of the description (some 100 bytes a tensor).
 
-    grouping: as in WeightLayout, for a tensor of which only that is known
+    Args:
+        array: any shape and type.
+        layout: what is known of it.
+    Returns: a number of bytes.
     """
-    return encode(array, layout or WeightLayout(grouping=grouping)).nbytes
+    return encode(array, layout).nbytes
 
 
 def encode_all(
     tensors: Mapping[str, np.ndarray], layouts: Mapping[str, WeightLayout] | None = None
 ) -> dict[str, Encoded]:
-    """Every tensor in its smallest codec; a tensor that equals an earlier one, type and all, becomes its alias."""
+    """Every tensor in its smallest codec; a tensor that equals an earlier one, type and all, becomes its alias.
+
+    Args:
+        tensors: name → array.
+        layouts: name → what is known of it, for some of them.
+    Returns: name → encoded tensor.
+    """
     encoded: dict[str, Encoded] = {}
     seen: dict[Any, str] = {}
     for name, tensor in tensors.items():
@@ -44,7 +53,10 @@ def encode_all(
 def write_encoded(path: Path, encoded: Mapping[str, Encoded], more: Mapping[str, Any] | None = None) -> None:
     """Write tensors that `encode_all` has encoded; the same tensors give the same bytes.
 
-    more: JSON to keep beside the tensors' entries, see read_description
+    Args:
+        path: of a safetensors file.
+        encoded: name → encoded tensor.
+        more: JSON to keep beside the tensors' entries, which handlers.storage.packed.read_description gives back.
     """
     from safetensors.numpy import save_file
 
@@ -58,5 +70,11 @@ def write_encoded(path: Path, encoded: Mapping[str, Encoded], more: Mapping[str,
 def write_packed(
     path: Path, tensors: Mapping[str, np.ndarray], layouts: Mapping[str, WeightLayout] | None = None
 ) -> None:
-    """Write `tensors`, each in its smallest codec. layouts: what is known of some of them, by name."""
+    """Write tensors, each in its smallest codec.
+
+    Args:
+        path: of a safetensors file.
+        tensors: name → array.
+        layouts: name → what is known of it, for some of them.
+    """
     write_encoded(path, encode_all(tensors, layouts))

@@ -14,7 +14,10 @@ from archiver.storage.packing import encoded_bytes
 
 
 def stored_bytes(model: torch.nn.Module) -> int:
-    """Of every Parameter once, in its smallest codec; planned int8 as the integers it will be, and four bytes a row."""
+    """Bytes of a model's weights as they will be stored: each Parameter once, in its smallest codec.
+
+    Weights that are planned as int8 count as the integers they will be, and four bytes a row for the scale.
+    """
     plan = plan_of(model)
     planned = {f"{name}.weight" for name in (*plan.linears, *plan.embeddings)} if plan else set()
     layouts = layouts_of(model)
@@ -38,4 +41,4 @@ def stored_sentence(model: torch.nn.Module, names: Sequence[str]) -> str:
 
 
 def _encoded(parameter: torch.Tensor, layout: WeightLayout | None) -> int:
-    return encoded_bytes(parameter.detach().cpu().numpy(), layout=layout)
+    return encoded_bytes(parameter.detach().cpu().numpy(), layout)

@@ -29,7 +29,13 @@ STEPS = 20  # of the search for α in 0 … 1, and for the clipped share of the 
 
 
 def channel_scale(absolute: Tensor, alpha: float) -> Tensor:
-    """s = mean|x|^α, divided by √(max s · min s); 1 for channels that are always zero. absolute: [columns]."""
+    """s = mean|x|^α, divided by √(max s · min s); 1 for channels that are always zero.
+
+    Args:
+        absolute: [columns], mean|x| of each input channel, or its sum.
+        alpha: 0 ≤ α ≤ 1.
+    Returns: [columns].
+    """
     alive = absolute > 0
     if not alive.any():
         return torch.ones_like(absolute)
@@ -41,10 +47,16 @@ def channel_scale(absolute: Tensor, alpha: float) -> Tensor:
 def search_alpha(
     weights: Sequence[Tensor], bits: Sequence[int], absolute: Tensor, gram: Tensor, options: WeightOnly
 ) -> tuple[float, float]:
-    """(α, its error as a share of that without scaling): the α of 0, 1/20 … 1 with the least error of the outputs.
+    """The α of 0, 1/20 … 1 with the least error of the outputs, ‖Q(W·diag(s))·diag(s)⁻¹·X − W·X‖.
 
-    weights: all layers [rows, columns] that take these inputs; absolute: mean|x| or its sum [columns]; gram: XᵀX.
-    Source: eq. 5 of the paper, ‖Q(W·diag(s))·diag(s)⁻¹·X − W·X‖.
+    Args:
+        weights: of all layers that take these inputs, each [rows, columns].
+        bits: the width of each.
+        absolute: [columns], mean|x| of each input channel, or its sum.
+        gram: XᵀX [columns, columns].
+        options: grouping and symmetry of the grid.
+    Returns: (α, its error as a share of that without scaling).
+    Source: Lin et al. 2023, arXiv:2306.00978, eq. 5.
     """
     errors = []
     for step in range(STEPS + 1):
@@ -62,10 +74,16 @@ def search_alpha(
 def clipped_scales(
     weight: Tensor, gram: Tensor, bits: int, group_size: int | None, symmetric: bool
 ) -> tuple[Tensor, Tensor]:
-    """(scale, zero) [rows, groups]: each group's range shrunk by 0, 1/40 … 19/40, whichever errs least on its inputs.
+    """Each group's range shrunk by 0, 1/40 … 19/40, whichever errs least on its inputs.
 
-    weight: [rows, columns]; gram: XᵀX [columns, columns]. AWQ's code judges each group by itself; here it is judged
-    together with the errors of the row's other groups, ‖X_g·e_g + Σ X_h·e_h‖², group after group, three times around.
+    AWQ's code judges each group by itself; here it is judged together with the errors of the row's other groups,
+    ‖X_g·e_g + Σ X_h·e_h‖², group after group, three times.
+
+    Args:
+        weight: [rows, columns].
+        gram: XᵀX [columns, columns] of the layer's inputs.
+        bits, group_size, symmetric: the grid, as `group_scales` takes it; group_size None: one group a row.
+    Returns: (scale, zero), each [rows, groups].
     """
 
     def shrunk(

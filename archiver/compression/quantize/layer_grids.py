@@ -46,7 +46,8 @@ def grids_by_layer(
 
 def split_tables(model: torch.nn.Module, names: Iterable[str]) -> tuple[list[str], list[str]]:
     """(names of linear layers, names of embedding tables)."""
-    linears, tables = [], []
+    linears: list[str] = []
+    tables: list[str] = []
     for name in names:
         (tables if isinstance(model.get_submodule(name), torch.nn.Embedding) else linears).append(name)
     return linears, tables

@@ -30,8 +30,14 @@ def cheapest_path(
 ) -> list[dict[str, int]]:
     """Choices of a width for each layer, from the largest width everywhere to the smallest, one step at a time.
 
-    losses: layer → width → loss; sizes: weights of a layer. Each step takes the layer whose next narrower width adds the
-    least loss for each bit saved; equal ones in the order given.
+    Each step takes the layer whose next narrower width adds the least loss for each bit saved; equal ones in the order
+    given.
+
+    Args:
+        losses: layer → width → loss.
+        sizes: layer → number of its weights.
+        widths: bits to choose from.
+    Returns: the choices (layer → width), the largest model first.
     """
     order = sorted(widths, reverse=True)
     current = dict.fromkeys(losses, order[0])
@@ -59,9 +65,14 @@ def cheapest_path(
 def choose_bits(
     model: torch.nn.Module, names: Sequence[str], options: WeightOnly, context: StageContext
 ) -> tuple[dict[str, int], list[str]]:
-    """(width of each layer, notes); the model's weights are as they were afterwards.
+    """Find the widths of the smallest model that keeps the bound on validation; the weights are as before afterwards.
 
-    raises GateFailed when not even the largest width everywhere keeps the bound
+    Args:
+        names: of the modules to quantize.
+        options: grouping, and in `mixed` the bound and the widths to choose from.
+    Returns: (module name → width, notes).
+    Raises: GateFailed when not even the largest width everywhere keeps the bound; DataError when no headline metric can
+        be measured.
     """
     mixed = options.mixed or Mixed()
     weights = {name: model.get_submodule(name).get_parameter("weight") for name in names}
@@ -152,7 +163,12 @@ def _sensitivities(
 
 
 def stacked(batches: Sequence[Batch]) -> list[Batch]:
-    """Texts of one length put together, up to 16 in a batch: the same answers, in fewer runs."""
+    """Texts of one length put together, up to 16 in a batch: the same answers in fewer runs.
+
+    Args:
+        batches: of one text each, `input_ids` [1, length].
+    Returns: batches of up to 16 texts, [texts, length].
+    """
     by_length: dict[int, list[Batch]] = {}
     for batch in batches:
         by_length.setdefault(batch["input_ids"].shape[1], []).append(batch)
