@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 import transformers
-from stage_examples import calibrated_on
+from stage_context import calibrated_on
 
 from archiver.compression.modules import linear_names
 from archiver.compression.quantize.awq import awq_model, channel_scale, clipped_scales, output_error, search_alpha

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from stage_examples import calibrated_on
+from stage_context import calibrated_on
 
 from archiver.compression.quantize.options import Codebook
 from archiver.compression.quantize.weights import check_codebook

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from stage_examples import calibrated_on
+from stage_context import calibrated_on
 from task_models import load_model
 
-from archiver.compression.modules import DynamicInt8, StaticInt8, WeightOnly
 from archiver.compression.quantize.int8 import dynamic_int8, static_int8, weight_only
+from archiver.compression.quantize.options import DynamicInt8, StaticInt8, WeightOnly
 from archiver.export.onnx import OnnxGraph, export_onnx, save_onnx
 from archiver.export.onnx_int8 import quantize_graph
 from archiver.export.openvino import export_openvino

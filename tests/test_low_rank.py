@@ -8,14 +8,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from stage_examples import calibrated_on
+from stage_context import calibrated_on
 from task_models import load_model
 
 from archiver.compression.factorize.low_rank import activation_svd, check, svd
 from archiver.compression.factorize.low_rank_math import decompose
 from archiver.compression.factorize.options import ActivationSvd, Svd
-from archiver.compression.modules import DynamicInt8
 from archiver.compression.quantize.int8 import dynamic_int8
+from archiver.compression.quantize.options import DynamicInt8
 from archiver.errors import RecipeError
 from archiver.export.onnx import export_onnx, save_onnx
 from archiver.export.onnx_int8 import quantize_graph

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from stage_examples import calibrated_on
+from stage_context import calibrated_on
 
-from archiver.compression.modules import DynamicInt8, StaticInt8, WeightOnly
 from archiver.compression.quantize.int8 import activation_ranges, affine_uint8, dynamic_int8, static_int8, weight_only
+from archiver.compression.quantize.options import DynamicInt8, StaticInt8, WeightOnly
 from archiver.errors import RecipeError
 from archiver.state.plan import plan_of
 from archiver.storage.sizes import stored_bytes

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from archiver.compression import METHODS
-from archiver.compression.modules import StaticInt8
+from archiver.compression.quantize.options import StaticInt8
 from archiver.errors import RecipeError
 from archiver.recipe.load import load_recipe
 from archiver.recipe.plain import as_dict

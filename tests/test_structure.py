@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from stage_examples import calibrated_on
+from stage_context import calibrated_on
 from test_structured import SIZES, run, tiny
 
-from archiver.compression.modules import StaticInt8
 from archiver.compression.prune.structured import cut_layer
 from archiver.compression.prune.structured_options import ShareLayers
 from archiver.compression.quantize.int8 import static_int8
+from archiver.compression.quantize.options import StaticInt8
 from archiver.compression.share.layers import share_layers
 from archiver.export.graph_weights import pack_onnx, pack_openvino
 from archiver.export.onnx import OnnxGraph, export_onnx, save_onnx

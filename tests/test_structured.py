@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from stage_examples import calibrated_on
+from stage_context import calibrated_on
 
-from archiver.compression.context import Examples
+from archiver.compression.context import StageContext
 from archiver.compression.prune.importance import layer_order
 from archiver.compression.prune.structured import check, choose, cut_layer, kept_of, structured, without_layers
 from archiver.compression.prune.structured_options import Structured
 from archiver.state.constraints import state_of
+from archiver.tasks.losses import OBJECTIVES
 from handlers.architecture.anatomy import keep_layers, layer_list, layer_parts
 from handlers.architecture.conv1d import conv1d_to_linear
 from handlers.architecture.structure import describe, rebuild
@@ -70,11 +71,11 @@ def run(model: torch.nn.Module) -> torch.Tensor:
         return Head(model)(IDS, torch.ones_like(IDS))
 
 
-def examples(model: torch.nn.Module, kind: str) -> Examples:
+def examples(model: torch.nn.Module, kind: str) -> StageContext:
     found = calibrated_on(BATCHES, Head(model))
     if kind in DECODERS:
         found = calibrated_on([{**BATCHES[0], "labels": IDS}], Head(model))
-        found.task = "text-generation"
+        found.objective = OBJECTIVES["text-generation"]
     return found
 
 

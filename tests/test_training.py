@@ -11,15 +11,16 @@ import pytest
 import torch
 from task_models import load_model
 
-from archiver.compression.context import Examples
+from archiver.compression.context import StageContext
 from archiver.compression.retrain import training
 from archiver.compression.retrain.checkpoint import Checkpoint
-from archiver.compression.retrain.objectives import OBJECTIVES, hidden_distance, softened_divergence
+from archiver.compression.retrain.objectives import hidden_distance, softened_divergence
 from archiver.compression.retrain.options import Distill, Retrain
 from archiver.compression.retrain.training import rate, train
 from archiver.errors import ArchiverError
 from archiver.models.source import resolve_model
 from archiver.state.constraints import Mask, constrain, state_of
+from archiver.tasks.losses import OBJECTIVES, classification_loss
 from handlers.architecture.encoder import EncoderWithHead
 
 TASK = "text-classification"
@@ -41,10 +42,10 @@ def batches(count: int = 6, rows: int = 4) -> list[dict[str, torch.Tensor]]:
 
 
 @pytest.fixture
-def made(tiny_model: Callable[..., Path]) -> Callable[..., tuple[torch.nn.Module, Examples]]:
-    """Factory → a fresh tiny classifier and the Examples around it."""
+def made(tiny_model: Callable[..., Path]) -> Callable[..., tuple[torch.nn.Module, StageContext]]:
+    """Factory → a fresh tiny classifier and the StageContext around it."""
 
-    def make(checkpoint: Path | None = None) -> tuple[torch.nn.Module, Examples]:
+    def make(checkpoint: Path | None = None) -> tuple[torch.nn.Module, StageContext]:
         model = load_model(resolve_model(tiny_model()), TASK)
         module = EncoderWithHead(model, TASK)
         data = batches()
@@ -52,12 +53,12 @@ def made(tiny_model: Callable[..., Path]) -> Callable[..., tuple[torch.nn.Module
         def measure() -> dict[str, float]:
             with torch.no_grad():
                 outputs = [module(**{k: v for k, v in batch.items() if k != "labels"}) for batch in data]
-            loss = OBJECTIVES[TASK].against_labels(torch.cat(outputs), torch.cat([b["labels"] for b in data]))
+            loss = classification_loss(torch.cat(outputs), torch.cat([b["labels"] for b in data]))
             return {"cross_entropy": loss.item()}
 
         teacher = copy.deepcopy(module)
-        return model, Examples(
-            module, teacher, TASK, lambda n: data, lambda size, seed: data, measure, checkpoint=checkpoint
+        return model, StageContext(
+            module, teacher, OBJECTIVES[TASK], lambda n: data, lambda size, seed: data, measure, checkpoint=checkpoint
         )
 
     return make

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from stage_examples import calibrated_on
+from stage_context import calibrated_on
 from task_models import load_model
 from tiny_models import SENTENCES
 from tokenizers import Tokenizer
 
-from archiver.compression.context import Examples
+from archiver.compression.context import StageContext
 from archiver.compression.factorize.low_rank import svd
 from archiver.compression.factorize.options import Svd
 from archiver.compression.retrain.options import Retrain
@@ -36,7 +36,7 @@ KINDS = [
 
 
 class Case:
-    """A tiny model, its tokenizer, and an Examples over sentences."""
+    """A tiny model, its tokenizer, and a StageContext over sentences."""
 
     def __init__(self, tiny_model, kind: str, task: str, texts: Sequence[str] = TRAIN, **config: object) -> None:
         path = tiny_model(kind, task, **config)
@@ -45,7 +45,7 @@ class Case:
         self.old = Tokenizer.from_buffer(self.json)
         self.texts = texts
         module = torch.nn.Identity()
-        self.examples: Examples = dataclasses.replace(
+        self.examples: StageContext = dataclasses.replace(
             calibrated_on([], module),
             train=lambda size, seed: [self.batch(text) for text in self.texts],
             tokenizer_json=lambda: state_of(self.model).tokenizer_json or self.json,

@@ -1,39 +1,22 @@
-"""The options of each compression method, and how `targets` / `ignore` choose modules."""
+"""Which modules a stage works on: how `targets` and `ignore` choose among a model's linear layers and tables."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from archiver.compression.quantize.options import WeightOnly as WeightOnly  # its former home
 from archiver.errors import RecipeError
-from archiver.fields import option
 
-TARGETS_HELP = (
+_GLOBS = (
     "globs over module names, in which * also crosses dots, or @layers, @attention, @feed-forward, @embeddings, @head; "
-    "default: every linear layer and embedding table"
+    "default: "
 )
+# What the options `targets` and `ignore` say of themselves.
+LINEAR_HELP = _GLOBS + "every linear layer but the output head"
+ALL_HELP = _GLOBS + "every linear layer and embedding table"
 IGNORE_HELP = "globs over module names that are left alone, although targets names them"
-
-
-@dataclass(frozen=True)
-class DynamicInt8:
-    """int8 weights; activations are quantized as they come, with one scale per token where the runtime can."""
-
-    targets: tuple[str, ...] = option("globs", ("*",), help=TARGETS_HELP)
-    ignore: tuple[str, ...] = option("globs", (), help=IGNORE_HELP)
-
-
-@dataclass(frozen=True)
-class StaticInt8:
-    """int8 weights and activations; activation scales are calibrated on training text."""
-
-    targets: tuple[str, ...] = option("globs", ("*",), help=TARGETS_HELP)
-    ignore: tuple[str, ...] = option("globs", (), help=IGNORE_HELP)
-    samples: int = option("integer", 300, minimum=1, maximum=100_000, help="calibration texts, taken from data.train")
 
 
 def select_modules(names: Iterable[str], targets: Sequence[str], ignore: Sequence[str] = ()) -> list[str]:
@@ -81,12 +64,6 @@ ROLES: dict[str, Callable[[str], bool]] = {
     "@embeddings": lambda name: bool(_TABLE.search(name)),
     "@head": lambda name: name.startswith((*HEADS, "lm_head")),
 }
-
-
-LINEAR_HELP = (
-    "globs over module names, in which * also crosses dots, or @layers, @attention, @feed-forward, @embeddings, @head; "
-    "default: every linear layer but the output head"
-)
 
 
 def linear_names(model: Any) -> list[str]:

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from archiver.compression.context import Examples
+from archiver.compression.context import StageContext
+from archiver.compression.objective import Objective
 from archiver.compression.report import StageReport
 from archiver.errors import DataError
 from archiver.evaluation.gate import missed_bounds, require_passed
@@ -21,6 +22,7 @@ from archiver.progress import Progress
 from archiver.recipe.plain import as_dict
 from archiver.spec import GateSpec, Stage
 from archiver.state.plan import plan_of
+from archiver.tasks import Task
 from archiver.tasks.workload import Workload
 from handlers.manifest import canonical_json
 
@@ -48,7 +50,7 @@ def compress(workload: Workload, progress: Progress, model_store: Path | None = 
     for index, stage in enumerate(workload.recipe.compress):
         checkpoint = None if model_store is None else _checkpoint(workload, index, model_store)
         with progress.step(f"compress: {stage.label}"):
-            report = stage.entry.load()(workload.model, stage.options, _examples(workload, stage, progress, checkpoint))
+            report = stage.entry.load()(workload.model, stage.options, _context(workload, stage, progress, checkpoint))
         if plan_of(workload.model) is not None:  # integers are only planned: no weight has changed before the export
             done.reports.append(report)
             continue
@@ -78,11 +80,11 @@ def forget_checkpoints(workload: Workload, model_store: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _examples(workload: Workload, stage: Stage, progress: Progress, checkpoint: Path | None) -> Examples:
-    return Examples(
+def _context(workload: Workload, stage: Stage, progress: Progress, checkpoint: Path | None) -> StageContext:
+    return StageContext(
         module=workload.module,
         teacher=workload.original,
-        task=workload.recipe.task,
+        objective=objective_of(workload.task),
         calibrate=workload.calibration_batches,
         train=workload.training_batches,
         measure=workload.measure,
@@ -92,6 +94,18 @@ def _examples(workload: Workload, stage: Stage, progress: Progress, checkpoint: 
         say=progress.say,
         checkpoint=checkpoint,
         tokenizer_json=lambda: workload.tokenizer_json,
+    )
+
+
+def objective_of(task: Task) -> Objective:
+    """What the task's declarations say to a stage: its losses, and the metrics by which a model is judged."""
+    better = {name: metric.higher_is_better for name, metric in task.metrics.items()}
+    return Objective(
+        distance=task.distance,
+        loss=task.loss if task.learns_labels else None,
+        predicts_tokens=task.predicts_tokens,
+        headline={name: better[name] for name in task.headlines},
+        finest={name: better[name] for name in task.fine},
     )
 
 

@@ -103,8 +103,13 @@ def _check_methods(
         if stage is None:
             continue
         entry = root.value["compress"].value[index]
-        for reason in stage.entry.misfits(task.execution, serve.device):
-            problems.add(entry, f"compress.{index}: {stage.label} {reason}")
+        executions, devices = stage.entry.executions, stage.entry.devices
+        if executions is not None and task.execution not in executions.allowed:
+            problems.add(entry, f"compress.{index}: {stage.label} {executions.reason}")
+        if devices is not None and serve.device not in devices.allowed:
+            problems.add(
+                entry, f"compress.{index}: {stage.label}: serve.device is {serve.device}, but {devices.reason}"
+            )
 
 
 def _keys_of(root: Node, key: str) -> set[str]:

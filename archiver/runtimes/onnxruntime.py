@@ -11,7 +11,7 @@ from archiver.requirements import requirement
 from archiver.runtimes.base import Export
 from archiver.runtimes.onnx_graph import onnx_graph
 from archiver.state.plan import plan_of
-from archiver.storage.layouts import by_content
+from archiver.storage.layouts import layouts_by_content
 from archiver.tasks.workload import Workload
 from handlers.storage.graph_weights import PACKED
 
@@ -22,6 +22,6 @@ def export(workload: Workload, folder: Path) -> Export:
     """Write model.onnx, and weights.safetensors where packing pays, into `folder`."""
     graph, plan = onnx_graph(workload), plan_of(workload.model)
     save_onnx(quantize_graph(graph, plan) if plan else graph.model, folder / MODEL)
-    packed = pack_onnx(folder / MODEL, by_content(workload.model))
+    packed = pack_onnx(folder / MODEL, layouts_by_content(workload.model))
     session = {"requirement": requirement("onnxruntime"), "int8": plan is not None, "model": MODEL}
     return Export(session | ({"weights": PACKED} if packed else {}))

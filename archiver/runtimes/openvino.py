@@ -12,7 +12,7 @@ from archiver.requirements import requirement
 from archiver.runtimes.base import Export
 from archiver.runtimes.onnx_graph import onnx_graph
 from archiver.state.plan import plan_of
-from archiver.storage.layouts import by_content
+from archiver.storage.layouts import layouts_by_content
 from archiver.tasks.workload import Workload
 from handlers.storage.graph_weights import PACKED
 
@@ -25,7 +25,7 @@ def export(workload: Workload, folder: Path) -> Export:
     linears = [workload.model.get_submodule(name) for name in plan.linears] if plan else []
     widths = [linear.in_features for linear in linears if isinstance(linear, torch.nn.Linear)]
     config = export_openvino(graph, plan, folder, widths=widths)
-    packed = pack_openvino(folder / MODEL, by_content(workload.model))
+    packed = pack_openvino(folder / MODEL, layouts_by_content(workload.model))
     session = {"requirement": requirement("openvino"), "int8": plan is not None, "model": MODEL, "config": config}
     return Export(session | ({"weights": PACKED} if packed else {}), batching=shapes(workload.recipe.serve.max_length))
 

@@ -18,7 +18,7 @@ from archiver.runtimes.base import Export
 from archiver.runtimes.openvino_assistance import assist
 from archiver.spec import ServeSpec
 from archiver.state.plan import plan_of
-from archiver.storage.layouts import by_content
+from archiver.storage.layouts import layouts_by_content
 from archiver.tasks.workload import Workload
 from handlers.cpu import container_cores
 from handlers.runtimes.openvino_genai import OpenVinoBackend
@@ -30,9 +30,9 @@ _SPARE_BLOCKS = 8
 
 def export(workload: Workload, folder: Path) -> Export:
     """Write the IR (and a draft model's, where it makes writing faster) into `folder`."""
-    serve, plan, hints = workload.recipe.serve, plan_of(workload.model), by_content(workload.model)
+    serve, plan, layouts = workload.recipe.serve, plan_of(workload.model), layouts_by_content(workload.model)
     export_decoder(workload.model, plan, folder)
-    packed = pack_openvino(folder / IR, hints)
+    packed = pack_openvino(folder / IR, layouts)
     session = {
         "requirement": requirement("openvino-genai"),
         "openvino": requirement("openvino"),
@@ -42,7 +42,7 @@ def export(workload: Workload, folder: Path) -> Export:
         "cache_blocks": cache_blocks(serve, key_value_width(workload.model)),
         "max_running": serve.batch_size,
         # With integer weights the CPU quantizes activations too, in small groups.
-        "int8": plan is not None or any(hint.grouping is not None for hint in hints.values()),
+        "int8": plan is not None or any(layout.grouping is not None for layout in layouts.values()),
     }
     session |= {"weights": PACKED} if packed else {}
     if serve.draft is None and not serve.prompt_lookup:

@@ -55,6 +55,7 @@ class Task(ABC):
         metrics: what a gate may bound.
         headlines: metrics that say most, the first of those that were measured before all: `mixed` bounds it.
         fine: metrics by which two models of the task are told apart, the finest first.
+        learns_labels: whether `loss` can be learnt from. predicts_tokens: outputs are logits of the vocabulary at each place.
         columns: names that `data.columns` may give. plain_text: its data is running text, not rows.
         data_keys, serve_keys: keys of `data` and `serve` that only tasks which name them take.
         unit: what speed counts. batches: how it was counted, for the report.
@@ -70,6 +71,8 @@ class Task(ABC):
     metrics: ClassVar[Mapping[str, Metric]]
     headlines: ClassVar[tuple[str, ...]]
     fine: ClassVar[tuple[str, ...]]
+    learns_labels: ClassVar[bool] = True
+    predicts_tokens: ClassVar[bool] = False
     columns: ClassVar[tuple[str, ...]] = ("text", "text_pair", "label")
     plain_text: ClassVar[bool] = False
     data_keys: ClassVar[tuple[str, ...]] = ()
@@ -156,17 +159,6 @@ class Task(ABC):
         """The serving side's class for this task."""
         found: type[Any] = load_object(self.handler)
         return found
-
-    def headline(self, metrics: Mapping[str, float]) -> str | None:
-        """The metric that says most of those that were measured; None where none was."""
-        return next((name for name in self.headlines if name in metrics), None)
-
-    def fine_score(self, metrics: Mapping[str, float]) -> float | None:
-        """One number by which models of the task are compared, lower is better; None where nothing was measured."""
-        for name in self.fine:
-            if name in metrics:
-                return -metrics[name] if self.metrics[name].higher_is_better else metrics[name]
-        return None
 
 
 def load_object(place: str) -> Any:

@@ -47,11 +47,9 @@ class EncoderTask(Task):
 
     Attributes:
         labels: what a label is: "class" (an id or name, several where the model is multi-label) or "score" (a number).
-        label_loss: whether the labels can be learnt from.
     """
 
     labels: ClassVar[Literal["class", "score"]] = "class"
-    label_loss: ClassVar[bool] = True
     starter_serve = SERVE_BATCHES
 
     def read(self, where: Path | str, recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[Any]:
@@ -164,7 +162,7 @@ class EncoderWorkload(Workload):
 
         tokenizer = self.tokenizer
         encoded = tokenizer.encode(self.task.inputs(self.train))
-        labels = self._labels() if self.task.label_loss else None
+        labels = self._labels() if self.task.learns_labels else None
         order = torch.randperm(len(encoded), generator=torch.Generator().manual_seed(seed)).tolist()
         batches: list[Batch] = []
         for start in range(0, len(order), batch_size * _POOL):

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from archiver.compression.calibration import input_moments, removed
-from archiver.compression.context import Examples, calibration_forward
+from archiver.compression.bisect import bisect
+from archiver.compression.calibration import input_moments, watched_inputs
+from archiver.compression.context import StageContext, calibration_forward
 from archiver.compression.factorize.low_rank_math import (
     Decomposition,
     decompose,
@@ -96,29 +97,29 @@ class _Split:
     rank: int = field(default=0)
 
 
-def svd(model: torch.nn.Module, options: Svd, examples: Examples) -> StageReport:
+def svd(model: torch.nn.Module, options: Svd, context: StageContext) -> StageReport:
     """W ≈ U·diag(d)·Vᵀ, nearest in ‖W − W'‖_F (Eckart & Young 1936)."""
     targets = targets_of(model, options)
     splits = [_Split(target, decompose(_weight(model, target))) for target in targets]
-    return _factorize("factorize/svd", model, options, examples, splits)
+    return _factorize("factorize/svd", model, options, context, splits)
 
 
-def activation_svd(model: torch.nn.Module, options: ActivationSvd, examples: Examples) -> StageReport:
+def activation_svd(model: torch.nn.Module, options: ActivationSvd, context: StageContext) -> StageReport:
     """W ≈ A·Bᵀ, nearest in ‖X·(W − W')ᵀ‖_F on calibration inputs X (SVD-LLM, arXiv:2403.07378)."""
     targets = targets_of(model, options)
-    linears = [name for target in targets if not target.table for name in target.names]
+    linears = [target.names[0] for target in targets if not target.table]
     tables = [name for target in targets if target.table for name in target.names if _is_table(model, name)]
-    moments = input_moments(model, linears, examples, options.samples) if linears else {}
-    counts = _row_counts(model, tables, examples, options.samples) if tables else {}
+    moments = input_moments(model, linears, context, options.samples) if linears else {}
+    counts = _row_counts(model, tables, context, options.samples) if tables else {}
     splits = []
     for target in targets:
         weight = _weight(model, target)
         if target.table:
             parts = decompose_rows(weight, torch.stack([counts[n] for n in target.names if n in counts]).sum(0))
         else:
-            parts = decompose_on(weight, torch.stack([moments[name].gram for name in target.names]).sum(0))
+            parts = decompose_on(weight, moments[target.names[0]].gram)
         splits.append(_Split(target, parts))
-    return _factorize("factorize/activation-svd", model, options, examples, splits)
+    return _factorize("factorize/activation-svd", model, options, context, splits)
 
 
 def check(model: torch.nn.Module, options: Svd) -> list[str]:
@@ -175,12 +176,12 @@ def targets_of(model: torch.nn.Module, options: Svd) -> list[Target]:
 
 
 def _factorize(
-    method: str, model: torch.nn.Module, options: Svd, examples: Examples, splits: Sequence[_Split]
+    method: str, model: torch.nn.Module, options: Svd, context: StageContext, splits: Sequence[_Split]
 ) -> StageReport:
     notes = []
     searched = options.rank is None and options.ratio is None and options.energy is None
     if searched:
-        notes.append(_search(model, options, examples, splits))
+        notes.append(_search(model, options, context, splits))
     else:
         for split in splits:
             rank = split.target.rank(options)
@@ -209,7 +210,7 @@ def _factorize(
     return report_stage(method, model, options, notes)
 
 
-def _search(model: torch.nn.Module, options: Svd, examples: Examples, splits: Sequence[_Split]) -> str:
+def _search(model: torch.nn.Module, options: Svd, context: StageContext, splits: Sequence[_Split]) -> str:
     """Find the least energy, one for all layers, that keeps the stage's bounds: bisection over the logarithm of what is
     dropped. Sets every split's rank; the weights are as before at the end."""
     before = [_weight(model, split.target).clone() for split in splits]
@@ -222,19 +223,15 @@ def _search(model: torch.nn.Module, options: Svd, examples: Examples, splits: Se
                     a, b = split.parts.pair(split.rank)
                     weight = a @ b.T
                 _weight(model, split.target).copy_(weight)
-        passes = examples.passes()
-        examples.say(f"    energy {1 - dropped:.4f}: the bound is {'kept' if passes else 'missed'}")
+        passes = context.passes()
+        context.say(f"    energy {1 - dropped:.4f}: the bound is {'kept' if passes else 'missed'}")
         return passes
 
-    good, bad = 0.0, 1.0
-    for _ in range(_TRIALS):
+    def between(good: float, bad: float) -> float | None:
         dropped = (max(good, _LEAST_DROPPED) * bad) ** 0.5 if good or bad < 1.0 else 0.1
-        if dropped <= _LEAST_DROPPED * 1.05:
-            break
-        if attempt(dropped):
-            good = dropped
-        else:
-            bad = dropped
+        return dropped if dropped > _LEAST_DROPPED * 1.05 else None
+
+    good, _ = bisect(0.0, 1.0, between, attempt, _TRIALS)
     with torch.no_grad():
         for split, weight in zip(splits, before, strict=True):
             _weight(model, split.target).copy_(weight)
@@ -308,17 +305,13 @@ def _is_table(model: torch.nn.Module, name: str) -> bool:
     return isinstance(model.get_submodule(name), torch.nn.Embedding)
 
 
-def _row_counts(model: torch.nn.Module, names: Sequence[str], examples: Examples, samples: int) -> dict[str, Tensor]:
+def _row_counts(model: torch.nn.Module, names: Sequence[str], context: StageContext, samples: int) -> dict[str, Tensor]:
     """How often each row of the tables `names` is looked up in the calibration texts, [num_embeddings] each."""
     counts = {name: torch.zeros(model.get_submodule(name).get_parameter("weight").shape[0]) for name in names}
 
-    def watch(name: str):
-        def hook(module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            counts[name] += torch.bincount(arguments[0].flatten().cpu(), minlength=len(counts[name]))
+    def see(name: str, ids: Tensor) -> None:
+        counts[name] += torch.bincount(ids.flatten().cpu(), minlength=len(counts[name]))
 
-        return hook
-
-    hooks = [model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in names]
-    with removed(hooks):
-        calibration_forward(examples.module, examples.calibrate(samples))
+    with watched_inputs(model, names, see):
+        calibration_forward(context.module, context.calibrate(samples))
     return counts

@@ -10,13 +10,13 @@ heads and neurons are blocks of its input features:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from archiver.compression.calibration import removed
-from archiver.compression.context import Batch, Examples, calibration_forward, inputs_of
+from archiver.compression.calibration import removed, watched_inputs
+from archiver.compression.context import Batch, StageContext, calibration_forward, inputs_of
 from handlers.architecture.anatomy import layer_list
 
 Tensor = torch.Tensor
@@ -28,7 +28,7 @@ def block_scores(
     blocks: Mapping[str, int],
     producers: Mapping[str, Sequence[str]],
     importance: str,
-    examples: Examples,
+    context: StageContext,
     samples: int,
 ) -> dict[str, Tensor]:
     """[in_features / width] scores for each consuming layer.
@@ -39,8 +39,8 @@ def block_scores(
     if importance == "magnitude":
         return {name: _magnitude(model, name, producers[name], width) for name, width in blocks.items()}
     if importance == "activation":
-        return _activation(model, blocks, examples, samples)
-    return _taylor(model, blocks, examples, samples)
+        return _activation(model, blocks, context, samples)
+    return _taylor(model, blocks, context, samples)
 
 
 def _magnitude(model: torch.nn.Module, name: str, producers: Sequence[str], width: int) -> Tensor:
@@ -55,20 +55,16 @@ def _magnitude(model: torch.nn.Module, name: str, producers: Sequence[str], widt
 
 
 def _activation(
-    model: torch.nn.Module, blocks: Mapping[str, int], examples: Examples, samples: int
+    model: torch.nn.Module, blocks: Mapping[str, int], context: StageContext, samples: int
 ) -> dict[str, Tensor]:
     sums: dict[str, Tensor] = {}
 
-    def watch(name: str):
-        def hook(module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            x = arguments[0].detach()
-            total = x.reshape(-1, x.shape[-1]).abs().sum(0)
-            sums[name] = sums[name] + total if name in sums else total
+    def see(name: str, x: Tensor) -> None:
+        total = x.detach().reshape(-1, x.shape[-1]).abs().sum(0)
+        sums[name] = sums[name] + total if name in sums else total
 
-        return hook
-
-    with removed([model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in blocks]):
-        calibration_forward(examples.module, examples.calibrate(samples))
+    with watched_inputs(model, list(blocks), see):
+        calibration_forward(context.module, context.calibrate(samples))
     scores = {}
     for name, width in blocks.items():
         weight = model.get_submodule(name).get_parameter("weight").detach()
@@ -76,24 +72,23 @@ def _activation(
     return scores
 
 
-def _taylor(model: torch.nn.Module, blocks: Mapping[str, int], examples: Examples, samples: int) -> dict[str, Tensor]:
+def _taylor(
+    model: torch.nn.Module, blocks: Mapping[str, int], context: StageContext, samples: int
+) -> dict[str, Tensor]:
     scores = {
         name: torch.zeros(model.get_submodule(name).get_parameter("weight").shape[1] // width)
         for name, width in blocks.items()
     }
     seen: dict[str, Tensor] = {}
 
-    def watch(name: str):
-        def hook(module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            arguments[0].retain_grad()
-            seen[name] = arguments[0]
+    def see(name: str, x: Tensor) -> None:
+        x.retain_grad()
+        seen[name] = x
 
-        return hook
-
-    with removed([model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in blocks]):
+    with watched_inputs(model, list(blocks), see):
         with torch.enable_grad():
-            for batch in labelled(examples, samples):
-                loss_of(examples, batch).backward()
+            for batch in labelled(context, samples):
+                loss_of(context, batch).backward()
                 for name, width in blocks.items():
                     x = seen[name]
                     assert x.grad is not None
@@ -103,30 +98,31 @@ def _taylor(model: torch.nn.Module, blocks: Mapping[str, int], examples: Example
     return scores
 
 
-def labelled(examples: Examples, samples: int) -> list[Batch]:
+def labelled(context: StageContext, samples: int) -> list[Batch]:
     """Training batches of about `samples` texts together, or all of them.
 
     Batches come sorted by length: those taken lie evenly between the shortest and the longest, as the data does.
     """
-    every = list(examples.train(_ROWS, 0))
+    every = list(context.train(_ROWS, 0))
     wanted = min(len(every), -(-samples // _ROWS))
     return [every[(2 * place + 1) * len(every) // (2 * wanted)] for place in range(wanted)]
 
 
-def loss_of(examples: Examples, batch: Batch) -> Tensor:
+def loss_of(context: StageContext, batch: Batch) -> Tensor:
     """What a cut should not change: the labels' loss, summed over texts; without labels, the outputs along random signs.
 
     The distance to the original's own outputs would do for neither: where nothing is cut yet it is zero, and flat. A
     random direction r gives ∂(rᵀy)/∂x, whose size is in the mean that of the outputs' whole change.
     """
-    outputs = examples.module(**inputs_of(batch, examples.module))
-    if "labels" in batch and examples.task != "feature-extraction":
-        return examples.objective.against_labels(outputs, batch["labels"]) * len(outputs)
+    outputs = context.module(**inputs_of(batch, context.module))
+    loss = context.objective.loss
+    if loss is not None and "labels" in batch:
+        return loss(outputs, batch["labels"]) * len(outputs)
     signs = torch.randint(0, 2, outputs.shape, generator=torch.Generator().manual_seed(0)) * 2.0 - 1
     return (outputs * signs).sum()
 
 
-def layer_order(model: torch.nn.Module, count: int, importance: str, examples: Examples, samples: int) -> list[int]:
+def layer_order(model: torch.nn.Module, count: int, importance: str, context: StageContext, samples: int) -> list[int]:
     """The `count` layers that matter least, the least first.
 
     taylor: one after another, each time the layer without which the loss over `samples` texts is lowest (the loss itself,
@@ -135,11 +131,11 @@ def layer_order(model: torch.nn.Module, count: int, importance: str, examples: E
     """
     layers = layer_list(model)[1]
     if importance == "taylor":
-        return _greedy(model, count, examples, samples)
+        return _greedy(model, count, context, samples)
     if importance == "magnitude":
         scores = [_norm(layer.parameters()) for layer in layers]
     else:
-        scores = _influence(model, examples, samples)
+        scores = _influence(model, context, samples)
     return sorted(range(len(layers)), key=scores.__getitem__)[:count]
 
 
@@ -147,11 +143,11 @@ def _norm(parameters: Iterable[Tensor]) -> float:
     return float(sum(value.detach().square().sum() for value in parameters)) ** 0.5
 
 
-def _influence(model: torch.nn.Module, examples: Examples, samples: int) -> list[float]:
+def _influence(model: torch.nn.Module, context: StageContext, samples: int) -> list[float]:
     layers = layer_list(model)[1]
     sums, tokens = [0.0] * len(layers), [0] * len(layers)
 
-    def watch(index: int):
+    def watch(index: int) -> Callable[..., None]:
         def hook(module: torch.nn.Module, arguments: tuple[Tensor, ...], output: Any) -> None:
             y = output[0] if isinstance(output, tuple) else output
             likeness = torch.nn.functional.cosine_similarity(arguments[0], y, dim=-1)
@@ -161,18 +157,18 @@ def _influence(model: torch.nn.Module, examples: Examples, samples: int) -> list
         return hook
 
     with removed([layer.register_forward_hook(watch(index)) for index, layer in enumerate(layers)]):
-        calibration_forward(examples.module, examples.calibrate(samples))
+        calibration_forward(context.module, context.calibrate(samples))
     return [total / max(1, count) for total, count in zip(sums, tokens, strict=True)]
 
 
-def _greedy(model: torch.nn.Module, count: int, examples: Examples, samples: int) -> list[int]:
+def _greedy(model: torch.nn.Module, count: int, context: StageContext, samples: int) -> list[int]:
     from archiver.compression.prune.structured import without_layers
 
-    batches = labelled(examples, samples)
+    batches = labelled(context, samples)
     targets = []
     with torch.no_grad():
-        if examples.task == "feature-extraction" or "labels" not in batches[0]:
-            targets = [examples.module(**inputs_of(batch, examples.module)) for batch in batches]
+        if context.objective.loss is None or "labels" not in batches[0]:
+            targets = [context.module(**inputs_of(batch, context.module)) for batch in batches]
         gone: list[int] = []
         for _ in range(count):
             found = {}
@@ -180,16 +176,14 @@ def _greedy(model: torch.nn.Module, count: int, examples: Examples, samples: int
                 if index in gone:
                     continue
                 with without_layers(model, [*gone, index]):
-                    found[index] = sum(
-                        _distance(examples, batch, targets, place) for place, batch in enumerate(batches)
-                    )
+                    found[index] = sum(_distance(context, batch, targets, place) for place, batch in enumerate(batches))
             gone.append(min(found, key=found.__getitem__))
-            examples.say(f"    layer {gone[-1]} hurts least ({found[gone[-1]] / len(batches):.4f} without it)")
+            context.say(f"    layer {gone[-1]} hurts least ({found[gone[-1]] / len(batches):.4f} without it)")
     return gone
 
 
-def _distance(examples: Examples, batch: Batch, targets: Sequence[Tensor], place: int) -> float:
-    outputs = examples.module(**inputs_of(batch, examples.module))
-    if targets:
-        return float(examples.objective.against_teacher(outputs, targets[place], batch["attention_mask"], 1.0))
-    return float(examples.objective.against_labels(outputs, batch["labels"]))
+def _distance(context: StageContext, batch: Batch, targets: Sequence[Tensor], place: int) -> float:
+    outputs, objective = context.module(**inputs_of(batch, context.module)), context.objective
+    if targets or objective.loss is None:
+        return float(objective.distance(outputs, targets[place], batch["attention_mask"], 1.0))
+    return float(objective.loss(outputs, batch["labels"]))

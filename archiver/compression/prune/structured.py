@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import torch
 
-from archiver.compression.context import Examples
+from archiver.compression.context import StageContext
 from archiver.compression.prune.importance import block_scores, layer_order
 from archiver.compression.prune.structured_options import Structured
 from archiver.compression.report import StageReport, report_stage
@@ -24,17 +24,17 @@ NEURON_STEP = 32  # kernels work on vectors: 512 neurons are faster than 506
 _STEPPED_FROM = 256  # below, a step would be too large a part of the whole
 
 
-def structured(model: torch.nn.Module, options: Structured, examples: Examples) -> StageReport:
+def structured(model: torch.nn.Module, options: Structured, context: StageContext) -> StageReport:
     """Cut layers first, then heads and neurons of those that stay."""
     notes = []
     if options.layers is not None:
         count = len(layer_list(model)[1])
-        kept = _kept_layers(model, options, examples)
+        kept = _kept_layers(model, options, context)
         _drop_layers(model, kept)
         notes.append(f"layers {', '.join(map(str, kept))} of {count} stay")
     for what, share in (("heads", options.heads), ("neurons", options.neurons)):
         if share is not None:
-            notes.append(_cut(model, what, share, options, examples))
+            notes.append(_cut(model, what, share, options, context))
     return report_stage("prune/structured", model, options, notes)
 
 
@@ -107,12 +107,12 @@ def without_layers(model: torch.nn.Module, gone: Sequence[int]) -> Iterator[None
             config.layer_types = kinds  # type: ignore[union-attr]
 
 
-def _kept_layers(model: torch.nn.Module, options: Structured, examples: Examples) -> list[int]:
+def _kept_layers(model: torch.nn.Module, options: Structured, context: StageContext) -> list[int]:
     if isinstance(options.layers, tuple):
         return list(options.layers)
     count = len(layer_list(model)[1])
     removed = round(count * (options.layers or 0))
-    gone = layer_order(model, removed, options.importance, examples, options.samples)
+    gone = layer_order(model, removed, options.importance, context, options.samples)
     return [index for index in range(count) if index not in gone]
 
 
@@ -129,7 +129,7 @@ def _drop_layers(model: torch.nn.Module, kept: Sequence[int]) -> None:
     state.layer_origin = [before[index] for index in kept]
 
 
-def _cut(model: torch.nn.Module, what: str, share: float, options: Structured, examples: Examples) -> str:
+def _cut(model: torch.nn.Module, what: str, share: float, options: Structured, context: StageContext) -> str:
     parts = layer_parts(model)
     consumers = {(item.output if what == "heads" else item.down): item for item in parts}
     blocks = {
@@ -139,7 +139,7 @@ def _cut(model: torch.nn.Module, what: str, share: float, options: Structured, e
         name: (item.inputs if what == "heads" and not item.fused else item.up if what == "neurons" else ())
         for name, item in consumers.items()
     }
-    scores = block_scores(model, blocks, producers, options.importance, examples, options.samples)
+    scores = block_scores(model, blocks, producers, options.importance, context, options.samples)
     keep = choose(list(scores.values()), share, what, options.scope)
     counts = []
     for item, kept in zip(consumers.values(), keep, strict=True):

@@ -6,12 +6,13 @@ any number: nothing becomes faster.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 
-from archiver.compression.calibration import Moments, by_layer, input_moments
-from archiver.compression.context import Examples
+from archiver.compression.bisect import bisect
+from archiver.compression.calibration import each_layer, readers_of
+from archiver.compression.context import StageContext
 from archiver.compression.modules import choose_modules
 from archiver.compression.prune.gradual import gradually, regrow
 from archiver.compression.prune.options import L1, SparseGpt, Wanda
@@ -29,7 +30,7 @@ _TRIALS = 7
 _RESOLUTION = 0.01
 
 
-def l1(model: torch.nn.Module, options: L1, examples: Examples) -> StageReport:
+def l1(model: torch.nn.Module, options: L1, context: StageContext) -> StageReport:
     """I(w) = |w|, with one threshold over all targets unless `scope` says otherwise."""
     names = targets_of(model, options)
 
@@ -37,34 +38,31 @@ def l1(model: torch.nn.Module, options: L1, examples: Examples) -> StageReport:
         scores = {name: _weight(model, name).abs() for name in names}
         return apply(model, masks_of(scores, sparsity, options.pattern, options.scope))
 
-    return _run("prune/l1", model, options, examples, names, prune)
+    return _run("prune/l1", model, options, context, names, prune)
 
 
-def wanda(model: torch.nn.Module, options: Wanda, examples: Examples) -> StageReport:
+def wanda(model: torch.nn.Module, options: Wanda, context: StageContext) -> StageReport:
     """I(w_ij) = |w_ij|·‖x_j‖₂ (Sun et al. 2024, arXiv:2306.11695, eq. 1); later layers see the pruned earlier ones."""
     names = targets_of(model, options)
 
     def prune(sparsity: float | None) -> Masks:
-        # One threshold for all needs every score at once.
-        groups = [names] if options.scope == "global" else by_layer(model, names)
         masks: Masks = {}
-        for group in groups:
-            moments = _moments(model, group, examples, options.samples)
+        together = options.scope == "global"  # one threshold for all needs every score at once
+        for group, moments in each_layer(model, names, context, options.samples, method="wanda", together=together):
             scores = {name: wanda_scores(_weight(model, name), moments[name].norms) for name in group}
             masks |= apply(model, masks_of(scores, sparsity, options.pattern, options.scope))
         return masks
 
-    return _run("prune/wanda", model, options, examples, names, prune)
+    return _run("prune/wanda", model, options, context, names, prune)
 
 
-def sparsegpt(model: torch.nn.Module, options: SparseGpt, examples: Examples) -> StageReport:
+def sparsegpt(model: torch.nn.Module, options: SparseGpt, context: StageContext) -> StageReport:
     """Layer by layer; see archiver.compression.prune.sparsegpt."""
     names = targets_of(model, options)
 
     def prune(sparsity: float | None) -> Masks:
         masks: Masks = {}
-        for group in by_layer(model, names):
-            moments = _moments(model, group, examples, options.samples)
+        for group, moments in each_layer(model, names, context, options.samples, method="sparsegpt"):
             for name in group:
                 weight, mask = prune_compensated(
                     _weight(model, name),
@@ -80,7 +78,7 @@ def sparsegpt(model: torch.nn.Module, options: SparseGpt, examples: Examples) ->
                 masks[name] = mask
         return masks
 
-    return _run("prune/sparsegpt", model, options, examples, names, prune)
+    return _run("prune/sparsegpt", model, options, context, names, prune)
 
 
 def wanda_scores(weight: Tensor, norms: Tensor) -> Tensor:
@@ -103,7 +101,7 @@ def check(model: torch.nn.Module, options: L1) -> list[str]:
         widths = {name: _weight(model, name).shape[1] for name in names}
         if bad := [f"{name} (in_features {width})" for name, width in widths.items() if width % m]:
             problems.append(f"n_m {options.n_m}: {m} does not divide {', '.join(bad)}: add them to `ignore`")
-    tables = [name for name in names if not _readers(model, name)]
+    tables = [name for name in names if not readers_of(model, name)]
     if isinstance(options, Wanda) and tables:
         problems.append(
             f"{', '.join(tables)} is looked up, and has no inputs to score by: use l1, or leave it out of targets"
@@ -161,7 +159,7 @@ def _run(
     method: str,
     model: torch.nn.Module,
     options: L1,
-    examples: Examples,
+    context: StageContext,
     names: list[str],
     prune: Callable[[float | None], Masks],
 ) -> StageReport:
@@ -169,15 +167,15 @@ def _run(
     notes = []
     sparsity = options.sparsity
     if sparsity is None and options.pattern is None:
-        sparsity = search(model, names, prune, examples)
+        sparsity = search(model, names, prune, context)
         notes.append(f"sparsity {sparsity:.3f} is the highest found that keeps the stage's bounds")
     if options.schedule == "gradual":
         assert sparsity is not None
-        masks = gradually(model, prune, sparsity, options, examples)
+        masks = gradually(model, prune, sparsity, options, context)
     else:
         masks = prune(sparsity)
     if options.regrow:
-        masks, line = regrow(model, masks, options, examples)
+        masks, line = regrow(model, masks, options, context)
         notes.append(line)
     else:
         leave(model, masks, options.pattern)
@@ -195,7 +193,7 @@ def leave(model: torch.nn.Module, masks: Mapping[str, Tensor], n_m: tuple[int, i
 
 
 def search(
-    model: torch.nn.Module, names: list[str], prune: Callable[[float | None], Masks], examples: Examples
+    model: torch.nn.Module, names: list[str], prune: Callable[[float | None], Masks], context: StageContext
 ) -> float:
     """The highest sparsity, to 1 %, that keeps the stage's bounds on validation: bisection; weights end as they were.
 
@@ -208,42 +206,22 @@ def search(
             for name, weight in before.items():
                 _weight(model, name).copy_(weight)
 
-    good, bad = 0.0, 1.0
-    for _ in range(_TRIALS):
-        if bad - good <= _RESOLUTION:
-            break
-        middle = (good + bad) / 2
-        prune(middle)
-        passes = examples.passes()
+    def passes(sparsity: float) -> bool:
+        prune(sparsity)
+        kept = context.passes()
         restore()
-        examples.say(f"    sparsity {middle:.3f}: the bound is {'kept' if passes else 'missed'}")
-        good, bad = (middle, bad) if passes else (good, middle)
+        context.say(f"    sparsity {sparsity:.3f}: the bound is {'kept' if kept else 'missed'}")
+        return kept
+
+    def between(good: float, bad: float) -> float | None:
+        return (good + bad) / 2 if bad - good > _RESOLUTION else None
+
+    good, bad = bisect(0.0, 1.0, between, passes, _TRIALS)
     if not good:
         raise GateFailed(
             f"no sparsity down to {bad:.3f} keeps the stage's bounds: allow more loss, or remove the stage"
         )
     return good
-
-
-def _readers(model: torch.nn.Module, name: str) -> list[str]:
-    """The linear layers that multiply by this weight: the module itself, and those that share it with it."""
-    twins = [twin for twin in sharing(model, name) if isinstance(model.get_submodule(twin), torch.nn.Linear)]
-    return list({id(model.get_submodule(twin)): twin for twin in twins}.values())
-
-
-def _moments(model: torch.nn.Module, names: Sequence[str], examples: Examples, samples: int) -> dict[str, Moments]:
-    """The moments of the inputs that each weight meets, in all layers that share it together."""
-    readers = {name: _readers(model, name) for name in names}
-    found = input_moments(model, [reader for twins in readers.values() for reader in twins], examples, samples)
-    joined = {}
-    for name, twins in readers.items():
-        parts = [found[twin] for twin in twins]
-        joined[name] = Moments(
-            torch.stack([part.gram for part in parts]).sum(0),
-            torch.stack([part.absolute for part in parts]).sum(0),
-            sum(part.tokens for part in parts),
-        )
-    return joined
 
 
 def _weight(model: torch.nn.Module, name: str) -> Tensor:

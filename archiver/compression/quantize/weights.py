@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from archiver.compression.context import Examples
+from archiver.compression.context import StageContext
 from archiver.compression.modules import linear_names, select_modules, weighted_names
 from archiver.compression.quantize import int8 as quantization
+from archiver.compression.quantize.layer_grids import nearest_grid
 from archiver.compression.quantize.options import Binary, FixedPoint, Ternary, WeightOnly, parse_format
 from archiver.compression.quantize.quantizers import FixedPointGrid, Grid, Signs, TernaryGrid
 from archiver.compression.report import StageReport, report_stage
@@ -28,10 +29,10 @@ Tensor = torch.Tensor
 NOT_FASTER = "makes nothing faster: the weights are stored in fewer bits, and computed with in the runtime's precision"
 
 
-def weight_only(model: torch.nn.Module, options: WeightOnly, examples: Examples) -> StageReport:
+def weight_only(model: torch.nn.Module, options: WeightOnly, context: StageContext) -> StageReport:
     """Integers in groups: rounded to nearest, by GPTQ or by AWQ; plain 8 bits are left to the runtime."""
     if not options.in_place:
-        return quantization.weight_only(model, options, examples)
+        return quantization.weight_only(model, options, context)
     names = chosen_modules(model, options)
     before = weights_of(model, names)
     notes: list[str] = []
@@ -39,11 +40,11 @@ def weight_only(model: torch.nn.Module, options: WeightOnly, examples: Examples)
     if options.mixed is not None:
         from archiver.compression.quantize.mixed import choose_bits
 
-        bits, notes = choose_bits(model, names, options, examples)
-    grids, more = integer_grids(model, bits, options, examples)
+        bits, notes = choose_bits(model, names, options, context)
+    grids, more = integer_grids(model, bits, options, context)
     notes += more
     if options.aware is not None:
-        notes += train_aware(model, grids, options.aware, examples)
+        notes += train_aware(model, grids, options.aware, context)
     else:
         for name, grid in grids.items():
             constrain(model, name, grid)
@@ -55,29 +56,25 @@ def weight_only(model: torch.nn.Module, options: WeightOnly, examples: Examples)
 
 
 def integer_grids(
-    model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, examples: Examples
+    model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, context: StageContext
 ) -> tuple[dict[str, Grid], list[str]]:
     """(a grid for each module, notes). GPTQ and AWQ put the weights onto their grids; else they are left as they are."""
     if options.algorithm == "gptq":
         from archiver.compression.quantize.gptq import gptq_model
 
-        return gptq_model(model, bits, options, examples)
+        return gptq_model(model, bits, options, context)
     if options.algorithm == "awq":
         from archiver.compression.quantize.awq import awq_model
 
-        return awq_model(model, bits, options, examples)
+        return awq_model(model, bits, options, context)
     if options.algorithm == "scale-estimation":
         from archiver.compression.quantize.scale_estimation import scale_estimation_model
 
-        return scale_estimation_model(model, bits, options, examples)
-    grids = {}
-    for name, width in bits.items():
-        weight = model.get_submodule(name).get_parameter("weight")
-        grids[name] = Grid.of(weight, width, options.columns_per_group, options.is_symmetric(width))
-    return grids, []
+        return scale_estimation_model(model, bits, options, context)
+    return {name: nearest_grid(model, name, width, options) for name, width in bits.items()}, []
 
 
-def fixed_point(model: torch.nn.Module, options: FixedPoint, examples: Examples) -> StageReport:
+def fixed_point(model: torch.nn.Module, options: FixedPoint, context: StageContext) -> StageReport:
     """Sign, integer and fraction bits, one format for all chosen weights; biases and norms stay floating point."""
     how = parse_format(options.format)
     limit, step = 2.0**how.integer, 2.0**-how.fraction
@@ -85,24 +82,24 @@ def fixed_point(model: torch.nn.Module, options: FixedPoint, examples: Examples)
     before = weights_of(model, names)
     outside = sum(int(((w < -limit) | (w > limit - step)).sum()) for w in before.values())
     kept = {name: FixedPointGrid(how) for name in names}
-    notes = _put(model, kept, options.aware, examples)
+    notes = _put(model, kept, options.aware, context)
     what = f"{how} ({how.bits} bits, −{limit:g} … {limit - step:g} in steps of {step:g}), {outside} weights saturate"
     return report_stage("quantize/fixed-point", model, options, [described(model, before, what), *notes, NOT_FASTER])
 
 
-def ternary(model: torch.nn.Module, options: Ternary, examples: Examples) -> StageReport:
+def ternary(model: torch.nn.Module, options: Ternary, context: StageContext) -> StageReport:
     """−a, 0, a."""
     names = chosen_modules(model, options)
     before = weights_of(model, names)
     kept = {name: TernaryGrid(before[name], options.granularity) for name in names}
-    notes = _put(model, kept, options.aware, examples)
+    notes = _put(model, kept, options.aware, context)
     zeros = sum(int((model.get_submodule(name).get_parameter("weight") == 0).sum()) for name in names)
     share = zeros / sum(weight.numel() for weight in before.values())
     line = described(model, before, f"−a, 0 and a for each {options.granularity}, {share:.0%} zeros")
     return report_stage("quantize/ternary", model, options, [line, *notes, NOT_FASTER])
 
 
-def binary(model: torch.nn.Module, options: Binary, examples: Examples) -> StageReport:
+def binary(model: torch.nn.Module, options: Binary, context: StageContext) -> StageReport:
     """sgn(w)·b."""
     names = chosen_modules(model, options)
     pruned = [
@@ -113,19 +110,19 @@ def binary(model: torch.nn.Module, options: Binary, examples: Examples) -> Stage
     before = weights_of(model, names)
     kept = {name: Signs(before[name], options.scale, options.granularity, options.clip) for name in names}
     if options.progressive and options.aware is not None:
-        notes = _progressively(model, kept, options.aware, examples)
+        notes = _progressively(model, kept, options.aware, context)
     else:
-        notes = _put(model, kept, options.aware, examples)
+        notes = _put(model, kept, options.aware, context)
     line = described(model, before, f"±b for each {options.granularity}")
     return report_stage("quantize/binary", model, options, [line, *notes, NOT_FASTER])
 
 
 def _put(
-    model: torch.nn.Module, kept: Mapping[str, Any], aware: Retrain | None, examples: Examples
+    model: torch.nn.Module, kept: Mapping[str, Any], aware: Retrain | None, context: StageContext
 ) -> list[str]:  # fmt: skip
     """Constrain the modules, now or after training."""
     if aware is not None:
-        return train_aware(model, kept, aware, examples)
+        return train_aware(model, kept, aware, context)
     for name, constraint in kept.items():
         constrain(model, name, constraint)
         constraint.freeze()
@@ -133,12 +130,12 @@ def _put(
 
 
 def train_aware(
-    model: torch.nn.Module, kept: Mapping[str, Any], aware: Retrain, examples: Examples, part: str = "aware"
+    model: torch.nn.Module, kept: Mapping[str, Any], aware: Retrain, context: StageContext, part: str = "aware"
 ) -> list[str]:
     """Train with the constraints in the forward pass, the free weights behind them; at the end they hold, frozen."""
     for name, constraint in kept.items():
         constrain(model, name, constraint, project=False)
-    done = train(model, aware, examples.part(part))
+    done = train(model, aware, context.part(part))
     for constraint in kept.values():
         constraint.freeze()
     losses = ", ".join(f"{loss:.4f}" for loss in done.losses)
@@ -146,7 +143,7 @@ def train_aware(
 
 
 def _progressively(
-    model: torch.nn.Module, kept: Mapping[str, Any], aware: Retrain, examples: Examples
+    model: torch.nn.Module, kept: Mapping[str, Any], aware: Retrain, context: StageContext
 ) -> list[str]:  # fmt: skip
     """One epoch for each transformer layer, the last first, in which it and those behind it are signs; then `aware`.
 
@@ -162,9 +159,9 @@ def _progressively(
     notes: list[str] = []
     for index, group in enumerate(groups):
         last = index == len(groups) - 1
-        examples.say(f"    {len(group)} more layers become signs ({index + 1} of {len(groups)})")
+        context.say(f"    {len(group)} more layers become signs ({index + 1} of {len(groups)})")
         found = train_aware(
-            model, {name: kept[name] for name in group}, aware if last else one, examples, f"aware-{index}"
+            model, {name: kept[name] for name in group}, aware if last else one, context, f"aware-{index}"
         )  # fmt: skip
         notes += found
     return notes

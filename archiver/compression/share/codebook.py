@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from archiver.compression.context import Examples
+from archiver.compression.context import StageContext
 from archiver.compression.quantize.options import Codebook as Options
 from archiver.compression.quantize.weights import NOT_FASTER, chosen_modules, described, train_aware, weights_of
 from archiver.compression.report import StageReport, report_stage
@@ -133,7 +133,7 @@ def build_codebook(weight: Tensor, options: Options, pruned: bool) -> CodebookCo
     return CodebookConstraint(torch.stack(books), torch.stack(indices).view(weight.shape), pruned)
 
 
-def codebook(model: torch.nn.Module, options: Options, examples: Examples) -> StageReport:
+def codebook(model: torch.nn.Module, options: Options, context: StageContext) -> StageReport:
     """Give each chosen weight its codebook; with `aware`, train the centroids."""
     names = chosen_modules(model, options)
     before = weights_of(model, names)
@@ -143,7 +143,7 @@ def codebook(model: torch.nn.Module, options: Options, examples: Examples) -> St
         kept[name] = build_codebook(before[name], options, pruned)
     notes = []
     if options.aware is not None:
-        notes = train_aware(model, kept, options.aware, examples)
+        notes = train_aware(model, kept, options.aware, context)
     else:
         for name, constraint in kept.items():
             constrain(model, name, constraint)

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 
 import torch
 
-from archiver.compression.context import Examples
+from archiver.compression.context import StageContext
 from archiver.compression.prune.structured_options import ShareLayers
 from archiver.compression.report import StageReport, report_stage
 from archiver.state.constraints import free
 from handlers.architecture.anatomy import layer_list
 
 
-def share_layers(model: torch.nn.Module, options: ShareLayers, examples: Examples) -> StageReport:
+def share_layers(model: torch.nn.Module, options: ShareLayers, context: StageContext) -> StageReport:
     """Tie every Parameter of the layers in each group."""
     prefix, layers = layer_list(model)
     groups = groups_of(options.groups, len(layers))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from archiver.compression.context import Examples
+from archiver.compression.context import StageContext
 from archiver.compression.factorize.low_rank import LowRank
 from archiver.compression.report import StageReport, report_stage
 from archiver.compression.share.options import Vocabulary
@@ -22,15 +22,15 @@ Tensor = torch.Tensor
 _BATCH = 256
 
 
-def vocabulary(model: torch.nn.Module, options: Vocabulary, examples: Examples) -> StageReport:
+def vocabulary(model: torch.nn.Module, options: Vocabulary, context: StageContext) -> StageReport:
     """Drop the rows of tokens that data.train does not use (or uses least), in place."""
     problems = check(model, options)
     if problems:
         raise RecipeError("share/vocabulary does not fit this model:", problems)
     rows = len(_rows(model)[1])
-    counts = token_counts(examples, rows)
+    counts = token_counts(context, rows)
     used = chosen_ids(counts, None if options.keep == "train" else int(options.keep))
-    trimmed = trim_tokenizer(examples.tokenizer_json(), used, _needed_ids(model))
+    trimmed = trim_tokenizer(context.tokenizer_json(), used, _needed_ids(model))
     kept = torch.tensor(trimmed.old_ids)
     if int(kept[-1]) >= rows:
         raise RecipeError(
@@ -62,10 +62,10 @@ def check(model: torch.nn.Module, options: Vocabulary) -> list[str]:
     return problems
 
 
-def token_counts(examples: Examples, rows: int) -> Tensor:
+def token_counts(context: StageContext, rows: int) -> Tensor:
     """How often each token occurs in data.train, padding left out: [rows] int64."""
     counts = torch.zeros(rows, dtype=torch.int64)
-    for batch in examples.train(_BATCH, 0):
+    for batch in context.train(_BATCH, 0):
         real = batch["input_ids"][batch["attention_mask"].bool()]
         counts += torch.bincount(real.cpu(), minlength=rows)
     return counts

@@ -48,7 +48,7 @@ class FeatureExtraction(EncoderTask):
     headlines = ("spearman", "cosine", "recall@10")
     fine = ("cosine",)
     labels = "score"
-    label_loss = False
+    learns_labels = False
     handler = "handlers.tasks.text.feature_extraction:FeatureExtractionHandler"
     starter = _STARTER
 

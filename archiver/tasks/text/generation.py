@@ -62,6 +62,7 @@ class TextGeneration(Task):
     headlines = ("perplexity", "agreement")
     fine = ("cross_entropy", "perplexity", "agreement")
     columns = ("text",)
+    predicts_tokens = True
     plain_text = True
     batched = False  # a runtime's own batch, which texts join and leave token by token
     data_keys = ("context",)
