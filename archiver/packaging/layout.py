@@ -3,14 +3,15 @@
 import importlib.metadata
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-import handlers
 from archiver import __version__
+from archiver.packaging.closure import import_closure
+from archiver.packaging.entry import ENTRY, entry_source, split_name
 from archiver.packaging.mar import list_files
 from archiver.spec import Recipe
 from handlers.manifest import (
@@ -27,84 +28,41 @@ from handlers.manifest import (
 )
 from handlers.runtimes.vllm import REQUIREMENT as VLLM
 
-ENTRY = "marpress_entry.py"
 CONFIG = "model-config.yaml"
 REQUIREMENTS = "requirements.txt"
 
-HANDLERS = {
-    "text-classification": ("handlers.tasks.text.classification", "TextClassificationHandler"),
-    "feature-extraction": ("handlers.tasks.text.feature_extraction", "FeatureExtractionHandler"),
-    "text-generation": ("handlers.tasks.text.generation", "TextGenerationHandler"),
-}
 
-# Modules of `handlers` that only one runtime needs.
-TORCH_ONLY = {
-    "anatomy.py",
-    "conv1d.py",
-    "factored.py",
-    "structure.py",
-    "torch_decoder.py",
-    "torch_encoder.py",
-}
-# What only text-generation needs, and of that what only one runtime does.
-GENERATION = {
-    "chat.py",
-    "decoding.py",
-    "engine.py",
-    "frontend.py",
-    "generation_answer.py",
-    "generation_request.py",
-    "owed.py",
-    "text_generation.py",
-    "text_stream.py",
-}
-GENERATION_RUNTIMES = {
-    "openvino_generation.py": "openvino",
-    "sampling.py": "torch",
-    "torch_generation.py": "torch",
-    "vllm_generation.py": "vllm",
-}
+def write_code(
+    folder: Path,
+    *,
+    name: str,
+    version: str,
+    handler: str,
+    session: str,
+    requirements: Sequence[str],
+    config: Mapping[str, Any],
+) -> None:
+    """Write an archive's code: the entry module and what it imports, TorchServe's manifest and settings, the requirements.
 
-_ENTRY = '''"""TorchServe looks for `handle` in the archive's root: it is one instance of the class named here."""
-
-import os
-import sys
-
-# Another `handlers` package on the host must not hide the one in this archive.
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-
-try:
-    from {module} import {name}
-except ImportError as error:  # an ImportError would send TorchServe to its built-in handlers and hide the cause
-    raise RuntimeError(
-        f"the archive's handler cannot be imported: {{error}}; install what requirements.txt in the archive lists"
-    ) from error
-
-
-class Handler({name}):
-    pass
-'''
-
-
-def write_code(folder: Path, recipe: Recipe, runtime: str) -> None:
-    """The handler package, the entry module, TorchServe's manifest and settings, and the requirements."""
-    source = Path(handlers.__file__).parent
-    for path in sorted(source.rglob("*.py")):
-        target = folder / "handlers" / path.relative_to(source)
+    Args:
+        folder: where the archive is staged. name, version: the model's.
+        handler: `module:Class` of the task's handler. session: of the runtime's session, see archiver.packaging.entry.
+        requirements: lines of requirements.txt. config: TorchServe's settings for the model.
+    Raises: PackagingError when a module is not one of `handlers`, or cannot be found.
+    """
+    for path, source in import_closure(split_name(handler)[0], split_name(session)[0]).items():
+        target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
-    module, name = HANDLERS[recipe.task]
-    (folder / ENTRY).write_text(_ENTRY.format(module=module, name=name), encoding="utf-8")
-    (folder / CONFIG).write_text(yaml.safe_dump(serving_config(recipe), sort_keys=False), encoding="utf-8")
-    (folder / REQUIREMENTS).write_text(
-        "".join(f"{line}\n" for line in requirements(runtime, recipe.task)), encoding="utf-8"
-    )
+        shutil.copyfile(source, target)
+    (folder / ENTRY).write_text(entry_source(handler, session), encoding="utf-8")
+    (folder / CONFIG).write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
+    (folder / REQUIREMENTS).write_text("".join(f"{line}\n" for line in requirements), encoding="utf-8")
     manifest = {
         "createdOn": "01/01/1980 00:00:00",
         "runtime": "python",
         "model": {
-            "modelName": recipe.name,
-            "modelVersion": recipe.version,
+            "modelName": name,
+            "modelVersion": version,
             "handler": ENTRY,
             "configFile": CONFIG,
             "requirementsFile": REQUIREMENTS,

@@ -273,9 +273,6 @@ def _examples(chosen: Candidate) -> list[dict[str, Any]]:
     """Inputs with the answers given now."""
     answers = respond_fully(chosen.handler, chosen.examples)
     return [
-        {
-            "input": item.text if item.text_pair is None else {"text": item.text, "text_pair": item.text_pair},
-            "answer": answer,
-        }
+        {"input": chosen.handler.input.to_stored(item), "answer": answer}
         for item, answer in zip(chosen.examples, answers, strict=True)
     ]

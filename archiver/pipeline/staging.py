@@ -1,6 +1,5 @@
 """One runtime's version of the compressed model: staged as in the archive, opened by its own handler, and measured."""
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +14,33 @@ from archiver.export.onnx import OnnxGraph, save_onnx
 from archiver.export.onnx_int8 import quantize_graph
 from archiver.export.openvino import export_openvino
 from archiver.export.torch_packed import export_packed
-from archiver.packaging.layout import HANDLERS, add_requirement, requirement, write_code, write_serving
+from archiver.packaging.entry import make_handler
+from archiver.packaging.layout import (
+    add_requirement,
+    requirement,
+    requirements,
+    serving_config,
+    write_code,
+    write_serving,
+)
 from archiver.state.plan import plan_of
 from archiver.storage.layouts import by_content
+from archiver.tasks.base import TASKS
 from archiver.tasks.encoders import EncoderSubject
 from handlers.base import TaskHandler
 from handlers.cpu import container_cores
-from handlers.examples import answer_difference, respond_fully
+from handlers.examples import respond_fully
 from handlers.inputs.text import TextInput
 from handlers.storage.graph_weights import PACKED
+from handlers.tasks.encoder import EncoderHandler
 
 RUNTIMES = ("openvino", "onnxruntime", "torch")  # the order in which `runtime: auto` prefers them
+
+SESSIONS = {
+    "openvino": "handlers.runtimes.openvino:OpenVinoSession",
+    "onnxruntime": "handlers.runtimes.onnxruntime:OnnxRuntimeSession",
+    "torch": "handlers.runtimes.torch_forward:TorchSession",
+}
 
 # The largest difference allowed between an answer and the same answer elsewhere: alone or in a batch, here or on another
 # host. fp32 sums come in another order; next to a rounding threshold of int8 that flips one of 255 steps.
@@ -45,7 +60,7 @@ class Candidate:
 
     runtime: str
     folder: Path
-    handler: TaskHandler
+    handler: TaskHandler[Any]
     metrics: dict[str, float]
     weight_bytes: int
     batch_difference: float
@@ -56,7 +71,16 @@ class Candidate:
 def make_candidate(subject: EncoderSubject, graph: OnnxGraph | None, runtime: str, folder: Path) -> Candidate:
     """Stage `runtime`'s files in `folder`, open them with the handler that will serve them, and measure."""
     folder.mkdir(parents=True)
-    write_code(folder, subject.recipe, runtime)
+    recipe = subject.recipe
+    names = {"handler": TASKS[recipe.task].handler, "session": SESSIONS[runtime]}
+    write_code(
+        folder,
+        name=recipe.name,
+        version=recipe.version,
+        requirements=requirements(runtime, recipe.task),
+        config=serving_config(recipe),
+        **names,
+    )
     (folder / "tokenizer.json").write_bytes(subject.tokenizer_json)
     before = set(folder.iterdir())
     session = _export(subject, graph, runtime, folder)
@@ -64,8 +88,8 @@ def make_candidate(subject: EncoderSubject, graph: OnnxGraph | None, runtime: st
     if "weights" in session:
         add_requirement(folder, "safetensors")
     write_serving(folder, serving(subject, session))
-    module, name = HANDLERS[subject.recipe.task]
-    handler = getattr(importlib.import_module(module), name)()
+    handler = make_handler(**names)
+    assert isinstance(handler, EncoderHandler)
     handler.open(folder, threads=container_cores(), trust_files=True)
     metrics = subject.metrics(handler.predict(subject.inputs))
     difference = batch_difference(handler, subject.inputs)
@@ -143,9 +167,9 @@ def _export(subject: EncoderSubject, graph: OnnxGraph | None, runtime: str, fold
     return session | {"model": "model.xml", "config": config} | ({"weights": PACKED} if packed else {})
 
 
-def batch_difference(handler: TaskHandler, inputs: Sequence[TextInput]) -> float:
+def batch_difference(handler: TaskHandler[Any], inputs: Sequence[TextInput]) -> float:
     """The largest difference of an answer alone from the same answer among up to 64 others."""
     sample = list(inputs[:: -(-len(inputs) // _BATCH_SAMPLE)])
     together = respond_fully(handler, sample)
     alone = [respond_fully(handler, [item])[0] for item in sample]
-    return max((answer_difference(a, b) for a, b in zip(together, alone, strict=True)), default=0.0)
+    return max((handler.compare(a, b) for a, b in zip(together, alone, strict=True)), default=0.0)

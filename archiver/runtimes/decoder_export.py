@@ -82,7 +82,9 @@ def _vllm(subject: DecoderSubject, folder: Path) -> dict[str, Any]:
             f"({', '.join(odd[:3])} …): set serve.runtime to openvino or torch"
         )
     subject.model.save_pretrained(folder / _VLLM_FOLDER, safe_serialization=True)  # type: ignore[operator]
-    return {"requirement": REQUIREMENT, "model": _VLLM_FOLDER, "max_length": subject.recipe.serve.max_length}
+    # Room for a window and the one token that vLLM writes behind it, where the quality is measured.
+    room = max(subject.recipe.serve.max_length, min(subject.context + 1, subject.facts.max_positions))
+    return {"requirement": REQUIREMENT, "model": _VLLM_FOLDER, "max_length": room}
 
 
 def cache_blocks(subject: DecoderSubject) -> int:

@@ -22,15 +22,17 @@ class Metric:
 
 @dataclass(frozen=True)
 class Task:
-    """auto_class: the transformers class that loads a model for this task."""
+    """auto_class: the transformers class that loads a model for this task. handler: `module:Class` of its handler."""
 
     auto_class: str
+    handler: str
     metrics: dict[str, Metric] = field(default_factory=dict)
 
 
 TASKS: dict[str, Task] = {
     "text-classification": Task(
         auto_class="AutoModelForSequenceClassification",
+        handler="handlers.tasks.text.classification:TextClassificationHandler",
         metrics={
             "accuracy": Metric(needs_label=True),
             "f1": Metric(needs_label=True),  # macro
@@ -40,6 +42,7 @@ TASKS: dict[str, Task] = {
     ),
     "feature-extraction": Task(
         auto_class="AutoModel",
+        handler="handlers.tasks.text.feature_extraction:FeatureExtractionHandler",
         metrics={
             "cosine": Metric(lowest=-1.0),  # mean, between original and compressed vectors
             "recall@10": Metric(),  # of the original model's 10 nearest neighbours
@@ -48,6 +51,7 @@ TASKS: dict[str, Task] = {
     ),
     "text-generation": Task(
         auto_class="AutoModelForCausalLM",
+        handler="handlers.tasks.text.generation:TextGenerationHandler",
         metrics={
             "perplexity": Metric(higher_is_better=False),  # exp of the mean negative log-likelihood a predicted token
             "cross_entropy": Metric(higher_is_better=False),  # that mean, in nats

@@ -6,6 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from archiver.data.windows import read_text
 from archiver.errors import DataError
 from archiver.evaluation.generation_speed import compare_generation
@@ -13,18 +15,26 @@ from archiver.evaluation.openvino_windows import likeliest_tokens
 from archiver.evaluation.perplexity import Predictions
 from archiver.evaluation.speed import Speed
 from archiver.models.chat_template import read_chat_template
-from archiver.packaging.layout import add_requirement, write_code, write_serving
+from archiver.packaging.entry import make_handler
+from archiver.packaging.layout import add_requirement, requirements, serving_config, write_code, write_serving
 from archiver.pipeline.staging import MAX_EXAMPLES, TOLERANCE_FP32, TOLERANCE_INT8, Candidate, batch_difference
 from archiver.runtimes.decoder_export import export_runtime
 from archiver.runtimes.openvino_assistance import DRAFT, add_draft, choose_assistance, remove_draft
+from archiver.tasks.base import TASKS
 from archiver.tasks.text.generation_workload import DecoderSubject
 from handlers.architecture.decoder import greedy_steps
 from handlers.cpu import container_cores
 from handlers.inputs.text import TextInput
 from handlers.runtimes.openvino_genai import OpenVinoBackend
+from handlers.runtimes.vllm import VllmBackend
 from handlers.tasks.text.generation import TextGenerationHandler
 
 RUNTIMES = ("openvino", "torch")  # in the order in which `runtime: auto` prefers them
+SESSIONS = {
+    "openvino": "handlers.runtimes.openvino_genai:OpenVinoBackend",
+    "torch": "handlers.runtimes.torch_generation:TorchBackend",
+    "vllm": "handlers.runtimes.vllm:VllmBackend",
+}
 
 PROMPT_TOKENS = 16
 EXAMPLE_TOKENS = 16
@@ -36,7 +46,16 @@ STREAMS, READ, WRITTEN = 8, 32, 32
 def make_decoder_candidate(subject: DecoderSubject, runtime: str, folder: Path) -> Candidate:
     """Stage the files in `folder`, open them with the handler that will serve them, and measure."""
     folder.mkdir(parents=True)
-    write_code(folder, subject.recipe, runtime)
+    recipe = subject.recipe
+    names = {"handler": TASKS[recipe.task].handler, "session": SESSIONS[runtime]}
+    write_code(
+        folder,
+        name=recipe.name,
+        version=recipe.version,
+        requirements=requirements(runtime, recipe.task),
+        config=serving_config(recipe),
+        **names,
+    )
     (folder / "tokenizer.json").write_bytes(subject.tokenizer_json)
     before = set(folder.iterdir())
     session = export_runtime(subject, runtime, folder)
@@ -56,7 +75,8 @@ def make_decoder_candidate(subject: DecoderSubject, runtime: str, folder: Path) 
     added = (set(folder.iterdir()) - before) | set(folder.glob(f"{DRAFT}/*"))
     weight_bytes = sum(path.stat().st_size for path in added if path.is_file())
     write_serving(folder, settings)
-    handler = TextGenerationHandler()
+    handler = make_handler(**names)
+    assert isinstance(handler, TextGenerationHandler)
     handler.open(folder, threads=container_cores(), trust_files=True)
     prompts, tokens = choose_prompts(handler, subject, _prompts(subject), subject.recipe.serve.examples)
     handler.serving["example_tokens"] = settings["example_tokens"] = tokens
@@ -103,6 +123,8 @@ def _serving(subject: DecoderSubject, session: dict[str, Any]) -> dict[str, Any]
 
 def _metrics(subject: DecoderSubject, handler: TextGenerationHandler, folder: Path) -> dict[str, float]:
     """The task's metrics, through the runtime that will serve."""
+    if isinstance(handler.backend, VllmBackend):
+        return _vllm_metrics(subject, handler.backend)
     if not isinstance(handler.backend, OpenVinoBackend):
         return subject.measure()
     session = {key: value for key, value in handler.serving["session"].items() if key not in ("draft", "prompt_lookup")}
@@ -119,6 +141,26 @@ def _metrics(subject: DecoderSubject, handler: TextGenerationHandler, folder: Pa
     with backend.files(folder) as files:
         best = likeliest_tokens(files / "openvino_model.xml", windows, {"INFERENCE_PRECISION_HINT": "f32"})
     return subject.metrics_from(Predictions(total / (windows.shape[0] * (windows.shape[1] - 1)), best), windows)
+
+
+def _vllm_metrics(subject: DecoderSubject, backend: VllmBackend) -> dict[str, float]:
+    """The same by the engine that serves: the windows' own tokens and the likeliest ones, as it computes them."""
+    windows = subject.windows(subject.tokenizer_json)
+    nll, best = 0.0, np.zeros((windows.shape[0], windows.shape[1] - 1), np.int64)
+    for row, window in enumerate(windows.tolist()):
+        try:
+            nll -= sum(backend.log_likelihoods(window))
+            best[row] = backend.likeliest(window)
+        except ValueError as error:
+            raise DataError(
+                f"vLLM cannot measure the validation text: {error}; a window and one more token must fit in the model's "
+                f"{subject.facts.max_positions} positions: lower data.context ({windows.shape[1]})"
+            ) from error
+    if not math.isfinite(nll):
+        raise DataError(
+            "the model gave likelihoods that are not finite on the validation text: nothing can be measured"
+        )
+    return subject.metrics_from(Predictions(nll / best.size, best), windows)
 
 
 def _prompts(subject: DecoderSubject) -> list[TextInput]:
@@ -146,7 +188,7 @@ def choose_prompts(
     room = handler.serving["max_length"]
     decided = []
     for place, prompt in enumerate(looked_at):
-        ids = handler.encoder.encode([prompt], truncate=False)[0].ids
+        ids = handler.input.encoder.encode([prompt], truncate=False)[0].ids
         tokens = _decided(handler, subject, ids) if 0 < len(ids) < room else 0
         if tokens:
             decided.append((tokens, place))
