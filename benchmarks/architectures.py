@@ -3,9 +3,9 @@
     python -m benchmarks.architectures [--table FILE] [--all] [KIND:FAMILY …]      KIND: encoder or decoder
 
 Each family is a tiny model of random weights, made from transformers' own config: an encoder classifies into two labels, a
-decoder continues text. It is built with 8-bit weights and `runtime: auto`, verified, and a recipe that cuts heads or neurons is
-checked. --all: every family that transformers has for the two tasks, whatever can be made small. --table writes the result
-into FILE as Markdown, between the marks that it finds there. Takes some 15 seconds a family.
+decoder continues text. It is built with 8-bit weights and `runtime: auto`, verified, and a recipe that cuts heads or
+neurons is checked. --all: every family that transformers has for the two tasks, whatever can be made small. --table writes
+the result into FILE as Markdown, between the marks that it finds there. Takes some 15 seconds a family.
 """
 
 import argparse

@@ -7,8 +7,6 @@ least and greatest ratio seen. TEXTS: one text a line, what stands behind a tab 
 """
 
 import argparse
-import importlib
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -17,7 +15,7 @@ from statistics import median
 
 import numpy as np
 
-from archiver.packaging.layout import HANDLERS
+from archiver.packaging.entry import handler_of
 from archiver.packaging.mar import extracted
 from handlers.cpu import container_cores
 from handlers.inputs.text import TextInput
@@ -26,18 +24,17 @@ from handlers.tasks.encoder import EncoderHandler
 
 def open_archive(folder: Path) -> EncoderHandler:
     """The archive's handler, on all cores, after its own checks."""
-    task = json.loads((folder / "serving.json").read_text())["task"]
-    module, name = HANDLERS[task]
-    handler = getattr(importlib.import_module(module), name)()
+    handler = handler_of(folder)
+    assert isinstance(handler, EncoderHandler), f"{folder.name} holds no encoder: it has no forward speed"
     handler.open(folder, threads=container_cores())
     return handler
 
 
 def batches(handler: EncoderHandler, texts: Sequence[str], size: int) -> list[dict[str, np.ndarray]]:
     """All texts in length-sorted batches of `size`, as this archive's tokenizer cuts them."""
-    encoded = sorted(handler.encoder.encode([TextInput(text) for text in texts]), key=lambda item: len(item.ids))
+    encoded = sorted(handler.input.encoder.encode([TextInput(text) for text in texts]), key=lambda item: len(item.ids))
     groups = [encoded[i : i + size] for i in range(0, len(encoded), size)]
-    return [handler.encoder.pad(group, len(group[-1].ids)) for group in groups]
+    return [handler.input.encoder.pad(group, len(group[-1].ids)) for group in groups]
 
 
 def seconds(handler: EncoderHandler, work: Sequence[dict[str, np.ndarray]]) -> float:

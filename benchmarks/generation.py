@@ -24,6 +24,7 @@ import numpy as np
 import yaml
 
 from archiver.evaluation.generation_speed import run_streams
+from archiver.packaging.entry import handler_of
 from archiver.packaging.mar import extracted
 from archiver.torchserve.server import TorchServe
 from benchmarks.streams import Reading, read_streams
@@ -103,7 +104,8 @@ def build(recipe: dict[str, Any], folder: Path, store: Path) -> Path:
 
 def measure_server(archive: Path, folder: Path, parts: list[str], rounds: int) -> None:
     with extracted(archive) as (files, _), TorchServe([archive], config=ROOT / "config.properties") as server:
-        handler = TextGenerationHandler()
+        handler = handler_of(files)
+        assert isinstance(handler, TextGenerationHandler), f"{archive.name} holds no language model"
         handler.open(files, threads=container_cores())
         server.wait_ready(300)
         texts = Texts(handler)
@@ -118,9 +120,9 @@ class Texts:
     """Prompts of 32 tokens, each handed out once: prefix caching must not help."""
 
     def __init__(self, handler: TextGenerationHandler) -> None:
-        self._tokenizer = handler.encoder.tokenizer
+        self._tokenizer = handler.input.encoder.tokenizer
         text = (SHARED / "data/docs/train.txt").read_text(encoding="utf-8")[:2_000_000]
-        self._ids = handler.encoder.encode([TextInput(text)], truncate=False)[0].ids
+        self._ids = handler.input.encoder.encode([TextInput(text)], truncate=False)[0].ids
         self._next = 0
 
     def ids(self, count: int, length: int = READ) -> np.ndarray:

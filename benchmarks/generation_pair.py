@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from archiver.evaluation.generation_speed import run_streams
+from archiver.packaging.entry import handler_of
 from archiver.packaging.mar import extracted
 from handlers.cpu import container_cores
 from handlers.inputs.text import TextInput
@@ -33,10 +34,12 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         handlers = []
         for path in (options.fast, options.plain):
-            handler = TextGenerationHandler()
-            handler.open(stack.enter_context(extracted(path))[0], threads=container_cores())
+            folder = stack.enter_context(extracted(path))[0]
+            handler = handler_of(folder)
+            assert isinstance(handler, TextGenerationHandler), f"{path.name} holds no language model"
+            handler.open(folder, threads=container_cores())
             handlers.append(handler)
-        ids = [handler.encoder.encode([TextInput(text)], truncate=False)[0].ids for handler in handlers]
+        ids = [handler.input.encoder.encode([TextInput(text)], truncate=False)[0].ids for handler in handlers]
         place = 0
         for streams in map(int, options.streams.split(",")):
             rates: tuple[list[float], list[float]] = ([], [])

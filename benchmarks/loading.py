@@ -12,15 +12,16 @@ import time
 from pathlib import Path
 from statistics import median
 
+from archiver.packaging.entry import handler_of
 from archiver.packaging.mar import extracted
 from handlers.cpu import container_cores
-from handlers.runtimes.base import open_session
 
 
 def seconds(folder: Path) -> float:
     spec = json.loads((folder / "serving.json").read_text(encoding="utf-8"))["session"]
+    session = handler_of(folder).runtime
     started = time.perf_counter()
-    open_session(folder, spec, threads=container_cores())
+    session(folder, spec, container_cores())
     return time.perf_counter() - started
 
 

@@ -1,67 +1,89 @@
 """The life of a batch in a worker: decode → encode → run → answer, each request on its own account.
 
 TaskHandler is what every task shares: an archive is checked, opened and tried before it serves. BatchHandler answers the
-batches that TorchServe makes; `handlers.tasks.text.generation` makes its own, token by token.
+batches that TorchServe makes; `handlers.tasks.text.generation` makes its own, token by token. What an input is, only the
+task's kind of input knows (handlers.inputs); what computes, only the session class that the archive's entry names.
 """
 
 import json
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
-from handlers import metrics
-from handlers.cpu import threads_per_worker
+import numpy as np
+
+from handlers.batching import plan
+from handlers.cpu import host_warnings, threads_per_worker
 from handlers.errors import BadRequest, UnsoundArchive
 from handlers.examples import check_examples, read_examples
-from handlers.inputs.text import Encoder, TextInput
+from handlers.inputs.base import Input
+from handlers.inputs.checks import Parameter
 from handlers.manifest import SERVING, find_damage, read_manifest, read_timings, timings_damage
-from handlers.protocols.payload import Parameter, Request, parse
-from handlers.runtimes.base import host_warnings, required
+from handlers.metrics import batch_measurements
+from handlers.protocols import hf
+from handlers.protocols.document import read_document
+from handlers.protocols.reply import JSON, error_body, to_json
+from handlers.protocols.request import Request
+from handlers.runtimes.base import Session
+from handlers.torchserve import metrics
+from handlers.torchserve.requests import STREAM, is_rest, reason_of
 
 logger = logging.getLogger(__name__)
 
-STREAM = "ts_stream_next"  # TorchServe's response header: "true" where more follows, "false" at a stream's end
-
-REASONS = {400: "Bad Request", 500: "Internal Server Error", 503: "Service Unavailable", 504: "Gateway Timeout"}
+Value = TypeVar("Value")  # one input of the task, see handlers.inputs.base
 
 
-@dataclass
-class Ran:
-    """outputs: one an item, in order, sliceable. failed: positions of items that failed, with why.
-
-    tokens: read and written, of all items; computed_tokens: the same with the padding that was computed for them
-    """
-
-    outputs: Any
-    failed: dict[int, Exception] = field(default_factory=dict)
-    tokens: int = 0
-    computed_tokens: int = 0
-
-
-class TaskHandler(ABC):
+class TaskHandler(ABC, Generic[Value]):
     """One handler class per task derives from this; TorchServe calls initialize once and handle per batch.
 
-    serving: serving.json as read. session: what runs the model, made by `load`.
+    runtime: the session class, which the archive's entry sets: `class Handler(TheTask): runtime = TheSession`.
+    parameters: what a request may set, beside what the kind of input allows. serving: serving.json as read.
+    input: the kind of input, made by `make_input`.
     """
 
+    runtime: ClassVar[Callable[..., Any]]
     parameters: ClassVar[dict[str, Parameter]]
-    common_parameters: ClassVar[dict[str, Parameter]] = {}
-    session: Any
+    serving: dict[str, Any]
+    input: Input[Value, Any]
+
+    @abstractmethod
+    def make_input(self, folder: Path) -> Input[Value, Any]:
+        """The kind of input of the extracted archive at `folder`; `serving` is read already."""
 
     @abstractmethod
     def load(self, folder: Path, threads: int) -> None:
-        """Open the session."""
+        """Open the session on the extracted archive at `folder`, with `threads` threads for one run."""
 
     @abstractmethod
-    def respond(self, inputs: Sequence[TextInput], parameters: Mapping[str, Any] | None = None) -> list[Any]:
-        """The JSON answers of `inputs` in order, through the same encoding and runs as served ones."""
+    def respond(self, inputs: Sequence[Value], parameters: Mapping[str, Any] | None = None) -> list[Any]:
+        """Answers in this process, through the same encoding and runs as served ones.
+
+        Args:
+            inputs: [n] inputs. parameters: a request's, or None.
+        Returns: [n] answers as JSON values.
+        Raises: BadRequest for inputs or parameters that a request may not have; what the runtime raises.
+        """
+
+    @abstractmethod
+    def compare(self, stored: Any, found: Any) -> float:
+        """How far two answers of one input lie apart, as a share of the largest stored number; inf for another form."""
+
+    @property
+    def full_parameters(self) -> dict[str, Any]:
+        """The request parameters under which an answer leaves nothing out."""
+        return {}
 
     def initialize(self, context: Any) -> None:
-        """TorchServe's entry: any failure becomes a RuntimeError with one full sentence, which is what it logs."""
+        """TorchServe's entry.
+
+        Args:
+            context: TorchServe's own.
+        Raises: RuntimeError with one full sentence for any failure: that is what it logs.
+        """
         config = context.model_yaml_config or {}
         workers = config.get("minWorkers")
         try:
@@ -72,21 +94,19 @@ class TaskHandler(ABC):
             raise UnsoundArchive(f"the archive {context.model_name!r} cannot be loaded: {error!r}") from error
 
     def open(self, folder: Path, *, threads: int, trust_files: bool = False) -> None:
-        """Load the extracted archive at `folder`, after checking every digest, and answer its examples once.
+        """Load an extracted archive, after checking every digest, and answer its examples once.
 
-        trust_files: skip the digests and the stored answers (a build that has not written them yet).
+        Args:
+            folder: the archive. threads: for one run of the model.
+            trust_files: skip the digests and the stored answers (a build that has not written them yet).
+        Raises: UnsoundArchive saying what is damaged, missing on this host, or answered otherwise than stored.
         """
         if not trust_files:
             damage = find_damage(folder, read_manifest(folder)) + timings_damage(folder)
             if damage:
                 raise UnsoundArchive("the archive is damaged: " + "; ".join(damage))
         self.serving = json.loads((folder / SERVING).read_text())
-        self.encoder = Encoder(
-            folder / "tokenizer.json",
-            max_length=self.serving["max_length"],
-            pad_id=self.serving["pad_id"],
-            requirement=required(folder, "tokenizers"),
-        )
+        self.input = self.make_input(folder)
         self.load(folder, threads)
         if not trust_files:
             for warning in host_warnings(self.serving["session"], read_timings(folder)["host"]["isa"]):
@@ -96,25 +116,76 @@ class TaskHandler(ABC):
                 raise UnsoundArchive("the archive's own examples are answered wrongly here: " + "; ".join(differences))
 
 
-class BatchHandler(TaskHandler):
-    """What comes together is run together."""
+@dataclass
+class Ran:
+    """outputs: one an item, in order; None for those that failed. failed: their positions, with why.
+
+    size: sum of the items' sizes. computed: the same with the padding that was computed for them.
+    """
+
+    outputs: list[np.ndarray | None]
+    failed: dict[int, Exception] = field(default_factory=dict)
+    size: int = 0
+    computed: int = 0
+
+
+class BatchHandler(TaskHandler[Value]):
+    """What comes together is run together: the items of all requests in sub-batches of like size, one pass each."""
+
+    session: Session
 
     @abstractmethod
-    def items(self, request: Request) -> list[Any]:
-        """What is to be run for a request, one an input. BadRequest says what is wrong with it."""
+    def answers(self, outputs: Sequence[np.ndarray], items: Sequence[Any], parameters: Mapping[str, Any]) -> list[Any]:
+        """One request's outputs to its answers.
 
-    @abstractmethod
+        Args:
+            outputs: [n] arrays, what the session gave for each item: one row of its output, padding included.
+            items: [n] items, in the same order. parameters: the request's, checked.
+        Returns: [n] answers as JSON values.
+        Raises: ArithmeticError with a sentence when the outputs are no numbers.
+        """
+
+    def load(self, folder: Path, threads: int) -> None:
+        self.session = self.runtime(folder, self.serving["session"], threads)
+
+    def respond(self, inputs: Sequence[Value], parameters: Mapping[str, Any] | None = None) -> list[Any]:
+        given = dict(parameters or {})
+        items = self.input.encode(inputs, given)
+        return self.answers(self.outputs_of(items), items, given)
+
+    def outputs_of(self, items: Sequence[Any]) -> list[np.ndarray]:
+        """What the session gives for each of [n] items, in order; what it raises for the first that fails is raised."""
+        ran = self.run(items)
+        if ran.failed:
+            raise next(iter(ran.failed.values()))
+        return [output for output in ran.outputs if output is not None]
+
     def run(self, items: Sequence[Any]) -> Ran:
-        """Run what several requests ask for; an item that fails takes no other with it."""
-
-    @abstractmethod
-    def answers(self, outputs: Any, request: Request) -> list[Any]:
-        """One request's outputs to its JSON answers. ArithmeticError when they are no numbers."""
+        """Run what several requests ask for; a sub-batch that fails takes no other with it."""
+        sizes = [self.input.size(item) for item in items]
+        batches = plan(sizes, **self.serving["batching"])
+        ran = Ran([None] * len(items), size=sum(sizes), computed=sum(batch.computed_tokens for batch in batches))
+        for batch in batches:
+            members = list(batch.members)
+            try:
+                output = self.session.run(self.input.collate([items[i] for i in members], batch.length, batch.rows))
+            except Exception as error:  # the runtime failed on this sub-batch: the others are still answered
+                logger.exception("a sub-batch of %d inputs × %d tokens failed", len(members), batch.length)
+                ran.failed |= dict.fromkeys(members, error)
+                continue
+            for row, index in enumerate(members):
+                ran.outputs[index] = output[row]
+        return ran
 
     def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
-        """TorchServe's batch of requests to as many JSON bodies; a request's mistake is that request's alone."""
+        """TorchServe's batch of requests; a request's mistake is that request's alone.
+
+        Args:
+            data: [n] requests. context: TorchServe's own, which gets each answer's status and content type.
+        Returns: [n] JSON bodies.
+        """
         started = time.perf_counter()
-        answers: list[bytes] = [b""] * len(data)
+        bodies: list[bytes] = [b""] * len(data)
         accepted: dict[int, tuple[Request, list[Any]]] = {}
         for index, row in enumerate(data):
             try:
@@ -124,69 +195,56 @@ class BatchHandler(TaskHandler):
                     context.set_response_header(index, STREAM, "false")
                 accepted[index] = self._accept(row, headers)
             except BadRequest as error:
-                answers[index] = _refuse(context, index, error.code, str(error))
+                bodies[index] = _refuse(context, index, error.code, str(error))
             except Exception as error:  # one request must not take the batch with it, whatever it found
                 logger.exception("request %d of the batch failed", index)
-                answers[index] = _refuse(context, index, 500, f"the request could not be read: {type(error).__name__}")
+                bodies[index] = _refuse(context, index, 500, f"the request could not be read: {type(error).__name__}")
         everything = [item for _, items in accepted.values() for item in items]
         ran = self.run(everything)
         position = 0
         for index, (request, items) in accepted.items():
             span = range(position, position + len(items))
             position += len(items)
-            answers[index] = self._answer(context, index, request, ran, span)
-        metrics.emit(
-            context.metrics,
+            bodies[index] = self._answer(context, index, request, items, ran, span)
+        found = batch_measurements(
             requests=len(data),
             errors=sum(context.get_response_status(index)[0] not in (None, 200) for index in range(len(data))),
             inputs=len(everything),
-            tokens=ran.tokens,
-            computed_tokens=ran.computed_tokens,
+            tokens=ran.size,
+            computed_tokens=ran.computed,
             seconds=time.perf_counter() - started,
         )
-        return answers
-
-    def respond(self, inputs: Sequence[TextInput], parameters: Mapping[str, Any] | None = None) -> list[Any]:
-        request = Request(tuple(inputs), False, dict(parameters or {}))
-        ran = self.run(self.items(request))
-        if ran.failed:
-            raise next(iter(ran.failed.values()))
-        return self.answers(ran.outputs, request)
+        metrics.emit(context.metrics, found)
+        return bodies
 
     def _accept(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> tuple[Request, list[Any]]:
-        allowed = self.common_parameters | self.parameters
-        request = parse(row, headers, parameters=allowed, max_inputs=self.serving["max_inputs"])
-        return request, self.items(request)
+        allowed = self.input.allowed
+        request = hf.parse(
+            read_document(row, headers, allowed),
+            decode=self.input.decode,
+            parameters=self.input.parameters | self.parameters,
+            max_inputs=self.serving["max_inputs"],
+            allowed=allowed,
+        )
+        return request, self.input.encode(request.inputs, request.parameters)
 
-    def _answer(self, context: Any, index: int, request: Request, ran: Ran, span: range) -> bytes:
+    def _answer(
+        self, context: Any, index: int, request: Request, items: Sequence[Any], ran: Ran, span: range
+    ) -> bytes:  # fmt: skip
         broken = next((ran.failed[i] for i in span if i in ran.failed), None)
         if broken is not None:
             return _refuse(context, index, 500, f"the model failed on this request: {type(broken).__name__}")
+        outputs = [output for output in ran.outputs[span.start : span.stop] if output is not None]
         try:
-            answer = self.answers(ran.outputs[span.start : span.stop], request)
+            answers = self.answers(outputs, items, request.parameters)
         except ArithmeticError as error:
             return _refuse(context, index, 500, str(error))
-        context.set_response_content_type(index, "application/json")
-        return to_json(answer[0] if request.single else answer)
-
-
-def is_rest(headers: Mapping[str, Any]) -> bool:
-    """Whether a request came over HTTP: a gRPC call brings no headers of its own, only those of its inputs."""
-    return any(isinstance(value, str) for value in headers.values())
+        context.set_response_content_type(index, JSON)
+        return to_json(hf.render(answers, request.single))
 
 
 def _refuse(context: Any, index: int, code: int, message: str) -> bytes:
     """The error body, the same over REST and gRPC, and the HTTP status that only REST can carry."""
-    context.set_response_status(code, REASONS[code], index)
-    context.set_response_content_type(index, "application/json")
+    context.set_response_status(code, reason_of(code), index)
+    context.set_response_content_type(index, JSON)
     return error_body(code, message)
-
-
-def error_body(code: int, message: str) -> bytes:
-    """What a mistake is answered with."""
-    return to_json({"error": {"code": code, "message": message}})
-
-
-def to_json(value: Any) -> bytes:
-    """Compact JSON; ValueError for what is no number."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()

@@ -1,11 +1,15 @@
 """How many cores this process may use, and what their instruction sets are."""
 
 import os
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 # What the int8 and bf16 kernels of ONNX Runtime and OpenVINO look for (names as in /proc/cpuinfo).
 FAST_ISA = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm")
+# One of these makes int8 products faster than fp32 ones.
+INT8_ISA = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
 
 
 def container_cores(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")) -> int:
@@ -68,3 +72,22 @@ def host_isa(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
         return []
     flags = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
     return sorted(set(FAST_ISA) & set(flags))
+
+
+def host_warnings(spec: Mapping[str, Any], build_isa: Collection[str]) -> list[str]:
+    """What this host lacks of the instructions that the choice of the archive's runtime relied on.
+
+    Args:
+        spec: serving.json's `session`; `int8` says whether it computes int8 products.
+        build_isa: the build host's instruction sets, as timings.json has them.
+    Returns: a sentence when int8 products were fast there and are not here, else nothing.
+    """
+    here = set(host_isa())
+    relied_on = INT8_ISA & set(build_isa)
+    if spec.get("int8") and relied_on and here and not INT8_ISA & here:
+        return [
+            f"this archive's runtime was chosen on a host with int8 dot products ({', '.join(sorted(relied_on))}); "
+            "this host has none of them: it is slower than the archive's report says. Its answers are checked against the "
+            "stored ones before it serves"
+        ]
+    return []

@@ -4,67 +4,73 @@ tolerance: the largest |difference| of any number of an answer, as a share of th
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from handlers.inputs.text import TextInput
 from handlers.manifest import EXAMPLES
 
 
+class Answering(Protocol):
+    """What answers examples: a handler."""
+
+    @property
+    def input(self) -> Any:
+        """Its kind of input, see handlers.inputs.base."""
+        ...
+
+    @property
+    def full_parameters(self) -> Mapping[str, Any]:
+        """The request parameters under which an answer leaves nothing out."""
+        ...
+
+    def respond(self, inputs: Sequence[Any], parameters: Mapping[str, Any] | None = None) -> list[Any]:
+        """The answers of inputs, in order."""
+        ...
+
+    def compare(self, stored: Any, found: Any) -> float:
+        """How far two answers of one input lie apart; inf where their form differs."""
+        ...
+
+
 def read_examples(folder: Path) -> list[dict[str, Any]]:
-    """`[{"input": "text" or {"text", "text_pair"}, "answer": …}, …]`"""
-    return json.loads((folder / EXAMPLES).read_bytes())
+    """`[{"input": as the kind of input stores it, "answer": …}, …]` of an extracted archive."""
+    found: list[dict[str, Any]] = json.loads((folder / EXAMPLES).read_bytes())
+    return found
 
 
-def as_input(stored: Any) -> TextInput:
-    return TextInput(stored) if isinstance(stored, str) else TextInput(stored["text"], stored.get("text_pair"))
+def check_examples(handler: Answering, examples: Sequence[dict[str, Any]], tolerance: float) -> list[str]:
+    """Answer every example one by one and all together.
 
-
-def check_examples(handler: Any, examples: Sequence[dict[str, Any]], tolerance: float) -> list[str]:
-    """Answer every example one by one and all together; a sentence for each answer beyond the tolerance."""
-    inputs = [as_input(example["input"]) for example in examples]
+    Args:
+        handler: what answers. examples: as `read_examples` gives them. tolerance: see above.
+    Returns: a sentence for each answer beyond the tolerance.
+    """
+    inputs = [handler.input.from_stored(example["input"]) for example in examples]
     alone = [respond_fully(handler, [item])[0] for item in inputs]
     together = respond_fully(handler, inputs) if inputs else []
     problems = []
     for index, example in enumerate(examples):
         for how, answer in (("alone", alone[index]), ("in a batch", together[index])):
-            difference = answer_difference(example["answer"], answer)
+            difference = handler.compare(example["answer"], answer)
             if difference > tolerance:
                 problems.append(f"example {index} {how} differs by {difference:.3g}, allowed {tolerance:.3g}")
     return problems
 
 
-def respond_fully(handler: Any, inputs: Sequence[TextInput]) -> list[Any]:
-    """The answers with every label, not the best alone: a second best that moves must not slip by unseen.
+def respond_fully(handler: Answering, inputs: Sequence[Any]) -> list[Any]:
+    """The answers with all that they can say: a second best that moves must not slip by unseen."""
+    return handler.respond(inputs, handler.full_parameters)
 
-    Continuations are as long as the archive says: up to where the next token could be another one on another host.
+
+def largest_share(stored: Mapping[Any, float], found: Mapping[Any, float]) -> float:
+    """The largest |difference| of two answers' numbers, as a share of the largest |stored number|.
+
+    Args:
+        stored, found: numbers by label or by position.
+    Returns: the share, inf when they are numbers of different things.
     """
-    if "max_new_tokens" in handler.parameters:
-        return handler.respond(inputs, {"max_new_tokens": handler.serving["example_tokens"], "return_full_text": False})
-    return handler.respond(inputs, {"top_k": 1 << 30} if "top_k" in handler.parameters else {})
-
-
-def answer_difference(stored: Any, found: Any) -> float:
-    """How far two answers of one input lie apart, as a share of the largest stored number.
-
-    inf if their form differs; texts are equal (0) or not (inf).
-    """
-    if _is_text(stored) or _is_text(found):
-        return 0.0 if stored == found else float("inf")
-    a, b = _numbers(stored), _numbers(found)
-    if a.keys() != b.keys():
+    if stored.keys() != found.keys():
         return float("inf")
-    peak = max((abs(value) for value in a.values()), default=0.0)
-    return max((abs(a[key] - b[key]) for key in a), default=0.0) / (peak or 1.0)
-
-
-def _is_text(answer: Any) -> bool:
-    return bool(answer) and isinstance(answer[0], dict) and "generated_text" in answer[0]
-
-
-def _numbers(answer: Any) -> dict[Any, float]:
-    """An answer's numbers by label (classification) or by position (a vector)."""
-    if answer and isinstance(answer[0], dict):
-        return {item["label"]: item["score"] for item in answer}
-    return dict(enumerate(answer))
+    peak = max((abs(value) for value in stored.values()), default=0.0)
+    return max((abs(stored[key] - found[key]) for key in stored), default=0.0) / (peak or 1.0)

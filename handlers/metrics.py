@@ -1,82 +1,50 @@
-"""What a worker tells Prometheus about each batch, beside TorchServe's own numbers.
+"""What a worker measures about its batches, apart from the server that collects it: `handlers.torchserve.metrics` sends it.
 
-TorchServe's histogram buckets are made for seconds, so times are in seconds. The server needs
-`model_metrics_auto_detect=true` or these names in its metrics.yaml.
+Times are in seconds. The server needs `model_metrics_auto_detect=true` or these names in its metrics.yaml.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
-if TYPE_CHECKING:
-    from handlers.generation.backend import Load
-    from handlers.generation.engine import Job
+COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
 
 
-def emit(
-    cache: Any, *, requests: int, errors: int, inputs: int, tokens: int, computed_tokens: int, seconds: float
-) -> None:
-    """One batch: how many requests and inputs, tokens asked for and tokens computed (padding included), and the time.
+@dataclass(frozen=True)
+class Measurement:
+    """One number for Prometheus; kind: COUNTER, GAUGE or HISTOGRAM."""
 
-    padding waste over any span = 1 − marpress_tokens / marpress_computed_tokens. cache: TorchServe's `context.metrics`.
+    name: str
+    value: float
+    kind: str
+    unit: str = "count"
+
+
+def counters(**values: int) -> list[Measurement]:
+    """Counters `marpress_NAME` for those of `values` that are not 0."""
+    return [Measurement(f"marpress_{name}", value, COUNTER) for name, value in values.items() if value]
+
+
+def batch_measurements(
+    *, requests: int, errors: int, inputs: int, tokens: int, computed_tokens: int, seconds: float
+) -> list[Measurement]:
+    """What one batch did; padding waste over any span = 1 − marpress_tokens / marpress_computed_tokens.
+
+    Args:
+        requests: in the batch. errors: those refused or failed. inputs: of all requests.
+        tokens: sum of the items' sizes. computed_tokens: the same with the padding that was computed.
+        seconds: from the first request read to the last answer.
+    Returns: the measurements, counters first.
     """
-    if cache is None:
-        return
-    from ts.metrics.metric_type_enum import MetricTypes
-
-    counters = {
-        "marpress_requests": requests,
-        "marpress_request_errors": errors,
-        "marpress_inputs": inputs,
-        "marpress_tokens": tokens,
-        "marpress_computed_tokens": computed_tokens,
-        "marpress_batches": 1,
-    }
-    for name, value in counters.items():
-        if value:
-            cache.add_counter(name, value)
-    cache.add_metric("marpress_batch_seconds", round(seconds, 6), "s", metric_type=MetricTypes.HISTOGRAM)
-    cache.add_metric("marpress_batch_size", requests, "count", metric_type=MetricTypes.GAUGE)
+    found = counters(
+        requests=requests,
+        request_errors=errors,
+        inputs=inputs,
+        tokens=tokens,
+        computed_tokens=computed_tokens,
+        batches=1,
+    )
+    found.append(Measurement("marpress_batch_seconds", round(seconds, 6), HISTOGRAM, "s"))
+    found.append(Measurement("marpress_batch_size", requests, GAUGE))
     if computed_tokens:
         waste = round(1 - tokens / computed_tokens, 4)
-        cache.add_metric("marpress_padding_waste", waste, "ratio", metric_type=MetricTypes.GAUGE)
-
-
-def emit_generation(cache: Any, jobs: Sequence["Job"], load: "Load", *, failed: bool, seconds: float) -> None:
-    """One request for text: tokens in and out, TTFT (to the first token), TPOT (between later ones), how full it is."""
-    if cache is None:
-        return
-    from ts.metrics.metric_type_enum import MetricTypes
-
-    counters = {
-        "marpress_requests": 1,
-        "marpress_request_errors": int(failed),
-        "marpress_inputs": len(jobs),
-        "marpress_prompt_tokens": sum(len(job.prompt) for job in jobs),
-        "marpress_generated_tokens": sum(len(job.ids) for job in jobs),
-    }
-    for name, value in counters.items():
-        if value:
-            cache.add_counter(name, value)
-    times: dict[str, list[float]] = {
-        "marpress_request_seconds": [seconds],
-        "marpress_ttft_seconds": [],
-        "marpress_tpot_seconds": [],
-    }
-    for job in jobs:
-        if job.first:
-            times["marpress_ttft_seconds"].append(job.first - job.submitted)
-        if len(job.ids) > 1:
-            times["marpress_tpot_seconds"].append((job.last - job.first) / (len(job.ids) - 1))
-    for name, values in times.items():
-        for found in values:
-            cache.add_metric(name, round(found, 6), "s", metric_type=MetricTypes.HISTOGRAM)
-    gauges: dict[str, tuple[float, str]] = {
-        "marpress_running": (load.running, "count"),
-        "marpress_waiting": (load.waiting, "count"),
-        "marpress_cache_use": (round(load.cache_use, 4), "ratio"),
-    }
-    for name, (level, unit) in gauges.items():
-        cache.add_metric(name, level, unit, metric_type=MetricTypes.GAUGE)
-    written = [len(job.ids) / (job.last - job.submitted) for job in jobs if job.last > job.submitted]
-    if written:
-        cache.add_metric("marpress_tokens_per_second", round(sum(written), 2), "per_s", metric_type=MetricTypes.GAUGE)
+        found.append(Measurement("marpress_padding_waste", waste, GAUGE, "ratio"))
+    return found

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from archiver.errors import PackagingError
-from archiver.packaging.layout import ENTRY
+from archiver.packaging.entry import ENTRY
 from archiver.packaging.mar import extracted
 from handlers.errors import UnsoundArchive
 from handlers.manifest import TORCHSERVE_MANIFEST, find_damage, read_manifest, timings_damage

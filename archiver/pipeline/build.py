@@ -23,6 +23,7 @@ from archiver.recipe.plain import as_dict
 from archiver.spec import Recipe
 from archiver.tasks import FALLBACK_VALIDATION
 from archiver.tasks.workload import Workload
+from handlers.examples import respond_fully
 
 CHECKING = "check the recipe, the model and the data"
 
@@ -58,7 +59,7 @@ def build(recipe: Recipe, model_store: Path = Path("model_store"), progress: Pro
         with progress.step("pack"):
             facts = _facts(workload, compressed.reports, staged)
             timings = _timings(workload, choice, compressed, progress)
-            manifest = seal(staged.folder, facts, staged.handler.stored(staged.examples), timings)
+            manifest = seal(staged.folder, facts, _examples(staged), timings)
             part = folder / "archive.mar"
             write_mar(staged.folder, part)
         size = part.stat().st_size
@@ -107,6 +108,13 @@ def _facts(workload: Workload, stages: list[StageReport], staged: Staged) -> dic
         },
         "gate": recipe.get("gate", {}),
     }
+
+
+def _examples(staged: Staged) -> list[dict[str, Any]]:
+    """The inputs to store, with the answers given now."""
+    answers = respond_fully(staged.handler, staged.examples)
+    stored = map(staged.handler.input.to_stored, staged.examples)
+    return [{"input": item, "answer": answer} for item, answer in zip(stored, answers, strict=True)]
 
 
 def _timings(workload: Workload, choice: Choice, compressed: Compressed, progress: Progress) -> dict[str, Any]:

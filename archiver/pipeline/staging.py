@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from archiver.packaging.entry import make_handler
 from archiver.packaging.layout import add_requirements, write_code, write_serving
 from archiver.requirements import requirement
 from archiver.runtimes import Runtime, Way
 from archiver.tasks.workload import Workload
 from handlers.base import TaskHandler
 from handlers.cpu import container_cores
+from handlers.examples import respond_fully
 
 # How sub-batches are cut, see handlers.batching.plan. Measured with MiniLM-L6 on one core: beyond some 200 tokens a larger
 # sub-batch is no faster; one more sub-batch costs as much as some 48 tokens.
@@ -34,7 +36,7 @@ class Staged:
     runtime: Runtime
     way: Way
     folder: Path
-    handler: TaskHandler
+    handler: TaskHandler[Any]
     metrics: dict[str, float]
     weight_bytes: int
     batch_difference: float
@@ -73,7 +75,8 @@ def stage_archive(workload: Workload, runtime: Runtime, folder: Path) -> Staged:
     serving |= {"batching": {**BATCHING, **exported.batching}} if task.batched else {}
     add_requirements(folder, [*(["safetensors"] if "weights" in session else []), *workload.serving_packages(serving)])
     write_serving(folder, serving)
-    handler = open_staged(workload, way, folder)
+    handler = make_handler(task.handler, way.session)
+    handler.open(folder, threads=container_cores(), trust_files=True)
     examples, more = workload.choose_examples(handler)
     if more:
         serving |= more
@@ -84,18 +87,10 @@ def stage_archive(workload: Workload, runtime: Runtime, folder: Path) -> Staged:
     return Staged(runtime, way, folder, handler, metrics, weight_bytes, difference, examples, exported.measured)
 
 
-def open_staged(workload: Workload, way: Way, folder: Path) -> TaskHandler:
-    """The handler of an archive that has no stored answers yet: the task's class with the runtime's session class."""
-    kind = type("Handler", (workload.task.handler_class(),), {"runtime": way.session_class()})
-    handler: TaskHandler = kind()
-    handler.open(folder, threads=container_cores(), trust_files=True)
-    return handler
-
-
-def batch_difference(handler: TaskHandler, inputs: Sequence[Any]) -> float:
+def batch_difference(handler: TaskHandler[Any], inputs: Sequence[Any]) -> float:
     """The largest difference of an answer alone from the same answer among the others."""
-    together = handler.respond_fully(inputs)
-    alone = [handler.respond_fully([item])[0] for item in inputs]
+    together = respond_fully(handler, inputs)
+    alone = [respond_fully(handler, [item])[0] for item in inputs]
     return max((handler.compare(a, b) for a, b in zip(together, alone, strict=True)), default=0.0)
 
 

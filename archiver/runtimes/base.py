@@ -55,11 +55,6 @@ class Way:
         found: Callable[[Workload, Path], Export] = load_object(self.export)
         return found
 
-    def session_class(self) -> type[Any]:
-        """Import and return the serving side's class."""
-        found: type[Any] = load_object(self.session)
-        return found
-
     def required(self) -> list[str]:
         """Lines of requirements.txt."""
         return [*(requirement(package) for package in self.packages), *self.requirements]

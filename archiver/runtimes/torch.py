@@ -27,6 +27,7 @@ def export(workload: Workload, folder: Path) -> Export:
             "config": "config.json",
             "auto_class": workload.task.auto_class,
             "pooling": getattr(workload.module, "pooling", None),
+            "max_running": workload.recipe.serve.batch_size,
         }
     )
 

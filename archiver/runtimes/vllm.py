@@ -43,8 +43,7 @@ def score(handler: Any, folder: Path, windows: np.ndarray) -> Predictions:
     """
     total, best = 0.0, []
     for window in windows:
-        likelihoods, likeliest = handler.backend.score(window.tolist())
-        total -= sum(likelihoods)
-        best.append(likeliest)
+        total -= sum(handler.backend.log_likelihoods(window.tolist()))
+        best.append(handler.backend.likeliest(window.tolist()))
     count = windows.shape[0] * (windows.shape[1] - 1)
     return Predictions(total / count, np.asarray(best, np.int64))

@@ -55,7 +55,7 @@ class Task(ABC):
         metrics: what a gate may bound.
         headlines: metrics that say most, the first of those that were measured before all: `mixed` bounds it.
         fine: metrics by which two models of the task are told apart, the finest first.
-        learns_labels: whether `loss` can be learnt from. predicts_tokens: outputs are logits of the vocabulary at each place.
+        learns_labels: whether `loss` can be learnt from. predicts_tokens: outputs are logits of every token at each place.
         columns: names that `data.columns` may give. plain_text: its data is running text, not rows.
         data_keys, serve_keys: keys of `data` and `serve` that only tasks which name them take.
         unit: what speed counts. batches: how it was counted, for the report.
@@ -154,11 +154,6 @@ class Task(ABC):
             facts: of the model without its head.
         """
         return (facts.architecture or "").endswith(self.architectures) if self.architectures else False
-
-    def handler_class(self) -> type[Any]:
-        """The serving side's class for this task."""
-        found: type[Any] = load_object(self.handler)
-        return found
 
 
 def load_object(place: str) -> Any:

@@ -1,37 +1,14 @@
 """What the runtimes that write text have in common: prompts join a running batch between two steps, and leave it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
-STOP = "stop"  # one of the model's end tokens came
-LENGTH = "length"  # max_new_tokens are there
-FAILED = "failed"  # the runtime gave up on this one
+from handlers.protocols.continuation import FAILED, LENGTH, STOP, Sampling
 
 # A longer prompt is read in pieces of so many tokens, between which the running ones go on.
 PROMPT_TOKENS_A_STEP = 256
-
-MIN_TEMPERATURE = 1e-5  # below it the likeliest token is the answer: do_sample false
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen, and how many are wanted.
-
-    Without do_sample always the likeliest one. top_k 0: all. seed: of this prompt alone, whatever runs beside it.
-    logprobs: whether Step.logprobs is asked for
-    """
-
-    max_new_tokens: int
-    do_sample: bool = False
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    repetition_penalty: float = 1.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    seed: int = 0
-    logprobs: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +39,15 @@ class Backend(Protocol):
 
     name: str
 
+    def __init__(self, folder: Path, spec: Mapping[str, Any], threads: int, end_ids: Collection[int]) -> None:
+        """Open the model of an extracted archive.
+
+        Args:
+            folder: the archive. spec: serving.json's `session`. threads: for one step. end_ids: tokens that end a text.
+        Raises: UnsoundArchive saying which package or device is missing, or what is wrong with the files.
+        """
+        ...
+
     def add(self, key: int, ids: Sequence[int], sampling: Sampling) -> None:
         """Let a prompt (token ids) join at the next step. ValueError with a sentence for what this runtime cannot do."""
         ...
@@ -77,3 +63,6 @@ class Backend(Protocol):
     def load(self) -> Load:
         """How full it is now."""
         ...
+
+
+__all__ = ["FAILED", "LENGTH", "PROMPT_TOKENS_A_STEP", "STOP", "Backend", "Load", "Sampling", "Step"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from handlers.errors import BadRequest
-from handlers.runtimes.base import require
+from handlers.requirements import require
 
 
 class ChatTemplate:
@@ -33,13 +33,14 @@ class ChatTemplate:
     def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """The prompt that asks for the assistant's next message. BadRequest where the template refuses them."""
         try:
-            return self._template.render(
+            prompt: str = self._template.render(
                 messages=[dict(message) for message in messages],
                 add_generation_prompt=True,
                 tools=None,
                 documents=None,
                 **self._tokens,
             )
+            return prompt
         except BadRequest:
             raise
         except self._errors as error:
@@ -51,7 +52,7 @@ def _generation_blocks() -> Any:
     ext: Any = importlib.import_module("jinja2.ext")
     nodes: Any = importlib.import_module("jinja2.nodes")
 
-    class GenerationBlocks(ext.Extension):
+    class GenerationBlocks(ext.Extension):  # type: ignore[misc]  # jinja2 is loaded lazily, so its class is Any
         tags = frozenset({"generation"})
 
         def parse(self, parser: Any) -> Any:

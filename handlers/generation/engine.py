@@ -10,13 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from handlers.generation.backend import FAILED, LENGTH, STOP, Backend, Load, Sampling
+from handlers.generation.backend import Backend, Load
 from handlers.generation.stream import TextStream
+from handlers.protocols.continuation import FAILED, STOP_STRING, TIME, Sampling
 
 logger = logging.getLogger(__name__)
-
-TIME = "time"  # its deadline passed
-STOP_STRING = "stop_string"
 
 
 @dataclass
@@ -97,7 +95,7 @@ class Engine:
         return True
 
     def cancel(self, jobs: Sequence[Job]) -> None:
-        """Nobody wants these any more."""
+        """End jobs whose answers have no receiver; unknown and finished ones are ignored."""
         with self._wake:
             self._gone += jobs
             self._wake.notify()
@@ -246,6 +244,3 @@ class Engine:
             job.listener(job, text)
         except Exception:  # the listener's fault is its request's, not the engine's
             logger.exception("a listener failed")
-
-
-__all__ = ["FAILED", "LENGTH", "STOP", "STOP_STRING", "TIME", "Engine", "Job"]

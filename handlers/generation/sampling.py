@@ -6,7 +6,7 @@ Each function takes float32 logits or probabilities [vocabulary] and gives new o
 import torch
 from torch import Tensor
 
-from handlers.generation.backend import MIN_TEMPERATURE, Sampling
+from handlers.protocols.continuation import MIN_TEMPERATURE, Sampling
 
 MAX_SEED = 2**63 - 1
 

@@ -60,7 +60,7 @@ class TextStream:
         return first
 
     def _decode(self) -> str:
-        return self._tokenizer.decode(self._ids[self._from :], skip_special_tokens=True)
+        return str(self._tokenizer.decode(self._ids[self._from :], skip_special_tokens=True))
 
 
 _CONTEXT = 8  # tokens before the new ones that decide how they are spelt (leading spaces, split characters)

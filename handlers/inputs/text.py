@@ -1,14 +1,18 @@
-"""Text to token ids with `tokenizers` alone: transformers would cost the worker seconds and hundreds of megabytes."""
+"""Texts and pairs of texts; to token ids with `tokenizers` alone: transformers would cost the worker seconds and hundreds
+of megabytes."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from handlers.runtimes.base import require
+from handlers.errors import BadRequest
+from handlers.inputs.base import Input
+from handlers.inputs.checks import Parameter, checked_text, is_bool, kind_of, quoted, text_of
+from handlers.requirements import require, required
 
 # One request's few sentences are encoded faster on one thread, and the cores belong to the runtime.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -31,18 +35,22 @@ class Encoded:
 
 
 class Encoder:
-    """Encodes texts and pairs with a tokenizer.json, its path or its bytes.
+    """A tokenizer.json at work: texts and pairs to token ids, and those to arrays.
 
-    max_length: most tokens of one input, special tokens included; the longer of a pair is cut first (longest_first).
-    requirement: the `tokenizers` that is needed, as in requirements.txt; UnsoundArchive where the host has none such.
+    Args:
+        tokenizer_json: its path or its bytes.
+        max_length: most tokens of one input, special tokens included; the longer of a pair is cut first (longest_first).
+        pad_id: the token that fills a row.
+        requirement: the `tokenizers` that is needed, as in requirements.txt.
+    Raises: UnsoundArchive where the host has no such `tokenizers`.
     """
 
     def __init__(
         self, tokenizer_json: Path | bytes, *, max_length: int, pad_id: int, requirement: str = "tokenizers"
     ) -> None:
-        kind = require("tokenizers", requirement).Tokenizer
+        kind: Any = require("tokenizers", requirement).Tokenizer
         from_bytes = isinstance(tokenizer_json, bytes)
-        self._tokenizer = kind.from_buffer(tokenizer_json) if from_bytes else kind.from_file(str(tokenizer_json))
+        self._tokenizer: Any = kind.from_buffer(tokenizer_json) if from_bytes else kind.from_file(str(tokenizer_json))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length, strategy="longest_first")
         self.max_length = max_length
@@ -54,9 +62,12 @@ class Encoder:
         return self._tokenizer
 
     def encode(self, inputs: Sequence[TextInput], *, truncate: bool = True, special: bool = True) -> list[Encoded]:
-        """[n] inputs to [n] encodings; truncate=False keeps every token, so that a caller can refuse the long ones.
+        """Texts to token ids.
 
-        special: add the special tokens that belong around a text; a rendered chat has its own
+        Args:
+            inputs: [n] texts or pairs. truncate: cut at max_length; False keeps every token, so that a caller can refuse.
+            special: add the special tokens that belong around a text; a rendered chat has its own.
+        Returns: [n] encodings.
         """
         texts = [item.text if item.text_pair is None else (item.text, item.text_pair) for item in inputs]
         if not truncate:
@@ -72,13 +83,15 @@ class Encoder:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def pad(self, batch: Sequence[Encoded], length: int, rows: int | None = None) -> dict[str, np.ndarray]:
-        """Arrays [rows, length] int64: input_ids, attention_mask (1 = real), token_type_ids.
+        """Encodings as arrays.
 
-        rows: at least len(batch), the default. A row beyond the batch has one real token, so that no softmax or mean
-        over it divides by zero; its output is nobody's.
+        Args:
+            batch: [n] encodings of at most `length` tokens. rows: at least n, the default. A row beyond n has one real
+                token, so that no softmax or mean over it divides by zero.
+        Returns: input_ids, attention_mask (1 = real) and token_type_ids, each [rows, length] int64.
         """
         shape = (rows or len(batch), length)
         input_ids = np.full(shape, self.pad_id, np.int64)
@@ -91,3 +104,64 @@ class Encoder:
             attention_mask[row, :n] = 1
             token_type_ids[row, :n] = item.type_ids
         return {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+
+
+class Text(Input[TextInput, Encoded]):
+    """Texts and pairs as a kind of input; its size is the number of tokens."""
+
+    allowed: ClassVar[str] = (
+        'allowed: {"inputs": "text"}, {"inputs": ["text", …]}, {"inputs": {"text": …, "text_pair": …}}, or plain text'
+    )
+    parameters: ClassVar[dict[str, Parameter]] = {"truncation": Parameter(is_bool, "true or false")}
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+
+    @classmethod
+    def open(cls, folder: Path, serving: Mapping[str, Any]) -> "Text":
+        """The texts of an extracted archive: its tokenizer.json, and max_length and pad_id as serving.json has them."""
+        return cls(
+            Encoder(
+                folder / "tokenizer.json",
+                max_length=serving["max_length"],
+                pad_id=serving["pad_id"],
+                requirement=required(folder, "tokenizers"),
+            )
+        )
+
+    def decode(self, value: Any, where: str) -> TextInput:
+        if isinstance(value, (str, bytes)):
+            return TextInput(text_of(value, where))
+        if not isinstance(value, dict):
+            raise BadRequest(
+                f"{where} is {kind_of(value)}; a text or an object with 'text' and 'text_pair' is expected"
+            )
+        unknown = sorted(set(value) - {"text", "text_pair"})
+        if unknown:
+            raise BadRequest(f"{where} has the unknown key {quoted(unknown)}; allowed: 'text', 'text_pair'")
+        if "text" not in value:
+            raise BadRequest(f"{where} has no 'text'")
+        text, pair = checked_text(value["text"], f"{where}.text"), value.get("text_pair")
+        return TextInput(text, None if pair is None else checked_text(pair, f"{where}.text_pair"))
+
+    def encode(self, values: Sequence[TextInput], parameters: Mapping[str, Any]) -> list[Encoded]:
+        found = self.encoder.encode(values, truncate=parameters.get("truncation", True))
+        for index, item in enumerate(found):
+            if len(item.ids) > self.encoder.max_length:
+                raise BadRequest(
+                    f"inputs[{index}] has {len(item.ids)} tokens; at most {self.encoder.max_length} are allowed "
+                    "with 'truncation': false"
+                )
+        return found
+
+    def size(self, item: Encoded) -> int:
+        return len(item.ids)
+
+    def collate(self, items: Sequence[Encoded], size: int, rows: int) -> dict[str, np.ndarray]:
+        return self.encoder.pad(items, size, rows)
+
+    def to_stored(self, value: TextInput) -> Any:
+        return value.text if value.text_pair is None else {"text": value.text, "text_pair": value.text_pair}
+
+    def from_stored(self, stored: Any) -> TextInput:
+        return TextInput(stored) if isinstance(stored, str) else TextInput(stored["text"], stored.get("text_pair"))

@@ -14,17 +14,19 @@ from typing import Any
 import numpy as np
 
 from handlers.generation.backend import FAILED, LENGTH, PROMPT_TOKENS_A_STEP, STOP, Load, Sampling, Step
-from handlers.runtimes.base import require, unpacked
+from handlers.requirements import require
+from handlers.storage.graph_weights import weights_of
 
 # Only where a draft model guesses: the pipeline compares the two tokenizers before it starts.
 TOKENIZER_FILES = ("openvino_tokenizer.xml", "openvino_detokenizer.xml")
 
 
 class OpenVinoBackend:
-    """spec: serving.json's `session`: requirement, precision, kv_cache, cache_blocks, max_running, and what speeds up:
-    draft (a folder) or prompt_lookup (true), with assistant_tokens guessed at once while assist_up_to texts run at most
+    """See `handlers.generation.backend.Backend`.
 
-    end_ids: tokens that end a text. prefix_caching: without, every token of a prompt is computed anew
+    spec: requirement, precision, kv_cache, cache_blocks, max_running, and what speeds up: draft (a folder) or prompt_lookup
+    (true), with assistant_tokens guessed at once while assist_up_to texts run at most. prefix_caching: without, every token
+    of a prompt is computed anew.
     """
 
     name = "openvino"
@@ -39,7 +41,7 @@ class OpenVinoBackend:
         prefix_caching: bool = True,
     ) -> None:
         os.environ.setdefault("OPENVINO_TELEMETRY_DISABLE", "1")
-        ov = require("openvino", spec["openvino"])
+        ov: Any = require("openvino", spec["openvino"])
         self._tensor = ov.Tensor
         self._genai: Any = require("openvino_genai", spec["requirement"])
         self._end_ids = set(end_ids)
@@ -72,7 +74,7 @@ class OpenVinoBackend:
 
         OpenVINO maps the file; it goes away when the pipeline does, the name goes at once.
         """
-        image = unpacked(folder, self._spec)
+        image = weights_of(folder, self._spec)
         if image is None:
             yield folder
             return
@@ -135,7 +137,7 @@ class OpenVinoBackend:
 
     def cache_bytes(self) -> int:
         """What the KV cache takes now."""
-        return self._pipeline.get_metrics().cache_size_in_bytes
+        return int(self._pipeline.get_metrics().cache_size_in_bytes)
 
     def _read(self, key: int, handle: Any) -> Step:
         ids: list[int] = []

@@ -10,14 +10,16 @@ one row after the other and gives the same bits, at the price of reading all wei
 """
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from handlers.generation.backend import FAILED, LENGTH, STOP, Load, Sampling, Step
 from handlers.generation.sampling import check, choose, is_plain
+from handlers.requirements import require
 
 logger = logging.getLogger(__name__)
 
@@ -73,23 +75,46 @@ class _Rows:
 
 
 class TorchBackend:
-    """decoding.Backend over a live module, on the device it is on. Not thread-safe.
+    """A Backend over transformers' module, on the device it is on. Not thread-safe.
 
-    model: transformers' …ForCausalLM in eval mode. end_ids: tokens that end a text. max_running: prompts in the batch.
     A prompt whose logits are not finite, or on which the model raises, finishes with FAILED; its cause is logged.
+    spec: requirement, model and config (the files), max_running, and device if it is not the CPU.
     """
 
     name = "torch"
 
-    def __init__(
-        self,
+    def __init__(self, folder: Path, spec: Mapping[str, Any], threads: int, end_ids: Collection[int]) -> None:
+        require("transformers", spec["requirement"])
+        from handlers.architecture.decoder import load_decoder
+
+        torch.set_num_threads(threads)
+        model = load_decoder(folder, spec).to(spec.get("device", "cpu")).model
+        self._begin(model, end_ids, spec["max_running"], PREFILL_TOKENS, True)
+
+    @classmethod
+    def of_model(
+        cls,
         model: torch.nn.Module,
         end_ids: Collection[int],
         max_running: int,
         *,
         prefill_tokens: int = PREFILL_TOKENS,
         batched: bool = True,
-    ) -> None:
+    ) -> "TorchBackend":
+        """A backend over a live module.
+
+        Args:
+            model: transformers' …ForCausalLM in eval mode. end_ids: tokens that end a text. max_running: prompts in the
+                batch. prefill_tokens: of a waiting prompt in one step. batched: False runs one row after the other.
+        Raises: ValueError for numbers below 1.
+        """
+        backend = cls.__new__(cls)
+        backend._begin(model, end_ids, max_running, prefill_tokens, batched)
+        return backend
+
+    def _begin(
+        self, model: Any, end_ids: Collection[int], max_running: int, prefill_tokens: int, batched: bool
+    ) -> None:  # fmt: skip
         if max_running < 1 or prefill_tokens < 1:
             raise ValueError(f"max_running is {max_running}, prefill_tokens {prefill_tokens}; allowed: from 1")
         self._model = model
@@ -103,7 +128,7 @@ class TorchBackend:
         self._running: list[_Rows] = []
 
     def add(self, key: int, ids: Sequence[int], sampling: Sampling) -> None:
-        """See decoding.Backend. ValueError for an empty prompt, a key in use, and settings out of range."""
+        """See `Backend`. ValueError for an empty prompt, a key in use, and settings out of range."""
         check(sampling)
         if not ids:
             raise ValueError("the prompt has no tokens; at least one is needed")
@@ -128,13 +153,13 @@ class TorchBackend:
         return steps
 
     def cancel(self, key: int) -> None:
-        """See decoding.Backend."""
+        """See `Backend`."""
         self._waiting = [prompt for prompt in self._waiting if prompt.key != key]
         for rows in self._in_batch():
             self._settle(rows, [prompt for prompt in rows.prompts if prompt.key != key])
 
     def load(self) -> Load:
-        """See decoding.Backend. cache_use is 0: the cache grows with the prompts and has no fixed size."""
+        """See `Backend`. cache_use is 0: the cache grows with the prompts and has no fixed size."""
         return Load(running=self._count(), waiting=len(self._waiting))
 
     def _merge(self) -> list[Step]:
@@ -186,7 +211,8 @@ class TorchBackend:
             use_cache=True,
             logits_to_keep=1,
         )
-        return output.logits[:, -1].float()
+        logits: torch.Tensor = output.logits[:, -1].float()
+        return logits
 
     def _advance(self, prompt: _Prompt, logits: torch.Tensor, likeliest: int, finite: bool) -> Step:
         """Choose the next token of one prompt by its logits [vocabulary]."""

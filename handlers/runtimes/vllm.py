@@ -1,4 +1,4 @@
-"""Text on vLLM, for a host with a CUDA device: its scheduler, its paged cache and its kernels behind decoding.Backend.
+"""Text on vLLM, for a host with a CUDA device: its scheduler, its paged cache and its kernels.
 
 Written against the sources of vLLM 0.33.0 (LLMEngine, EngineArgs, SamplingParams). **This path has not been run against a
 GPU, nor against an installed vLLM**: its tests know the engine's documented behaviour only, from a stand-in.
@@ -20,9 +20,10 @@ from typing import Any
 
 from handlers.errors import UnsoundArchive
 from handlers.generation.backend import FAILED, LENGTH, STOP, Load, Sampling, Step
-from handlers.runtimes.base import require
+from handlers.requirements import require
 
 REQUIREMENT = "vllm>=0.33"
+_MEASURED = "measured"  # the request id of a text whose likelihoods are measured: no key of a prompt
 _FINISHES = {"stop": STOP, "length": LENGTH}  # of vLLM's: stop, length, abort, error, repetition
 
 
@@ -38,17 +39,16 @@ class _Api:
 
 
 class VllmBackend:
-    """decoding.Backend over vLLM's LLMEngine. Not thread-safe.
+    """A Backend over vLLM's LLMEngine. Not thread-safe.
 
-    spec: requirement; and if it says so, model (the model's folder inside `folder`), dtype (auto), max_length (prompt and
-    continuation together, by default what config.json allows), max_running (prompts in the batch, 64), memory_share (of
-    the device's memory for weights and cache, 0.9). end_ids: the tokens that end a text, and no others do.
-    raises UnsoundArchive where vLLM or a CUDA device is missing, or the folder holds no model that vLLM can read
+    spec: requirement; and if it says so, model (the model's folder inside the archive), dtype (auto), max_length (prompt
+    and continuation together, by default what config.json allows), max_running (prompts in the batch, 64), memory_share
+    (of the device's memory for weights and cache, 0.9). end_ids end a text, and no others do. threads: not used.
     """
 
     name = "vllm"
 
-    def __init__(self, folder: Path, spec: Mapping[str, Any], end_ids: Collection[int]) -> None:
+    def __init__(self, folder: Path, spec: Mapping[str, Any], threads: int, end_ids: Collection[int]) -> None:
         self._api = _load_api(spec.get("requirement", REQUIREMENT))
         _need_device()
         self._end_ids = frozenset(end_ids)
@@ -70,7 +70,7 @@ class VllmBackend:
         self._engine = self._api.engine.from_engine_args(arguments)
 
     def add(self, key: int, ids: Sequence[int], sampling: Sampling) -> None:
-        """See decoding.Backend. ValueError by vLLM's own bounds, among them penalties in [-2, 2] and temperature ≤ 2."""
+        """See `Backend`. ValueError by vLLM's own bounds, among them penalties in [-2, 2] and temperature ≤ 2."""
         if not ids:
             raise ValueError("the prompt has no tokens; at least one is needed")
         if key in self._keys:
@@ -83,17 +83,15 @@ class VllmBackend:
         self._keys.add(key)
 
     def step(self) -> list[Step]:
-        """See decoding.Backend."""
-        if (
-            not self._engine.has_unfinished_requests()
-        ):  # with nothing to wait for, the engine's step would wait for ever
+        """See `Backend`."""
+        if not self._engine.has_unfinished_requests():  # then the engine's step would wait for ever
             return []
         steps = [self._step(output) for output in self._engine.step() if int(output.request_id) in self._keys]
         self._keys -= {step.key for step in steps if step.finish is not None}
         return [step for step in steps if step.ids or step.finish is not None]
 
     def cancel(self, key: int) -> None:
-        """See decoding.Backend."""
+        """See `Backend`."""
         if key in self._keys:
             self._keys.remove(key)
             self._engine.abort_request([str(key)])
@@ -102,6 +100,53 @@ class VllmBackend:
         """What max_running allows counts as running: the engine tells neither that nor its cache's use but to its log."""
         running = min(len(self._keys), self._max_running)
         return Load(running=running, waiting=len(self._keys) - running)
+
+    def log_likelihoods(self, ids: Sequence[int]) -> list[float]:
+        """The natural log-probability of each token of a text but its first, given those before it, as served.
+
+        Args:
+            ids: [n] token ids, n ≥ 2, fewer than `max_length`. Nothing else may be in the engine.
+        Returns: [n − 1] log-probabilities by the raw logits.
+        Raises: ValueError when the engine is busy, or by its own bounds.
+        """
+        places = self._places(ids)
+        return [float(place[token].logprob) for token, place in zip(ids[1:], places, strict=True)]
+
+    def likeliest(self, ids: Sequence[int]) -> list[int]:
+        """The likeliest token behind each place of a text but its last; see `log_likelihoods`.
+
+        Returns: [n − 1] token ids.
+        """
+        return [int(max(place, key=lambda token: place[token].logprob)) for place in self._places(ids)]
+
+    def _places(self, ids: Sequence[int]) -> list[Mapping[int, Any]]:
+        """[n − 1] {token id: Logprob} of each place but the first: the text's own token, and the likeliest one.
+
+        Source: vLLM's SamplingParams.prompt_logprobs and RequestOutput.prompt_logprobs; in delta mode they come once, with
+        the first output. Where they are asked for, vLLM computes the whole prompt and takes nothing of its prefix cache.
+        """
+        if self._engine.has_unfinished_requests():
+            raise ValueError("likelihoods are measured while no request runs; wait for the running ones")
+        parameters = self._api.sampling_params(
+            temperature=0.0,
+            max_tokens=1,  # the least it takes; the token itself is not looked at
+            ignore_eos=True,
+            prompt_logprobs=1,
+            detokenize=False,
+            output_kind=self._api.delta,
+        )
+        found: list[Any] = []
+        try:
+            prompt = {"prompt_token_ids": [int(token) for token in ids]}
+            self._engine.add_request(_MEASURED, prompt, parameters)
+            while self._engine.has_unfinished_requests():
+                for output in self._engine.step():
+                    found += output.prompt_logprobs or ()
+        except self._api.client_error as error:
+            raise ValueError(str(error)) from error
+        if len(found) != len(ids):
+            raise ValueError(f"vLLM told likelihoods of {len(found)} tokens of a text of {len(ids)}")
+        return found[1:]  # of the first token nothing is known: None
 
     def _parameters(self, sampling: Sampling) -> Any:
         chosen: dict[str, Any] = {"temperature": 0.0}  # vLLM's word for the likeliest token

@@ -5,11 +5,14 @@ not there: `weights.safetensors` holds each constant in its smallest codec, and 
 the file's image and hands it over. Storage is not compute: what the runtime sees is what it always sees.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from handlers.errors import UnsoundArchive
+from handlers.requirements import require, required
 from handlers.storage.packed import iterate_packed, read_description
 
 PACKED = "weights.safetensors"
@@ -38,3 +41,17 @@ def read_image(path: Path) -> np.ndarray:
                 raise UnsoundArchive(f"{path.name}: {name!r} at {offset!r} leaves the image of {size} bytes")
             buffer[offset : offset + content.size] = content
     return buffer
+
+
+def weights_of(folder: Path, spec: Mapping[str, Any]) -> np.ndarray | None:
+    """The graph's weights of an extracted archive.
+
+    Args:
+        folder: the archive. spec: serving.json's `session`; `weights` names the packed file.
+    Returns: the image [bytes] uint8 where they lie packed, None where they lie beside the graph as they are.
+    Raises: UnsoundArchive when safetensors is missing here, or the file is malformed.
+    """
+    if "weights" not in spec:
+        return None
+    require("safetensors", required(folder, "safetensors"))
+    return read_image(folder / spec["weights"])

@@ -38,7 +38,8 @@ def iterate_packed(path: Path) -> Iterator[tuple[str, np.ndarray]]:
             if key not in present:
                 raise UnsoundArchive(f"{path.name}: the stored array {key!r} is missing")
             try:
-                return file.get_tensor(key)
+                stored: np.ndarray = file.get_tensor(key)
+                return stored
             except (SafetensorError, TypeError, KeyError, AttributeError) as error:
                 raise UnsoundArchive(f"{path.name}: the stored array {key!r} cannot be read ({error})") from error
 
@@ -82,4 +83,5 @@ def read_description(path: Path) -> dict[str, Any]:
         )
     if not isinstance(described.get("tensors"), dict):
         raise UnsoundArchive(f"{path.name} describes no tensors: rebuild the archive")
-    return described
+    found: dict[str, Any] = described
+    return found

@@ -17,7 +17,7 @@ import threading
 import time
 from typing import Any
 
-from handlers.base import REASONS, STREAM
+from handlers.torchserve.requests import STREAM, reason_of
 
 
 class LockedSocket(socket.socket):
@@ -38,7 +38,7 @@ def lock_socket(found: Any) -> None:
 
 
 class Arrivals:
-    """Lets what has come in get to the engine before the next step, and what is done get out.
+    """A pause between two steps in which requests reach the engine, and answers leave it.
 
     OpenVINO GenAI's `step` holds Python's lock until it is done: whatever another thread was about to do waits for a whole
     step, and a request passes through four threads. So between two steps there is a pause, as short as it can be.
@@ -100,6 +100,7 @@ class Message:
         self._headers: list[dict[str, str]] = []
 
     def add(self, request_id: str, body: bytes, content_type: str, status: int = 200) -> None:
+        """One more answer."""
         self.ids[len(self.bodies)] = request_id
         self.bodies.append(body)
         self._types.append(content_type)
@@ -107,17 +108,21 @@ class Message:
         self._headers.append({STREAM: "false"} if self._last else {})
 
     def get_response_headers(self, index: int) -> dict[str, str]:
+        """As TorchServe's context has it."""
         return self._headers[index]
 
     def set_response_header(self, index: int, key: str, value: str) -> None:
+        """As TorchServe's context has it."""
         self._headers[index][key] = value
 
     def get_response_content_type(self, index: int) -> str:
+        """As TorchServe's context has it."""
         return self._types[index]
 
     def get_response_status(self, index: int) -> tuple[int, str]:
+        """As TorchServe's context has it."""
         status = self._statuses[index]
-        return status, REASONS.get(status, "")
+        return status, reason_of(status)
 
     def send(self, to: Any) -> None:
         """Write it to the worker's socket."""
@@ -127,7 +132,7 @@ class Message:
 
 
 class Outbox:
-    """What the engine's thread has to say after a step: pieces of streams, all in one message, then who is done."""
+    """What goes out after a step of the engine: pieces of streams, all in one message, then the requests that are done."""
 
     def __init__(self, arrivals: Arrivals) -> None:
         self._arrivals = arrivals
@@ -136,6 +141,7 @@ class Outbox:
         self._done: list[tuple[str, asyncio.Future[None]]] = []
 
     def put(self, to: Any, request_id: str, body: bytes, content_type: str) -> None:
+        """Send one more piece of a stream to the socket `to` at the next flush."""
         self._socket = to
         self._message.add(request_id, body, content_type)
 
@@ -144,7 +150,7 @@ class Outbox:
         self._done.append((request_id, future))
 
     def flush(self) -> None:
-        """Send the pieces, then let those who are done go on: their last response follows behind."""
+        """Send the pieces, then resolve the futures: the last response of a request follows behind its pieces."""
         message, self._message = self._message, Message()
         done, self._done = self._done, []
         try:

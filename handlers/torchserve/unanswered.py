@@ -1,4 +1,4 @@
-"""The answers that a worker owes, noted where they outlive it: when it dies, the one that follows tells their clients.
+"""Requests that a worker has not answered yet, noted in files that outlive it: the worker after it tells their clients.
 
 TorchServe forgets nothing in asynchronous mode: what a dead worker held stays on its list, unanswered, and the worker that
 takes its place talks to the same list. One file for a request, of one letter that says how it can be answered, in a folder
@@ -16,18 +16,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from handlers.base import error_body
+from handlers.protocols.reply import JSON, error_body, event_of
 from handlers.torchserve.channel import Message
 
 logger = logging.getLogger(__name__)
 
 MESSAGE = "the worker died while it wrote this answer; another one has taken its place: send the request again"
+_PREFIX = "marpress-unanswered"
 _LOADED_SECONDS = 1.0  # after the load, the frontend takes this worker's messages
-_JSON = "application/json"
 _WHOLE, _STREAM, _GRPC = "w", "s", "g"
 
 
-class Owed:
+class Unanswered:
     """One worker's notes. Without a TorchServe around it (a build, a test) it notes nothing."""
 
     def __init__(self) -> None:
@@ -36,29 +36,32 @@ class Owed:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def begin(self, request_id: str, rest: bool) -> None:
-        """The request is here."""
+        """Note a request that has been read; rest: whether it came over HTTP."""
         if self._folder is not None:
             (self._folder / _safe(request_id)).write_text(_WHOLE if rest else _GRPC)
 
     def streams(self, request_id: str) -> None:
-        """Over REST its status is out: what follows can only be pieces."""
+        """Note that the status of a request over REST is sent: what follows can only be pieces."""
         if self._folder is not None:
             (self._folder / _safe(request_id)).write_text(_STREAM)
 
     def end(self, request_id: str) -> None:
-        """The request is answered."""
+        """Take the note of an answered request away."""
         if self._folder is not None:
             (self._folder / _safe(request_id)).unlink(missing_ok=True)
 
-    def settle(self) -> None:
-        """Answer what the worker before this one left, once the frontend listens to this one."""
+    def answer_left(self) -> None:
+        """Answer what the worker before this one left, in a thread, once the frontend listens to this one.
+
+        To be called while TorchServe initializes the handler: its own code then holds the socket.
+        """
         if self._folder is None or (socket := _socket()) is None:
             return
         left = [(path.name, path.read_text()) for path in sorted(self._folder.iterdir())]
         for name, _ in left:
             (self._folder / name).unlink(missing_ok=True)
         if left:
-            threading.Thread(target=_answer, args=(socket, left), name="marpress-owed", daemon=True).start()
+            threading.Thread(target=_answer, args=(socket, left), name=_PREFIX, daemon=True).start()
 
 
 def _answer(socket: Any, left: list[tuple[str, str]]) -> None:
@@ -69,10 +72,10 @@ def _answer(socket: Any, left: list[tuple[str, str]]) -> None:
         try:
             if kind == _WHOLE:
                 whole = Message(stream=False)
-                whole.add(request_id, body, _JSON, 503)
+                whole.add(request_id, body, JSON, 503)
                 whole.send(socket)
             last = Message(stream=False, last=True)
-            last.add(request_id, {_WHOLE: b"", _STREAM: b"data: " + body + b"\n\n"}.get(kind, body), _JSON)
+            last.add(request_id, {_WHOLE: b"", _STREAM: event_of(body)}.get(kind, body), JSON)
             last.send(socket)
         except OSError:
             logger.exception("a client could not be told")
@@ -95,10 +98,10 @@ def _folder() -> Path | None:
     except (OSError, IndexError):
         return None
     base = Path(tempfile.gettempdir())
-    for old in base.glob("marpress-owed-*"):
+    for old in base.glob(f"{_PREFIX}-*"):
         if not _alive(old.name):
             shutil.rmtree(old, ignore_errors=True)
-    return base / f"marpress-owed-{parent}-{started}" / named[0].replace("/", "_")
+    return base / f"{_PREFIX}-{parent}-{started}" / named[0].replace("/", "_")
 
 
 def _alive(name: str) -> bool:
@@ -119,5 +122,5 @@ def _frames() -> Iterator[Any]:
 
 
 def _socket() -> Any:
-    """The connection to the frontend: while a handler is initialized, TorchServe's own code holds it, for itself."""
+    """The connection to the frontend, from the frame of TorchServe's code that initializes the handler; else None."""
     return next((frame.f_locals["cl_socket"] for frame in _frames() if "cl_socket" in frame.f_locals), None)

@@ -11,7 +11,6 @@ from archiver.data.examples import Example
 from archiver.evaluation.classification import classification_metrics
 from archiver.tasks.base import Metric, shown_labels
 from archiver.tasks.encoders import EncoderTask
-from archiver.tasks.losses import softened_divergence
 from handlers.inputs.text import TextInput
 
 if TYPE_CHECKING:
@@ -88,6 +87,8 @@ class TextClassification(EncoderTask):
         self, outputs: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor, temperature: float
     ) -> torch.Tensor:
         from torch.nn import functional
+
+        from archiver.compression.retrain.objectives import softened_divergence
 
         if outputs.shape[-1] == 1:
             return functional.mse_loss(outputs, teacher)

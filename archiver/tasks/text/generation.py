@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from archiver.data.windows import CONTEXT, read_text, windows_of
 from archiver.tasks.base import GENERATE, Metric, Task, device_type
-from archiver.tasks.losses import softened_divergence
 
 if TYPE_CHECKING:
     import torch
@@ -106,6 +105,8 @@ class TextGeneration(Task):
     def distance(
         self, outputs: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor, temperature: float
     ) -> torch.Tensor:
+        from archiver.compression.retrain.objectives import softened_divergence
+
         return softened_divergence(outputs[mask.bool()], teacher[mask.bool()], temperature).mean()
 
     def check(self, recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[str]:

@@ -48,7 +48,7 @@ def choose_prompts(
     room = handler.serving["max_length"]
     decided = []
     for place, prompt in enumerate(looked_at):
-        ids = handler.encoder.encode([prompt], truncate=False)[0].ids
+        ids = handler.input.encoder.encode([prompt], truncate=False)[0].ids
         tokens = _decided(handler, workload, ids) if 0 < len(ids) < room else 0
         if tokens:
             decided.append((tokens, place))

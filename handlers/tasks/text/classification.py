@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from handlers.protocols.payload import Parameter, is_positive_int
+from handlers.examples import largest_share
+from handlers.inputs.checks import Parameter, is_positive_int
 from handlers.tasks.encoder import EncoderHandler
 
 
@@ -19,6 +20,18 @@ class TextClassificationHandler(EncoderHandler):
     def scores(self, rows: np.ndarray, parameters: Mapping[str, Any]) -> np.ndarray:
         return ACTIVATIONS[self.serving["activation"]](rows)
 
+    @property
+    def full_parameters(self) -> dict[str, Any]:
+        """Every label, not the best alone."""
+        return {"top_k": 1 << 30}
+
+    def compare(self, stored: Any, found: Any) -> float:
+        """By label, in whatever order they come."""
+        try:
+            return largest_share(*({item["label"]: item["score"] for item in answer} for answer in (stored, found)))
+        except (KeyError, TypeError):
+            return float("inf")
+
     def present(self, row: np.ndarray, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Sorted by score; equal scores in the order of the labels' ids."""
         labels = self.serving["labels"]
@@ -28,14 +41,16 @@ class TextClassificationHandler(EncoderHandler):
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """[n, labels] → [n, labels], rows sum to 1."""
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+    exponentials: np.ndarray = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    shares: np.ndarray = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return shares
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     """1 / (1 + e^−x), written so that no exponential overflows."""
     small = np.exp(-np.abs(logits))
-    return np.where(logits >= 0, 1, small) / (1 + small)
+    shares: np.ndarray = np.where(logits >= 0, 1, small) / (1 + small)
+    return shares
 
 
 # By the name that serving.json holds; transformers' own pipeline chooses in the same way.

@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from handlers.protocols.payload import Parameter, is_bool
+from handlers.examples import largest_share
+from handlers.inputs.checks import Parameter, is_bool
 from handlers.tasks.encoder import EncoderHandler
 
 
@@ -17,7 +18,17 @@ class FeatureExtractionHandler(EncoderHandler):
     def scores(self, rows: np.ndarray, parameters: Mapping[str, Any]) -> np.ndarray:
         if not parameters.get("normalize", self.serving["normalize"]):
             return rows
-        return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
+        unit: np.ndarray = rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
+        return unit
+
+    def compare(self, stored: Any, found: Any) -> float:
+        """By position."""
+        try:
+            return largest_share(
+                *({place: float(value) for place, value in enumerate(answer)} for answer in (stored, found))
+            )
+        except (TypeError, ValueError):
+            return float("inf")
 
     def present(self, row: np.ndarray, parameters: Mapping[str, Any]) -> list[float]:
         # Seven digits: what a float32 holds, and half the bytes of its spelling as a float64.

@@ -1,0 +1,35 @@
+"""What a worker measures about one request for text."""
+
+from collections.abc import Sequence
+
+from handlers.generation.backend import Load
+from handlers.generation.engine import Job
+from handlers.metrics import GAUGE, HISTOGRAM, Measurement, counters
+
+
+def request_measurements(jobs: Sequence[Job], load: Load, *, failed: bool, seconds: float) -> list[Measurement]:
+    """Tokens in and out, TTFT (to the first token), TPOT (between later ones), and how full the worker is.
+
+    Args:
+        jobs: the request's prompts, as they ended; none where it was refused before.
+        load: the engine's. failed: whether it was answered with an error. seconds: the whole request took.
+    Returns: the measurements, counters first.
+    """
+    found = counters(
+        requests=1,
+        request_errors=int(failed),
+        inputs=len(jobs),
+        prompt_tokens=sum(len(job.prompt) for job in jobs),
+        generated_tokens=sum(len(job.ids) for job in jobs),
+    )
+    to_first = [job.first - job.submitted for job in jobs if job.first]
+    between = [(job.last - job.first) / (len(job.ids) - 1) for job in jobs if len(job.ids) > 1]
+    for name, values in (("request", [seconds]), ("ttft", to_first), ("tpot", between)):
+        found += [Measurement(f"marpress_{name}_seconds", round(value, 6), HISTOGRAM, "s") for value in values]
+    found.append(Measurement("marpress_running", load.running, GAUGE))
+    found.append(Measurement("marpress_waiting", load.waiting, GAUGE))
+    found.append(Measurement("marpress_cache_use", round(load.cache_use, 4), GAUGE, "ratio"))
+    written = [len(job.ids) / (job.last - job.submitted) for job in jobs if job.last > job.submitted]
+    if written:
+        found.append(Measurement("marpress_tokens_per_second", round(sum(written), 2), GAUGE, "per_s"))
+    return found

@@ -1,0 +1,81 @@
+"""What a request for text asks for and what its answer tells, apart from the form: runtimes and tasks see nothing else."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+# Why a text ended.
+STOP = "stop"  # one of the model's end tokens came
+STOP_STRING = "stop_string"  # one of the request's stop strings came
+LENGTH = "length"  # max_new_tokens are there
+TIME = "time"  # its deadline passed
+FAILED = "failed"  # the runtime gave up on this one
+
+MIN_TEMPERATURE = 1e-5  # below it the likeliest token is the answer: do_sample false
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen, and how many are wanted.
+
+    Without do_sample always the likeliest one. top_k 0: all. seed: of this prompt alone, whatever runs beside it.
+    logprobs: whether the tokens' log-probabilities are asked for.
+    """
+
+    max_new_tokens: int
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    seed: int = 0
+    logprobs: bool = False
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """Texts to continue.
+
+    prompts: texts. places: what each is called in a message. special_tokens: whether the tokenizer adds its own around a
+    prompt; a rendered chat has them. sampling: with max_new_tokens 0 where the request does not say, and then
+    default_new_tokens are written; None: as many as there is room for. stops: strings before which a text ends.
+    stream: whether the one text is sent while it is written. max_time: seconds, None: the archive's own limit.
+    """
+
+    prompts: tuple[str, ...]
+    places: tuple[str, ...]
+    sampling: Sampling
+    default_new_tokens: int | None = None
+    special_tokens: bool = True
+    stops: tuple[str, ...] = ()
+    stream: bool = False
+    max_time: float | None = None
+
+
+class Continuation(Protocol):
+    """One prompt's text, as far as it is written. finish: None while it is, then one of the words above."""
+
+    prompt: Sequence[int]
+    sampling: Sampling
+    ids: list[int]
+    logprobs: list[float]
+    text: str
+    finish: str | None
+
+
+class Renderer(Protocol):
+    """One request's answer in the form that it was asked in."""
+
+    def whole(self, found: Sequence[Continuation]) -> Any:
+        """The JSON value to answer when all prompts' texts are there."""
+        ...
+
+    def piece(self, found: Continuation, text: str) -> bytes:
+        """The events of a step that moved the text on by `text`; empty where there is nothing to tell yet."""
+        ...
+
+    def ending(self, found: Continuation, text: str) -> bytes:
+        """The last events of a stream, with the text that came last."""
+        ...

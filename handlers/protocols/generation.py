@@ -1,0 +1,44 @@
+"""A request for text in whichever form it comes: Hugging Face's or OpenAI's, under the same URL."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from handlers.errors import BadRequest
+from handlers.inputs.checks import kind_of, quoted
+from handlers.protocols import hf_generation, openai
+from handlers.protocols.continuation import GenerationRequest, Renderer
+from handlers.protocols.document import read_document
+
+ALLOWED = (
+    'allowed: {"inputs": "text" or ["text", …], "parameters": {…}}, {"messages": [{"role": …, "content": …}, …]}, '
+    '{"prompt": "text"}, or plain text'
+)
+
+
+def read_request(
+    row: Mapping[str, Any],
+    headers: Mapping[str, Any],
+    *,
+    max_inputs: int,
+    chat: openai.Chat | None,
+    model: str,
+    random_seed: Callable[[], int],
+) -> tuple[GenerationRequest, Renderer]:
+    """One request for text, and what renders its answer in the form it came in.
+
+    Args:
+        row, headers: as TorchServe hands them over. max_inputs: most prompts of one request. chat: messages → prompt, None
+            where the model has no chat template. model: its name. random_seed: for requests that name none.
+    Returns: the request, and its renderer.
+    Raises: BadRequest saying what is wrong and what is allowed.
+    """
+    document = read_document(row, headers, ALLOWED)
+    if not isinstance(document, dict):
+        raise BadRequest(f"the JSON body is {kind_of(document)}, an object is expected; {ALLOWED}")
+    forms = [name for name in ("inputs", "messages", "prompt") if name in document]
+    if len(forms) != 1:
+        found = f"both {quoted(forms)}" if forms else "neither 'inputs' nor 'messages' nor 'prompt'"
+        raise BadRequest(f"the body has {found}; {ALLOWED}")
+    if hf_generation.recognises(document):
+        return hf_generation.parse(document, max_inputs=max_inputs, random_seed=random_seed)
+    return openai.parse(document, chat=chat, model=model, random_seed=random_seed)

@@ -1,0 +1,67 @@
+"""Hugging Face's form, for every task: {"inputs": one or a list, "parameters": {…}}, and plain text or bytes as one input.
+
+Source: the request and response bodies of Hugging Face Inference Endpoints. For text generation: `hf_generation`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from handlers.errors import BadRequest
+from handlers.inputs.checks import Parameter, checked_parameters, kind_of, quoted
+from handlers.protocols.request import Request
+
+
+def recognises(document: Mapping[str, Any]) -> bool:
+    """Whether a request's JSON object is in this form."""
+    return "inputs" in document
+
+
+def parse(
+    document: Any,
+    *,
+    decode: Callable[[Any, str], Any],
+    parameters: Mapping[str, Parameter],
+    max_inputs: int,
+    allowed: str,
+) -> Request:
+    """A request to any task but text generation.
+
+    Args:
+        document: as `read_document` gives it. decode: the kind of input's own. parameters: what may be set, by name.
+        max_inputs: most inputs of one request. allowed: what to send, in words.
+    Returns: the request.
+    Raises: BadRequest saying what is wrong and what is allowed.
+    """
+    if not isinstance(document, dict):
+        raise BadRequest(f"the JSON body is {kind_of(document)}, an object is expected; {allowed}")
+    check_keys(document, "inputs", "parameters")
+    if "inputs" not in document:
+        raise BadRequest(f"the body has no 'inputs'; {allowed}")
+    inputs, single = read_inputs(document, decode, max_inputs)
+    return Request(inputs, single, checked_parameters(document.get("parameters"), parameters))
+
+
+def render(answers: Sequence[Any], single: bool) -> Any:
+    """The JSON value to answer: a list of answers for a list of inputs, one answer for one that was sent bare."""
+    return answers[0] if single else answers
+
+
+def check_keys(document: Mapping[str, Any], *allowed: str) -> None:
+    """BadRequest naming the keys of the body that are not among `allowed`."""
+    unknown = sorted(set(document) - set(allowed))
+    if unknown:
+        raise BadRequest(f"unknown key {quoted(unknown)} in the body; allowed: {quoted(list(allowed))}")
+
+
+def read_inputs(
+    document: Mapping[str, Any], decode: Callable[[Any, str], Any], max_inputs: int
+) -> tuple[tuple[Any, ...], bool]:
+    """The inputs of a request that has them, each through `decode` with its place, and whether one was sent bare."""
+    inputs = document["inputs"]
+    if not isinstance(inputs, list):
+        return (decode(inputs, "inputs"),), True
+    if not inputs:
+        raise BadRequest(f"'inputs' is an empty list; send 1 to {max_inputs} inputs")
+    if len(inputs) > max_inputs:
+        raise BadRequest(f"'inputs' has {len(inputs)} elements; at most {max_inputs} are allowed in one request")
+    return tuple(decode(item, f"inputs[{index}]") for index, item in enumerate(inputs)), False

@@ -1,0 +1,38 @@
+"""OpenVINO."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from handlers.requirements import require
+from handlers.storage.graph_weights import weights_of
+
+
+class OpenVinoSession:
+    """model.xml and model.bin on OpenVINO's CPU plugin. See `handlers.runtimes.base.Session`."""
+
+    name = "openvino"
+
+    def __init__(self, folder: Path, spec: Mapping[str, Any], threads: int) -> None:
+        os.environ.setdefault("OPENVINO_TELEMETRY_DISABLE", "1")
+        ov: Any = require("openvino", spec["requirement"])
+        config = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+            # One stream: the worker runs one sub-batch at a time. Pinning would put every worker on core 0.
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,
+            **spec.get("config", {}),
+        }
+        core = ov.Core()
+        path, image = folder / spec["model"], weights_of(folder, spec)
+        model = core.read_model(path) if image is None else core.read_model(path.read_bytes(), ov.Tensor(image))
+        self._request = core.compile_model(model, "CPU", config).create_infer_request()
+        self._inputs = {name for port in self._request.model_inputs for name in port.get_names()}
+
+    def run(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        outputs = self._request.infer({k: v for k, v in arrays.items() if k in self._inputs}, share_inputs=True)
+        return np.array(outputs[0])

@@ -1,0 +1,34 @@
+"""torch, for models that answer with one pass: works wherever the worker works."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from handlers.requirements import require
+
+
+class TorchSession:
+    """The transformers module itself, its weights from packed safetensors. See `handlers.runtimes.base.Session`.
+
+    It computes in fp32 on weights that are stored small, so it saves bytes and no time.
+    """
+
+    name = "torch"
+
+    def __init__(self, folder: Path, spec: Mapping[str, Any], threads: int) -> None:
+        torch: Any = require("torch", "torch>=2.0")
+        require("transformers", spec["requirement"])
+        from handlers.architecture.encoder import load_encoder
+
+        torch.set_num_threads(threads)
+        self._torch = torch
+        self._module = load_encoder(folder, spec).to(spec.get("device", "cpu"))
+        self._device = spec.get("device", "cpu")
+
+    def run(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        with self._torch.inference_mode():
+            tensors = {k: self._torch.from_numpy(v).to(self._device) for k, v in arrays.items()}
+            found: np.ndarray = self._module(**tensors).float().cpu().numpy()
+            return found
