@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -139,8 +140,8 @@ def moved_names(package: str) -> Callable[[str], Any]:
     """A `__getattr__` for a package that was a module: what is looked for there has moved."""
 
     def getattr_(name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
+        if name.startswith("__") or find_spec(f"{package}.{name}") is not None:
+            raise AttributeError(name)  # a module of the package is loaded after this
         raise ImportError(f"{package} has no {name}; what it held as a module lies in {PACKAGES[package]}")
 
     return getattr_

@@ -32,7 +32,7 @@ def tiny() -> EncoderWithHead:
             for parameter in model.parameters():
                 if parameter.dim() == 2:
                     parameter.mul_(4.0)
-    return EncoderWithHead(model.eval(), "text-classification", None)
+    return EncoderWithHead(model.eval())
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def _ids(rows: int = 4, length: int = 9, seed: int = 0) -> dict[str, torch.Tenso
 
 @pytest.fixture
 def encoder(tiny_model) -> EncoderWithHead:
-    return EncoderWithHead(load_model(tiny_model(), "text-classification"), "text-classification")
+    return EncoderWithHead(load_model(tiny_model(), "text-classification"))
 
 
 @pytest.fixture
@@ -282,7 +282,7 @@ def test_mistakes_of_a_recipe(recipe_folder, options, match):
 
 @pytest.fixture(scope="module")
 def factored(tiny_model) -> EncoderWithHead:
-    encoder = EncoderWithHead(load_model(tiny_model(), "text-classification"), "text-classification").eval()
+    encoder = EncoderWithHead(load_model(tiny_model(), "text-classification")).eval()
     svd(encoder.model, Svd(rank=8, targets=(*FEED_FORWARD, "*word_embeddings"), execute="factored"), None)
     return encoder
 

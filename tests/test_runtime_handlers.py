@@ -106,7 +106,7 @@ def test_a_batch_equals_single_ones_through_a_real_model(tiny_model, sentences, 
     kinds = {"text-classification": TextClassificationHandler, "feature-extraction": FeatureExtractionHandler}
     handler = made(kinds[task](), tiny_model, normalize=True, activation="softmax", labels=["a", "b"])
     pooling = "mean" if task == "feature-extraction" else None
-    encoder = EncoderWithHead(load_model(resolve_model(tiny_model("bert", task)), task), task, pooling)
+    encoder = EncoderWithHead(load_model(resolve_model(tiny_model("bert", task)), task), pooling)
     handler.session.run = EncoderSubject.run_of(None, encoder)
     asked = [{"inputs": text} for text in sentences]
     together, _, _ = ask(handler, *asked)

@@ -32,7 +32,7 @@ from handlers.errors import UnsoundArchive
 from handlers.runtimes.base import open_session
 from handlers.storage.graph_weights import PACKED
 
-SPEC = {"model": "model.safetensors", "config": "config.json", "task": "text-classification"}
+SPEC = {"model": "model.safetensors", "config": "config.json", "auto_class": "AutoModelForSequenceClassification", "pooling": None}
 HEADS = ([0, 2], [1], [0, 1, 3])
 NEURONS = (45, 48, 7)
 
@@ -139,7 +139,7 @@ def sessions(folder: Path, encoder: EncoderWithHead, graph: OnnxGraph, chosen: A
 def test_the_other_runtimes_answer_as_torch_does(tmp_path, change):
     model = tiny("bert")
     CHANGES[change](model)
-    encoder = EncoderWithHead(model, "text-classification")
+    encoder = EncoderWithHead(model)
     graph = export_onnx(encoder, max_length=16)
     linears = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     products = [node.name for node in graph.model.graph.node if node.op_type in ("MatMul", "Gemm")]

@@ -47,7 +47,7 @@ def made(tiny_model: Callable[..., Path]) -> Callable[..., tuple[torch.nn.Module
 
     def make(checkpoint: Path | None = None) -> tuple[torch.nn.Module, StageContext]:
         model = load_model(resolve_model(tiny_model()), TASK)
-        module = EncoderWithHead(model, TASK)
+        module = EncoderWithHead(model)
         data = batches()
 
         def measure() -> dict[str, float]:
