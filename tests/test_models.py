@@ -74,7 +74,8 @@ def test_facts_agree_with_the_loaded_model(tiny_model, kind, task) -> None:
         # The longest input that the facts allow runs, one more does not.
         ids = torch.full((1, facts.max_positions), 5)
         assert model(input_ids=ids).logits.shape == (1, 2)
-        with pytest.raises((IndexError, RuntimeError)):
+        # An embedding has no such row, or what is added to it is shorter.
+        with pytest.raises((IndexError, RuntimeError), match="out of bounds|must match"):
             model(input_ids=torch.full((1, facts.max_positions + 1), 5))
     else:
         assert not any("pooler" in name for name, _ in model.named_parameters())

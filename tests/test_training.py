@@ -120,11 +120,11 @@ def test_an_interrupted_run_goes_on_and_ends_where_an_uninterrupted_one_does(mad
             # What a kill leaves: the last checkpoint, and a half-written next one.
             if interruption == "kill":
                 (tmp_path / "stage.partial.999").write_bytes(b"half")
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("at step 10")
         return steps(run, step, place)
 
     monkeypatch.setattr(training._Run, "_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="at step 10"):
         train(model, MIXED, examples)
 
     def counted(run: training._Run, step: int, place: int) -> float:
