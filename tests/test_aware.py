@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 import transformers
+from archiver.tasks.losses import OBJECTIVES
 
 from archiver.compression import METHODS
 from archiver.compression.context import StageContext
@@ -17,7 +18,6 @@ from archiver.compression.retrain.options import Retrain
 from archiver.compression.retrain.training import train
 from archiver.errors import DataError, GateFailed
 from archiver.state.constraints import constrained, state_of
-from archiver.tasks.losses import OBJECTIVES
 from handlers.architecture.encoder import EncoderWithHead
 
 

@@ -304,21 +304,21 @@ def test_options_that_cannot_work_together():
 
 
 @pytest.mark.parametrize(
-    ("parse", "value"),
+    ("parse", "value", "match"),
     [
-        (parse_group_size, 0),
-        (parse_group_size, True),
-        (parse_group_size, "all"),
-        (parse_binary_scale, 0),
-        (parse_binary_scale, "max"),
-        (parse_binary_scale, float("nan")),
-        (parse_widths, [4]),
-        (parse_widths, [4, 5]),
-        (parse_widths, 4),
+        (parse_group_size, 0, "a group has at least one weight"),
+        (parse_group_size, True, "a group has at least one weight"),
+        (parse_group_size, "all", "a group has at least one weight"),
+        (parse_binary_scale, 0, "no scale"),
+        (parse_binary_scale, "max", "no scale"),
+        (parse_binary_scale, float("nan"), "no scale"),
+        (parse_widths, [4], "no list of widths"),
+        (parse_widths, [4, 5], "no list of widths"),
+        (parse_widths, 4, "no list of widths"),
     ],
 )
-def test_values_that_are_refused(parse, value):
-    with pytest.raises(ValueError):
+def test_values_that_are_refused(parse, value, match):
+    with pytest.raises(ValueError, match=match):
         parse(value)
 
 

@@ -73,7 +73,7 @@ def test_ranges_need_a_module_that_is_reached():
 
 def test_hooks_go_away_also_when_the_model_fails():
     model = Two()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         activation_ranges(model, ["first"], [{"x": torch.zeros(1, 3)}])
     assert not model.first._forward_pre_hooks
 

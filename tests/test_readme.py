@@ -93,8 +93,8 @@ def test_predict_as_shown(server: TorchServe) -> None:
 
 
 def test_what_the_readme_names_exists() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert {word for word in re.findall(r"`make ([a-z]+)", README)} <= targets
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {word for word in re.findall(r"`make ([a-z-]+)", README)} <= targets
     links = re.findall(r"\]\(([\w./-]+)\)", README)
     assert links and all((ROOT / link).exists() for link in links)
 

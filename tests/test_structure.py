@@ -32,7 +32,12 @@ from handlers.errors import UnsoundArchive
 from handlers.runtimes.base import open_session
 from handlers.storage.graph_weights import PACKED
 
-SPEC = {"model": "model.safetensors", "config": "config.json", "auto_class": "AutoModelForSequenceClassification", "pooling": None}
+SPEC = {
+    "model": "model.safetensors",
+    "config": "config.json",
+    "auto_class": "AutoModelForSequenceClassification",
+    "pooling": None,
+}
 HEADS = ([0, 2], [1], [0, 1, 3])
 NEURONS = (45, 48, 7)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from archiver.tasks.losses import OBJECTIVES
 from stage_context import calibrated_on
 
 from archiver.compression.context import StageContext
@@ -15,7 +16,6 @@ from archiver.compression.prune.importance import layer_order
 from archiver.compression.prune.structured import check, choose, cut_layer, kept_of, structured, without_layers
 from archiver.compression.prune.structured_options import Structured
 from archiver.state.constraints import state_of
-from archiver.tasks.losses import OBJECTIVES
 from handlers.architecture.anatomy import keep_layers, layer_list, layer_parts
 from handlers.architecture.conv1d import conv1d_to_linear
 from handlers.architecture.structure import describe, rebuild

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from archiver.tasks.losses import OBJECTIVES, classification_loss
 from task_models import load_model
 
 from archiver.compression.context import StageContext
@@ -20,7 +21,6 @@ from archiver.compression.retrain.training import rate, train
 from archiver.errors import ArchiverError
 from archiver.models.source import resolve_model
 from archiver.state.constraints import Mask, constrain, state_of
-from archiver.tasks.losses import OBJECTIVES, classification_loss
 from handlers.architecture.encoder import EncoderWithHead
 
 TASK = "text-classification"
@@ -122,11 +122,11 @@ def test_an_interrupted_run_goes_on_and_ends_where_an_uninterrupted_one_does(mad
             # What a kill leaves: the last checkpoint, and a half-written next one.
             if interruption == "kill":
                 (tmp_path / "stage.partial.999").write_bytes(b"half")
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("at step 10")
         return steps(run, step, place)
 
     monkeypatch.setattr(training._Run, "_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="at step 10"):
         train(model, MIXED, examples)
 
     def counted(run: training._Run, step: int, place: int) -> float:
