@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
+from archiver.architecture import layer_list
 from archiver.compression.context import Examples, calibration_forward
-from archiver.errors import RecipeError
-from handlers.architecture.anatomy import layer_list
+from archiver.errors import RecipeError, UnsupportedModelError
 
 Tensor = torch.Tensor
 
@@ -59,11 +59,14 @@ def input_moments(model: torch.nn.Module, names: Sequence[str], examples: Exampl
 
 
 def by_layer(model: torch.nn.Module, names: Sequence[str]) -> list[list[str]]:
-    """`names` in groups that are computed one after another: each transformer layer's, the rest last.
+    """`names` in groups that are computed one after another: each layer's, the rest last; one group without layers.
 
     Methods that compensate errors go through the groups in turn, with moments that already see the changed layers below.
     """
-    prefix, layers = layer_list(model)
+    try:
+        prefix, layers = layer_list(model)
+    except UnsupportedModelError:
+        return [list(names)] if names else []
     groups: list[list[str]] = [[] for _ in range(len(layers) + 1)]
     for name in names:
         index = name.removeprefix(f"{prefix}.").partition(".")[0]

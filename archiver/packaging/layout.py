@@ -39,9 +39,9 @@ HANDLERS = {
 
 # Modules of `handlers` that only one runtime needs.
 TORCH_ONLY = {
-    "anatomy.py",
     "conv1d.py",
     "factored.py",
+    "skeleton.py",
     "structure.py",
     "torch_decoder.py",
     "torch_encoder.py",

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from archiver.architecture import kv_shapes
 from archiver.data.windows import CONTEXT, VALIDATION_WINDOWS, windows_of
 from archiver.evaluation.perplexity import Predictions, language_metrics, predict_windows
 from archiver.evaluation.speed import Arrays, Run
@@ -18,7 +19,6 @@ from archiver.models.load import ModelFacts, ModelSource, load_model
 from archiver.spec import Recipe
 from archiver.state.constraints import state_of
 from archiver.tasks.workload import Batch, Subject
-from handlers.architecture.anatomy import layer_parts
 from handlers.architecture.decoder import DecoderWithHead
 
 SPEED_TOKENS = 2048  # of one batch of windows
@@ -135,7 +135,7 @@ class DecoderSubject(Subject):
     @property
     def key_value_width(self) -> int:
         """Numbers that the KV cache keeps for one token, over all layers as they are now."""
-        return sum(2 * parts.key_heads * parts.head_dim for parts in layer_parts(self.model))
+        return sum(2 * heads * width for heads, width in kv_shapes(self.model))
 
     @property
     def end_ids(self) -> list[int]:
