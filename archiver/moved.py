@@ -77,7 +77,7 @@ MODULES = {
     "archiver.subject": "archiver.tasks.workload",
     "archiver.text_windows": "archiver.data.windows",
     "archiver.tokenizer_facts": "archiver.models.tokenizer",
-    "handlers.anatomy": "handlers.architecture.anatomy",
+    "handlers.anatomy": "archiver.architecture",
     "handlers.bit_packing": "handlers.storage.bit_packing",
     "handlers.chat": "handlers.generation.chat",
     "handlers.codec_choice": "archiver.storage.codec_choice",

@@ -17,6 +17,7 @@ from stage_context import calibrated_on
 from task_models import load_model
 from tiny_models import DECODERS
 
+from archiver.architecture import keep_layers, layer_parts
 from archiver.compression.prune.structured import cut_layer
 from archiver.compression.prune.structured_options import ShareLayers
 from archiver.compression.quantize.options import WeightOnly
@@ -31,7 +32,6 @@ from archiver.state.plan import plan_of
 from archiver.storage.codec_choice import WeightLayout
 from archiver.storage.int8_rows import quantize_rows
 from archiver.storage.layouts import layouts_by_content
-from handlers.architecture.anatomy import keep_layers, layer_parts
 from handlers.architecture.factored import factored_like, put
 from handlers.storage.graph_weights import PACKED, read_image
 
@@ -84,9 +84,9 @@ def _note(operation: Any, key: str) -> str:
 
 def uneven(model: torch.nn.Module) -> None:
     first, second = layer_parts(model)
-    cut_layer(model, first, "heads", torch.tensor([1]))
-    cut_layer(model, first, "neurons", torch.arange(45))
-    cut_layer(model, second, "neurons", torch.arange(10, 40))
+    cut_layer(model, first.of_kind("heads")[0], torch.tensor([1]))
+    cut_layer(model, first.of_kind("neurons")[0], torch.arange(45))
+    cut_layer(model, second.of_kind("neurons")[0], torch.arange(10, 40))
 
 
 def factored(model: torch.nn.Module) -> None:

@@ -13,6 +13,7 @@ import transformers
 from stage_context import calibrated_on
 from test_structured import SIZES, run, tiny
 
+from archiver.architecture import keep_layers, layer_list, layer_parts
 from archiver.compression.prune.structured import cut_layer
 from archiver.compression.prune.structured_options import ShareLayers
 from archiver.compression.quantize.int8 import static_int8
@@ -24,7 +25,6 @@ from archiver.export.onnx_int8 import quantize_graph
 from archiver.export.openvino import export_openvino
 from archiver.export.torch_packed import export_packed
 from archiver.state.plan import plan_of
-from handlers.architecture.anatomy import keep_layers, layer_parts
 from handlers.architecture.conv1d import conv1d_to_linear
 from handlers.architecture.encoder import EncoderWithHead, load_encoder
 from handlers.architecture.structure import STRUCTURE, describe, rebuild
@@ -45,8 +45,9 @@ NEURONS = (45, 48, 7)
 def uneven(model: torch.nn.Module) -> None:
     """Every layer another size, and none a multiple of anything."""
     for index in range(3):
-        cut_layer(model, layer_parts(model)[index], "heads", torch.tensor(HEADS[index]))
-        cut_layer(model, layer_parts(model)[index], "neurons", torch.arange(NEURONS[index]))
+        heads, neurons = layer_parts(model)[index].cuts
+        cut_layer(model, heads, torch.tensor(HEADS[index]))
+        cut_layer(model, neurons, torch.arange(NEURONS[index]))
 
 
 def shared(model: torch.nn.Module) -> None:
@@ -79,8 +80,8 @@ def test_the_torch_folder_gives_the_same_model_again(tmp_path, kind, change):
     assert describe(loaded.model) == describe(model)
     structure = json.loads((tmp_path / STRUCTURE).read_text())
     assert bool(structure["shared"]) == (change == "shared")
-    first = layer_parts(model)[0]
-    assert structure["linears"][first.down] == [32, 45 if change == "uneven" else 48]
+    first = layer_parts(model)[0].of_kind("neurons")[0]
+    assert structure["linears"][first.consumer] == [32, 45 if change == "uneven" else 48]
 
 
 def test_a_layer_keeps_the_scale_of_its_place_in_the_original():
@@ -95,9 +96,9 @@ def test_a_layer_keeps_the_scale_of_its_place_in_the_original():
     fresh = conv1d_to_linear(transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")).eval()
     rebuild(fresh, json.loads(json.dumps(describe(model))))
     fresh.load_state_dict(model.state_dict())
-    scales = [model.get_submodule(parts.attention).scaling for parts in layer_parts(model)]
+    scales = [layer.attn.scaling for layer in layer_list(model)[1]]
     assert scales == pytest.approx([8**-0.5, 8**-0.5 / 3])
-    assert [fresh.get_submodule(parts.attention).scaling for parts in layer_parts(fresh)] == scales
+    assert [layer.attn.scaling for layer in layer_list(fresh)[1]] == scales
     assert torch.equal(run(fresh), run(model))
 
 
@@ -107,6 +108,9 @@ def test_a_layer_keeps_the_scale_of_its_place_in_the_original():
         ({"version": 9}, "version 9"),
         ({"linears": {"bert.nowhere": [4, 4]}}, "does not fit the model"),
         ({"linears": {"bert.embeddings.word_embeddings": [4, 4]}}, "is no linear layer"),
+        ({"settings": {"bert.encoder.layer.0.attention.self": {"heads": 3}}}, "does not fit the model"),
+        ({"settings": {"bert.encoder.layer.0.attention.self": {"all_head_size": [3]}}}, "a number, text, true, false"),
+        ({"settings": {"bert.encoder.layer.0.attention.self": {"_forward_hooks": 1}}}, "is no plain number or text"),
     ],
 )
 def test_a_structure_that_does_not_fit(change, message):

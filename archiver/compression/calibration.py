@@ -14,10 +14,10 @@ from operator import add
 
 import torch
 
+from archiver.architecture import layer_list
 from archiver.compression.context import StageContext, calibration_forward
-from archiver.errors import RecipeError
+from archiver.errors import RecipeError, UnsupportedModelError
 from archiver.state.constraints import sharing
-from handlers.architecture.anatomy import layer_list
 
 Tensor = torch.Tensor
 
@@ -147,11 +147,14 @@ def each_layer(
 
 
 def by_layer(model: torch.nn.Module, names: Sequence[str]) -> list[list[str]]:
-    """`names` in groups that are computed one after another: each transformer layer's, the rest last.
+    """`names` in groups that are computed one after another: each layer's, the rest last; one group without layers.
 
     Methods that compensate errors go through the groups in turn, with moments that already see the changed layers below.
     """
-    prefix, layers = layer_list(model)
+    try:
+        prefix, layers = layer_list(model)
+    except UnsupportedModelError:
+        return [list(names)] if names else []
     groups: list[list[str]] = [[] for _ in range(len(layers) + 1)]
     for name in names:
         index = name.removeprefix(f"{prefix}.").partition(".")[0]

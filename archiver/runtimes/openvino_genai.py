@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from archiver.architecture import kv_shapes
 from archiver.errors import DataError
 from archiver.evaluation.openvino_windows import likeliest_tokens
 from archiver.evaluation.perplexity import Predictions
@@ -53,9 +54,7 @@ def export(workload: Workload, folder: Path) -> Export:
 
 def key_value_width(model: Any) -> int:
     """Numbers that the KV cache keeps for one token, over all layers as they are now."""
-    from handlers.architecture.anatomy import layer_parts
-
-    return sum(2 * parts.key_heads * parts.head_dim for parts in layer_parts(model))
+    return sum(2 * heads * width for heads, width in kv_shapes(model))
 
 
 def cache_blocks(serve: ServeSpec, width: int) -> int:

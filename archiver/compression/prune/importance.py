@@ -10,90 +10,92 @@ heads and neurons are blocks of its input features:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 
+from archiver.architecture import Cut, layer_list, removable, without_layers
 from archiver.compression.calibration import removed, watched_inputs
 from archiver.compression.context import Batch, StageContext, calibration_forward, inputs_of
-from handlers.architecture.anatomy import layer_list
 
 Tensor = torch.Tensor
 _ROWS = 16
 
 
 def block_scores(
-    model: torch.nn.Module,
-    blocks: Mapping[str, int],
-    producers: Mapping[str, Sequence[str]],
-    importance: str,
-    context: StageContext,
-    samples: int,
-) -> dict[str, Tensor]:
-    """[in_features / width] scores for each consuming layer.
+    model: torch.nn.Module, cuts: Sequence[Cut], importance: str, context: StageContext, samples: int
+) -> list[Tensor]:
+    """[blocks] scores for each cut, of the structures that its consumer takes.
 
-    blocks: {name of the consuming linear layer: width of a block of its inputs}
-    producers: {the same name: linear layers whose output rows make those inputs, in equal order}
+    Args:
+        cuts: what may be cut, each with a consumer of its own.
+        importance: "taylor", "activation" or "magnitude".
+        samples: how many training texts the first two look at.
     """
     if importance == "magnitude":
-        return {name: _magnitude(model, name, producers[name], width) for name, width in blocks.items()}
+        return [_magnitude(model, cut) for cut in cuts]
     if importance == "activation":
-        return _activation(model, blocks, context, samples)
-    return _taylor(model, blocks, context, samples)
+        return _activation(model, cuts, context, samples)
+    return _taylor(model, cuts, context, samples)
 
 
-def _magnitude(model: torch.nn.Module, name: str, producers: Sequence[str], width: int) -> Tensor:
-    squares = model.get_submodule(name).get_parameter("weight").detach().square().sum(0)
-    for producer in producers:
-        rows = model.get_submodule(producer).get_parameter("weight").detach().square().sum(1)
-        if (
-            rows.shape == squares.shape
-        ):  # keys and values of a group are fewer than its queries: the queries speak for it
-            squares = squares + rows
-    return squares.view(-1, width).sum(1).sqrt()
+def per_block(values: Tensor, cut: Cut) -> Tensor:
+    """Sums over the inputs of each structure: [..., in_features] → [..., blocks]."""
+    order = cut.columns.argsort(stable=True)
+    width = len(order) // cut.blocks
+    if torch.equal(cut.columns[order], torch.arange(cut.blocks).repeat_interleave(width)):
+        return values[..., order].reshape(*values.shape[:-1], cut.blocks, width).sum(-1)
+    return values.new_zeros(*values.shape[:-1], cut.blocks).index_add_(-1, cut.columns, values)
 
 
-def _activation(
-    model: torch.nn.Module, blocks: Mapping[str, int], context: StageContext, samples: int
-) -> dict[str, Tensor]:
+def _magnitude(model: torch.nn.Module, cut: Cut) -> Tensor:
+    squares = per_block(model.get_submodule(cut.consumer).get_parameter("weight").detach().square().sum(0), cut)
+    for name, owner in cut.producers.items():
+        # Keys and values of a group are fewer than its queries, which speak for it.
+        if cut.kind == "heads" and len(owner) != len(cut.columns):
+            continue
+        if f"{name}.weight" in dict(model.named_parameters(remove_duplicate=False)):
+            rows = model.get_submodule(name).get_parameter("weight").detach().square().sum(1)
+            squares = squares.index_add(0, owner[owner >= 0], rows[owner >= 0])
+    return squares.sqrt()
+
+
+def _activation(model: torch.nn.Module, cuts: Sequence[Cut], context: StageContext, samples: int) -> list[Tensor]:
     sums: dict[str, Tensor] = {}
 
     def see(name: str, x: Tensor) -> None:
         total = x.detach().reshape(-1, x.shape[-1]).abs().sum(0)
         sums[name] = sums[name] + total if name in sums else total
 
-    with watched_inputs(model, list(blocks), see):
+    names = [cut.consumer for cut in cuts]
+    with watched_inputs(model, names, see):
         calibration_forward(context.module, context.calibrate(samples))
-    scores = {}
-    for name, width in blocks.items():
-        weight = model.get_submodule(name).get_parameter("weight").detach()
-        scores[name] = (sums[name] * weight.norm(dim=0)).view(-1, width).sum(1)
-    return scores
+    weights = [model.get_submodule(name).get_parameter("weight").detach() for name in names]
+    return [
+        per_block(sums[cut.consumer] * weight.norm(dim=0), cut) for cut, weight in zip(cuts, weights, strict=True)
+    ]  # fmt: skip
 
 
-def _taylor(
-    model: torch.nn.Module, blocks: Mapping[str, int], context: StageContext, samples: int
-) -> dict[str, Tensor]:
-    scores = {
-        name: torch.zeros(model.get_submodule(name).get_parameter("weight").shape[1] // width)
-        for name, width in blocks.items()
-    }
-    seen: dict[str, Tensor] = {}
+def _taylor(model: torch.nn.Module, cuts: Sequence[Cut], context: StageContext, samples: int) -> list[Tensor]:
+    scores = [torch.zeros(cut.blocks) for cut in cuts]
+    seen: dict[str, list[Tensor]] = {}
 
     def see(name: str, x: Tensor) -> None:
         x.retain_grad()
-        seen[name] = x
+        seen.setdefault(name, []).append(x)  # more than once where layers share their weights
 
-    with watched_inputs(model, list(blocks), see):
+    with watched_inputs(model, [cut.consumer for cut in cuts], see):
         with torch.enable_grad():
             for batch in labelled(context, samples):
                 loss_of(context, batch).backward()
-                for name, width in blocks.items():
-                    x = seen[name]
-                    assert x.grad is not None
-                    change = (x * x.grad).detach().flatten(1, -2).sum(1)  # [texts, features]: over tokens
-                    scores[name] += change.view(len(change), -1, width).sum(-1).abs().sum(0)
+                for cut, score in zip(cuts, scores, strict=True):
+                    change: Any = 0
+                    for x in seen[cut.consumer]:
+                        assert x.grad is not None
+                        change = change + (x * x.grad).detach().flatten(1, -2).sum(1)  # [texts, features]: over tokens
+                    score += per_block(change, cut).abs().sum(0)
+                seen.clear()
                 model.zero_grad(set_to_none=True)
     return scores
 
@@ -115,9 +117,8 @@ def loss_of(context: StageContext, batch: Batch) -> Tensor:
     random direction r gives ∂(rᵀy)/∂x, whose size is in the mean that of the outputs' whole change.
     """
     outputs = context.module(**inputs_of(batch, context.module))
-    loss = context.objective.loss
-    if loss is not None and "labels" in batch:
-        return loss(outputs, batch["labels"]) * len(outputs)
+    if "labels" in batch and context.objective.loss is not None:
+        return context.objective.loss(outputs, batch["labels"]) * len(outputs)
     signs = torch.randint(0, 2, outputs.shape, generator=torch.Generator().manual_seed(0)) * 2.0 - 1
     return (outputs * signs).sum()
 
@@ -130,13 +131,14 @@ def layer_order(model: torch.nn.Module, count: int, importance: str, context: St
     1 − cos (block influence, Men et al. 2024, arXiv:2403.03853, eq. 1). magnitude: the norm of all their weights.
     """
     layers = layer_list(model)[1]
+    may_go = removable(model)
     if importance == "taylor":
-        return _greedy(model, count, context, samples)
+        return _greedy(model, count, may_go, context, samples)
     if importance == "magnitude":
         scores = [_norm(layer.parameters()) for layer in layers]
     else:
         scores = _influence(model, context, samples)
-    return sorted(range(len(layers)), key=scores.__getitem__)[:count]
+    return sorted(may_go, key=scores.__getitem__)[:count]
 
 
 def _norm(parameters: Iterable[Tensor]) -> float:
@@ -147,23 +149,24 @@ def _influence(model: torch.nn.Module, context: StageContext, samples: int) -> l
     layers = layer_list(model)[1]
     sums, tokens = [0.0] * len(layers), [0] * len(layers)
 
-    def watch(index: int) -> Callable[..., None]:
-        def hook(module: torch.nn.Module, arguments: tuple[Tensor, ...], output: Any) -> None:
+    def watch(index: int) -> Callable[[torch.nn.Module, tuple[Tensor, ...], dict[str, Any], Any], None]:
+        def hook(module: torch.nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Any], output: Any) -> None:
             y = output[0] if isinstance(output, tuple) else output
-            likeness = torch.nn.functional.cosine_similarity(arguments[0], y, dim=-1)
+            x = arguments[0] if arguments else named["hidden_states"]
+            likeness = torch.nn.functional.cosine_similarity(x, y, dim=-1)
             sums[index] += float((1 - likeness).sum())
             tokens[index] += likeness.numel()
 
         return hook
 
-    with removed([layer.register_forward_hook(watch(index)) for index, layer in enumerate(layers)]):
+    with removed([layer.register_forward_hook(watch(index), with_kwargs=True) for index, layer in enumerate(layers)]):
         calibration_forward(context.module, context.calibrate(samples))
     return [total / max(1, count) for total, count in zip(sums, tokens, strict=True)]
 
 
-def _greedy(model: torch.nn.Module, count: int, context: StageContext, samples: int) -> list[int]:
-    from archiver.compression.prune.structured import without_layers
-
+def _greedy(
+    model: torch.nn.Module, count: int, may_go: Sequence[int], context: StageContext, samples: int
+) -> list[int]:  # fmt: skip
     batches = labelled(context, samples)
     targets = []
     with torch.no_grad():
@@ -172,7 +175,7 @@ def _greedy(model: torch.nn.Module, count: int, context: StageContext, samples: 
         gone: list[int] = []
         for _ in range(count):
             found = {}
-            for index in range(len(layer_list(model)[1])):
+            for index in may_go:
                 if index in gone:
                     continue
                 with without_layers(model, [*gone, index]):

@@ -14,9 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
+from archiver.architecture import Fold
 from archiver.compression.calibration import Moments
 from archiver.compression.context import StageContext
-from archiver.compression.quantize.awq_folding import Fold, folds_of
+from archiver.compression.quantize.awq_folding import folds_of
 from archiver.compression.quantize.grids import group_scales, grouped, to_grid
 from archiver.compression.quantize.layer_grids import grids_by_layer, split_tables
 from archiver.compression.quantize.options import WeightOnly

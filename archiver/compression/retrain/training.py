@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 
 import torch
 
+from archiver.architecture import layer_list
 from archiver.compression.context import Batch, StageContext, inputs_of
 from archiver.compression.retrain.checkpoint import Checkpoint
 from archiver.compression.retrain.objectives import hidden_distance
 from archiver.compression.retrain.options import Retrain
 from archiver.errors import ArchiverError
 from archiver.state.constraints import constrained, state_of
-from handlers.architecture.anatomy import layer_list
 from handlers.cpu import host_isa, threads_per_worker
 
 Tensor = torch.Tensor

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import torch
 
+from archiver.architecture import layer_list
 from archiver.compression.context import StageContext
 from archiver.compression.prune.structured_options import ShareLayers
 from archiver.compression.report import StageReport, report_stage
 from archiver.state.constraints import free
-from handlers.architecture.anatomy import layer_list
 
 
 def share_layers(model: torch.nn.Module, options: ShareLayers, context: StageContext) -> StageReport:
