@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from objectives import OBJECTIVES
 
 from archiver.compression.context import StageContext
-from archiver.tasks.losses import OBJECTIVES
 
 
 def calibrated_on(batches: Sequence[Any], module: torch.nn.Module | None = None) -> StageContext:

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 import transformers
-from archiver.tasks.losses import OBJECTIVES
+from objectives import OBJECTIVES
 
 from archiver.compression import METHODS
 from archiver.compression.context import StageContext

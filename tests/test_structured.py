@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from archiver.tasks.losses import OBJECTIVES
+from objectives import OBJECTIVES
 from stage_context import calibrated_on
 
 from archiver.architecture import cuts_of, keep_layers, layer_list, layer_parts, without_layers

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from archiver.tasks.losses import OBJECTIVES, classification_loss
+from objectives import OBJECTIVES, classification_loss
 from task_models import load_model
 
 from archiver.compression.context import StageContext

@@ -1,7 +1,7 @@
 """What a model is made of, found in its module tree by shape and by how a traced example flows; no family is named.
 
 `layer_list` finds the repeated layers, `layer_parts` what can be cut out of each and where scales can be folded.
-`cut_layer` and `keep_layers` make the cuts. What a cut changes beside shapes travels as settings, see handlers/architecture/skeleton.
+`cut_layer` and `keep_layers` make the cuts. What a cut changes beside shapes travels as settings.
 """
 
 from archiver.architecture.discovery import kv_shapes, layer_parts
