@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from sessions import open_session
 from stage_examples import calibrated_on
 
 from archiver.compression.modules import DynamicInt8, StaticInt8, WeightOnly
@@ -20,7 +21,6 @@ from archiver.export.torch_packed import export_packed
 from archiver.models.load import load_model, resolve_model
 from archiver.state.plan import plan_of
 from handlers.architecture.encoder import EncoderWithHead, load_encoder
-from handlers.runtimes.base import open_session
 
 KINDS = ["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra"]
 TASKS = {"text-classification": None, "feature-extraction": "mean"}

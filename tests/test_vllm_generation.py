@@ -126,7 +126,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def opened(model: Path, **more: Any) -> Any:
-    return VllmBackend(model, {"requirement": "vllm>=0.33", "model": "model", **more}, [END])
+    return VllmBackend(model, {"requirement": "vllm>=0.33", "model": "model", **more}, 1, [END])
 
 
 def finish(backend: Backend) -> dict[int, list[Step]]:

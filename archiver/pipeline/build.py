@@ -30,6 +30,7 @@ from archiver.tasks.encoders import EncoderSubject
 from archiver.tasks.text import generation_staging as decoder_candidate
 from archiver.tasks.text.generation_workload import DecoderSubject
 from archiver.tasks.workload import Subject
+from handlers.base import BatchHandler
 from handlers.examples import respond_fully
 
 # A runtime further down the list is taken when it is at least this much faster here.
@@ -157,6 +158,7 @@ def choose(
 
 
 def _speed(subject: EncoderSubject, candidate: Candidate) -> Speed:
+    assert isinstance(candidate.handler, BatchHandler)
     run, mine = candidate.handler.session.run, subject.speed_batches()
     original, batches = subject.run_of(subject.original), subject.original_speed_batches()
     return compare_speed(original, run, batches, compressed_batches=mine, count=subject.items_of)
