@@ -10,12 +10,12 @@ from built import build
 from test_decoder_build import TASK, recipe_of
 
 from archiver.errors import RecipeError
+from archiver.packaging.entry import handler_of
 from archiver.packaging.mar import extracted
 from archiver.pipeline.check import check
 from archiver.runtimes import openvino_assistance as decoder_assist
 from archiver.runtimes.openvino_assistance import helped_up_to
 from handlers.inputs.text import TextInput
-from handlers.tasks.text.generation import TextGenerationHandler
 
 
 def built(folder: Path, model: Path, **serve) -> tuple[dict, dict, list]:
@@ -23,7 +23,7 @@ def built(folder: Path, model: Path, **serve) -> tuple[dict, dict, list]:
     recipe = recipe_of(folder, model, serve={"runtime": "openvino", "max_length": 64, "examples": 2, **serve})
     path = build(recipe, folder / "store").path
     with extracted(path) as (files, names):
-        handler = TextGenerationHandler()
+        handler = handler_of(files)
         handler.open(files, threads=1)
         texts = handler.respond([TextInput("a film"), TextInput("the dog")], {"max_new_tokens": 24})
         handler.engine.close()

@@ -20,6 +20,7 @@ from torchserve_side import ask
 
 from archiver.errors import GateFailed, RecipeError
 from archiver.export.torch_packed import export_packed
+from archiver.packaging.entry import handler_of
 from archiver.packaging.mar import extracted
 from archiver.pipeline.check import check
 from archiver.recipe.load import load_recipe
@@ -30,7 +31,6 @@ from archiver.spec import Recipe
 from handlers.architecture.decoder import DecoderWithHead, load_decoder
 from handlers.examples import check_examples
 from handlers.inputs.text import TextInput
-from handlers.tasks.text.generation import TextGenerationHandler
 
 TASK = "text-generation"
 
@@ -86,7 +86,7 @@ def test_built_and_verified(tiny_model, tmp_path, runtime, kind, config, compres
     assert (serving["max_queue"], serving["deadline_s"], serving["max_length"]) == (128, 120.0, 48)
     assert len(stored) == 2 and all(example["answer"][0]["generated_text"] is not None for example in stored)
     with extracted(built.path) as (folder, _):
-        handler = TextGenerationHandler()
+        handler = handler_of(folder)
         handler.open(folder, threads=1)
         stored[0]["answer"][0]["generated_text"] += "x"
         assert check_examples(handler, stored, 0.001) == [
@@ -118,7 +118,7 @@ def test_a_chat_template_and_the_serve_keys_go_into_the_archive(tiny_model, tmp_
         assert "jinja2" in (folder / "requirements.txt").read_text()
         config = yaml.safe_load((folder / "model-config.yaml").read_text())
         assert config["batchSize"] == 1 and config["asyncCommunication"] is True
-        handler = TextGenerationHandler()
+        handler = handler_of(folder)
         handler.open(folder, threads=1)
         body = {"messages": [{"role": "user", "content": "this film"}], "max_tokens": 3, "temperature": 0}
         chat = asyncio.run(ask(handler, {"body": body})).json

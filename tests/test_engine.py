@@ -13,7 +13,8 @@ from task_models import load_model
 from tokenizers import Tokenizer
 
 from handlers.generation.backend import FAILED, LENGTH, STOP, Load, Sampling, Step
-from handlers.generation.engine import STOP_STRING, TIME, Engine, Job
+from handlers.generation.engine import Engine, Job
+from handlers.protocols.continuation import STOP_STRING, TIME
 from handlers.runtimes.torch_generation import TorchBackend
 
 TASK = "text-generation"
@@ -370,7 +371,7 @@ def test_closing(make, backend, heard) -> None:
 def test_a_model_s_texts(tiny_model) -> None:
     path = tiny_model("llama", TASK)
     model, tokenizer = load_model(path, TASK), Tokenizer.from_file(str(path / "tokenizer.json"))
-    engine = Engine(TorchBackend(model, [2], max_running=2), tokenizer, max_running=2, max_waiting=1)
+    engine = Engine(TorchBackend.of_model(model, [2], max_running=2), tokenizer, max_running=2, max_waiting=1)
     try:
         prompts = ([0, 41, 52, 63], [7], list(range(20, 40)), [9, 9, 9], [300, 12])
         jobs = [Job(ids, Sampling(5 + index)) for index, ids in enumerate(prompts)]

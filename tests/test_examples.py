@@ -6,29 +6,49 @@ import math
 
 import pytest
 
-from handlers.examples import answer_difference, as_input, check_examples, read_examples
-from handlers.inputs.text import TextInput
+from handlers.examples import check_examples, largest_share, read_examples
+from handlers.inputs.text import Text, TextInput
+from handlers.tasks.text.classification import TextClassificationHandler
+from handlers.tasks.text.feature_extraction import FeatureExtractionHandler
+from handlers.tasks.text.generation import TextGenerationHandler
 
 
 def test_difference_by_hand():
-    assert answer_difference([1.0, -4.0], [1.2, -4.0]) == pytest.approx(0.05)  # 0.2 of the largest, 4
-    assert answer_difference([], []) == 0.0
-    assert answer_difference([0.0, 0.0], [0.0, 0.5]) == 0.5
-    assert math.isinf(answer_difference([1.0], [1.0, 2.0]))
+    assert largest_share({0: 1.0, 1: -4.0}, {0: 1.2, 1: -4.0}) == pytest.approx(0.05)  # 0.2 of the largest, 4
+    assert largest_share({}, {}) == 0.0
+    assert largest_share({"a": 0.0, "b": 0.0}, {"a": 0.0, "b": 0.5}) == 0.5
+    assert math.isinf(largest_share({"a": 1.0}, {"a": 1.0, "b": 2.0}))
 
 
-def test_difference_of_labels_goes_by_label_and_not_by_place():
+def test_vectors_are_compared_by_place():
+    compare = FeatureExtractionHandler().compare
+    assert compare([1.0, -4.0], [1.2, -4.0]) == pytest.approx(0.05)
+    assert math.isinf(compare([1.0], [1.0, 2.0]))
+    assert math.isinf(compare([1.0], [{"label": "a", "score": 0.8}]))
+    assert math.isinf(compare([1.0], None))
+
+
+def test_labels_are_compared_by_label_and_not_by_place():
+    compare = TextClassificationHandler().compare
     stored = [{"label": "a", "score": 0.8}, {"label": "b", "score": 0.2}]
-    assert answer_difference(stored, stored[::-1]) == 0.0
+    assert compare(stored, stored[::-1]) == 0.0
     found = [{"label": "b", "score": 0.6}, {"label": "a", "score": 0.4}]
-    assert answer_difference(stored, found) == pytest.approx(0.5)
-    assert math.isinf(answer_difference(stored, stored[:1]))
-    assert math.isinf(answer_difference(stored, [1.0, 2.0]))
+    assert compare(stored, found) == pytest.approx(0.5)
+    assert math.isinf(compare(stored, stored[:1]))
+    assert math.isinf(compare(stored, [1.0, 2.0]))
+
+
+def test_texts_are_equal_or_not():
+    compare = TextGenerationHandler().compare
+    assert compare([{"generated_text": "a"}], [{"generated_text": "a"}]) == 0.0
+    assert math.isinf(compare([{"generated_text": "a"}], [{"generated_text": "b"}]))
+    assert math.isinf(compare([{"generated_text": "a"}], []))
 
 
 def test_stored_inputs(tmp_path):
-    assert as_input("a") == TextInput("a")
-    assert as_input({"text": "a", "text_pair": "b"}) == TextInput("a", "b")
+    for stored, found in (("a", TextInput("a")), ({"text": "a", "text_pair": "b"}, TextInput("a", "b"))):
+        assert Drifting.input.from_stored(stored) == found
+        assert Drifting.input.to_stored(found) == stored
     (tmp_path / "examples.json").write_bytes(b'[{"input":"\xc3\xa9","answer":[1.0]}]\n')
     assert read_examples(tmp_path) == [{"input": "é", "answer": [1.0]}]
 
@@ -36,7 +56,9 @@ def test_stored_inputs(tmp_path):
 class Drifting:
     """Answers with the length of the text, and `drift` more in a batch than alone."""
 
-    parameters: dict[str, object] = {}
+    input = Text(None)  # type: ignore[arg-type]  # nothing is tokenized
+    full_parameters: dict[str, object] = {}
+    compare = FeatureExtractionHandler.compare
 
     def __init__(self, drift: float) -> None:
         self.drift = drift

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from sessions import open_session
 from stage_context import calibrated_on
 from task_models import load_model
 
@@ -21,7 +22,6 @@ from archiver.export.torch_packed import export_packed
 from archiver.models.source import resolve_model
 from archiver.state.plan import plan_of
 from handlers.architecture.encoder import EncoderWithHead, load_encoder
-from handlers.runtimes.base import open_session
 
 KINDS = ["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra"]
 TASKS = {"text-classification": None, "feature-extraction": "mean"}

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 from torchserve_side import Response, Wire, responses
 
-from handlers.base import is_rest
 from handlers.torchserve.channel import Arrivals, LockedSocket, Message, Outbox, lock_socket
+from handlers.torchserve.requests import is_rest
 
 EVENTS = "text/event-stream"
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from handlers.generation.answer import Answer
-from handlers.generation.backend import LENGTH, STOP, Sampling
-from handlers.generation.engine import STOP_STRING, TIME, Job
-from handlers.generation.request import CHAT, COMPLETION, HF, GenerationRequest
+from handlers.generation.engine import Job
+from handlers.protocols import hf_generation
+from handlers.protocols.continuation import LENGTH, STOP, STOP_STRING, TIME, Renderer, Sampling
+from handlers.protocols.openai import ChatRenderer, CompletionRenderer
+from handlers.protocols.reply import to_json
 
+HF, COMPLETION, CHAT = "huggingface", "completion", "chat"
 REASONS = [
     (STOP, "eos_token", "stop"),
     (STOP_STRING, "stop_sequence", "stop"),
@@ -20,15 +22,14 @@ REASONS = [
 ]
 
 
-def request_of(style: str, *prompts: str, **more: Any) -> GenerationRequest:
-    single = len(prompts) == 1
-    return GenerationRequest(style, prompts, single, Sampling(5), full_text=style == HF, **more)
+def answer_of(style: str, *prompts: str, details: bool = False, usage: bool = False) -> Renderer:
+    if style == HF:
+        return hf_generation.Renderer(prompts, len(prompts) == 1, details)
+    return (ChatRenderer if style == CHAT else CompletionRenderer)("writer", usage, id="7", created=1000)
 
 
-def answer_of(style: str, *prompts: str, **more: Any) -> Answer:
-    answer = Answer(request_of(style, *prompts, **more), "writer")
-    answer._id, answer._created = "7", 1000
-    return answer
+def whole(answer: Renderer, *jobs: Job) -> bytes:
+    return to_json(answer.whole(jobs))
 
 
 def job(text: str = " good", ids: list[int] | None = None, finish: str = LENGTH, **more: Any) -> Job:
@@ -50,7 +51,7 @@ def events(stream: bytes) -> list[Any]:
     return [line.decode() if line == b"[DONE]" else json.loads(line) for line in found]
 
 
-def stream_of(answer: Answer, steps: list[tuple[list[int], str]], finish: str, last: str = "") -> list[list[Any]]:
+def stream_of(answer: Renderer, steps: list[tuple[list[int], str]], finish: str, last: str = "") -> list[list[Any]]:
     """The events of each step, then of the end, as the handler calls for them."""
     running = job("", [], finish)
     running.finish = None
@@ -68,19 +69,18 @@ def stream_of(answer: Answer, steps: list[tuple[list[int], str]], finish: str, l
 
 
 def test_huggingface_s_body_to_the_byte() -> None:
-    assert answer_of(HF, "a film").whole([job()]) == b'[{"generated_text":"a film good"}]'
-    assert answer_of(HF, "日本").whole([job("語")]) == '[{"generated_text":"日本語"}]'.encode()
-    listed = answer_of(HF, "a", "b").whole([job(" x"), job(" y")])
+    assert whole(answer_of(HF, "a film"), job()) == b'[{"generated_text":"a film good"}]'
+    assert whole(answer_of(HF, "日本"), job("語")) == '[{"generated_text":"日本語"}]'.encode()
+    listed = whole(answer_of(HF, "a", "b"), job(" x"), job(" y"))
     assert listed == b'[[{"generated_text":"a x"}],[{"generated_text":"b y"}]]'
-    one = Answer(GenerationRequest(HF, ("a",), False, Sampling(5), full_text=False), "writer")
-    assert one.whole([job(" x")]) == b'[[{"generated_text":" x"}]]'
+    assert whole(hf_generation.Renderer(("",), False, False), job(" x")) == b'[[{"generated_text":" x"}]]'
 
 
 @pytest.mark.parametrize(("finish", "word", "_"), REASONS)
 def test_huggingface_s_details(finish, word, _) -> None:
     answer = answer_of(HF, "a", details=True)
     sampled = Sampling(5, do_sample=True, seed=9)
-    found = json.loads(answer.whole([job(finish=finish, logprobs=[-0.12345678, -1.5], sampling=sampled)]))
+    found = json.loads(whole(answer, job(finish=finish, logprobs=[-0.12345678, -1.5], sampling=sampled)))
     assert found == [
         {
             "generated_text": "a good",
@@ -93,7 +93,7 @@ def test_huggingface_s_details(finish, word, _) -> None:
             },
         }
     ]
-    greedy = json.loads(answer.whole([job(finish=finish)]))[0]["details"]
+    greedy = json.loads(whole(answer, job(finish=finish)))[0]["details"]
     assert greedy["seed"] is None and greedy["tokens"] == [{"id": 11, "logprob": None}, {"id": 12, "logprob": None}]
 
 
@@ -101,12 +101,12 @@ USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 
 
 def test_openai_s_bodies_to_the_byte() -> None:
-    assert answer_of(COMPLETION, "a").whole([job()]) == (
+    assert whole(answer_of(COMPLETION, "a"), job()) == (
         b'{"id":"cmpl-7","object":"text_completion","created":1000,"model":"writer",'
         b'"choices":[{"index":0,"text":" good","logprobs":null,"finish_reason":"length"}],'
         b'"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}'
     )
-    assert answer_of(CHAT, "a").whole([job(finish=STOP)]) == (
+    assert whole(answer_of(CHAT, "a"), job(finish=STOP)) == (
         b'{"id":"chatcmpl-7","object":"chat.completion","created":1000,"model":"writer",'
         b'"choices":[{"index":0,"message":{"role":"assistant","content":" good"},"logprobs":null,'
         b'"finish_reason":"stop"}],'
@@ -117,15 +117,15 @@ def test_openai_s_bodies_to_the_byte() -> None:
 @pytest.mark.parametrize("style", [COMPLETION, CHAT])
 @pytest.mark.parametrize(("finish", "_", "word"), REASONS)
 def test_openai_s_finish_reasons(style, finish, _, word) -> None:
-    (choice,) = json.loads(answer_of(style, "a").whole([job(finish=finish)]))["choices"]
+    (choice,) = json.loads(whole(answer_of(style, "a"), job(finish=finish)))["choices"]
     assert choice["finish_reason"] == word
     *_, end, done = stream_of(answer_of(style, "a"), [([11], "x")], finish)[-1]
     assert (end["choices"][0]["finish_reason"], done) == (word, "[DONE]")
 
 
 def test_each_answer_has_an_id_of_its_own() -> None:
-    one, two = (Answer(request_of(CHAT, "a"), "writer") for _ in range(2))
-    assert json.loads(one.whole([job()]))["id"] != json.loads(two.whole([job()]))["id"]
+    one, two = (ChatRenderer("writer").whole([job()]) for _ in range(2))
+    assert one["id"] != two["id"]
 
 
 # ---- streams ----------------------------------------------------------------------------------------------------------
@@ -196,6 +196,6 @@ def test_a_chat_s_stream_says_once_who_speaks() -> None:
 
 @pytest.mark.parametrize(("style", "kind"), [(COMPLETION, "text_completion"), (CHAT, "chat.completion.chunk")])
 def test_usage_at_the_end_of_a_stream(style, kind) -> None:
-    told = stream_of(answer_of(style, "a", usage_chunk=True), [([11], "x"), ([12], "y")], LENGTH)
+    told = stream_of(answer_of(style, "a", usage=True), [([11], "x"), ([12], "y")], LENGTH)
     assert told[-1][-2:] == [openai(kind, usage=USAGE), "[DONE]"]
     assert not any("usage" in event for step in told[:-1] for event in step)

@@ -9,18 +9,11 @@ from typing import Any
 import pytest
 
 from handlers.errors import BadRequest
-from handlers.generation.backend import Sampling
-from handlers.generation.request import (
-    CHAT,
-    COMPLETION,
-    HF,
-    HF_PARAMETERS,
-    MAX_MESSAGES,
-    OPENAI_PARAMETERS,
-    GenerationRequest,
-    parse_generation,
-)
-from handlers.protocols.payload import MAX_CHARACTERS
+from handlers.inputs.checks import MAX_CHARACTERS
+from handlers.protocols import hf_generation, openai
+from handlers.protocols.continuation import GenerationRequest, Sampling
+from handlers.protocols.generation import read_request
+from handlers.protocols.openai import MAX_MESSAGES
 
 JSON = {"content-type": "application/json"}
 SEED = 4711  # the one that is drawn where a request names none
@@ -31,9 +24,19 @@ def render(messages: Sequence[Mapping[str, Any]]) -> str:
     return "".join(f"<{message['role']}>{message['content']}" for message in messages)
 
 
-def ask(value: Any, headers: Mapping[str, Any] = JSON, field: str = "body", **more: Any) -> GenerationRequest:
-    settings: dict[str, Any] = {"max_inputs": 3, "render": render, "random_seed": lambda: SEED} | more
-    return parse_generation({field: value}, headers, **settings)
+def read(value: Any, headers: Mapping[str, Any] = JSON, field: str = "body", **more: Any) -> tuple[Any, Any]:
+    """The request, and what renders its answer."""
+    settings: dict[str, Any] = {"max_inputs": 3, "chat": render, "model": "m", "random_seed": lambda: SEED} | more
+    return read_request({field: value}, headers, **settings)
+
+
+def ask(*args: Any, **more: Any) -> GenerationRequest:
+    return read(*args, **more)[0]
+
+
+def hf_request(*prompts: str, single: bool = True, sampling: Sampling | None = None, **more: Any) -> GenerationRequest:
+    places = ("the prompt",) if single else tuple(f"inputs[{index}]" for index in range(len(prompts)))
+    return GenerationRequest(prompts, places, sampling or Sampling(0), 64, **more)
 
 
 def hf(**parameters: Any) -> GenerationRequest:
@@ -89,7 +92,9 @@ def test_one_document_in_every_way_it_can_arrive(document) -> None:
     ],
 )
 def test_plain_text_is_huggingface_s_form(value, headers, field) -> None:
-    assert ask(value, headers, field) == GenerationRequest(HF, ("a film",), True, Sampling(0))
+    request, renderer = read(value, headers, field)
+    assert request == hf_request("a film")
+    assert renderer == hf_generation.Renderer(("a film",), True, False)
 
 
 @pytest.mark.parametrize(
@@ -125,35 +130,31 @@ def test_one_form_a_request(document, message) -> None:
 
 
 def test_huggingface_s_form() -> None:
-    assert ask({"inputs": "a"}) == GenerationRequest(HF, ("a",), True, Sampling(0))
-    assert ask({"inputs": ["a", "b"], "parameters": None}) == GenerationRequest(HF, ("a", "b"), False, Sampling(0))
-    full = hf(
-        max_new_tokens=7,
-        do_sample=True,
-        temperature=0.5,
-        top_p=0.9,
-        top_k=10,
-        repetition_penalty=1.1,
-        frequency_penalty=-1,
-        presence_penalty=2,
-        stop=["x", "y"],
-        seed=0,
-        return_full_text=False,
-        details=True,
-        max_time=1.5,
-    )
-    assert full == GenerationRequest(
-        HF,
-        ("a film",),
-        True,
-        Sampling(7, True, 0.5, 0.9, 10, 1.1, -1, 2, 0),
-        stops=("x", "y"),
-        full_text=False,
-        details=True,
-        max_time=1.5,
-    )
-    streamed = ask({"inputs": "a", "stream": True})
-    assert streamed.stream and not streamed.usage_chunk
+    assert ask({"inputs": "a"}) == hf_request("a")
+    request, renderer = read({"inputs": ["a", "b"], "parameters": None})
+    assert request == hf_request("a", "b", single=False)
+    assert renderer == hf_generation.Renderer(("a", "b"), False, False)
+    assert read({"inputs": ["a"]})[1].single is False
+    given = {
+        "max_new_tokens": 7,
+        "do_sample": True,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "top_k": 10,
+        "repetition_penalty": 1.1,
+        "frequency_penalty": -1,
+        "presence_penalty": 2,
+        "stop": ["x", "y"],
+        "seed": 0,
+        "return_full_text": False,
+        "details": True,
+        "max_time": 1.5,
+    }
+    request, renderer = read({"inputs": "a film", "parameters": given})
+    sampling = Sampling(7, True, 0.5, 0.9, 10, 1.1, -1, 2, 0, logprobs=True)
+    assert request == hf_request("a film", sampling=sampling, stops=("x", "y"), max_time=1.5)
+    assert renderer == hf_generation.Renderer(("",), True, True)
+    assert ask({"inputs": "a", "stream": True}).stream
 
 
 @pytest.mark.parametrize(
@@ -208,43 +209,48 @@ def test_huggingface_s_form_samples_when_it_is_asked_to(given, sampled) -> None:
 
 def test_openai_s_forms() -> None:
     sampling = Sampling(0, do_sample=True, seed=SEED)  # at temperature 1, which is OpenAI's default
-    assert completion() == GenerationRequest(COMPLETION, ("a film",), True, sampling, full_text=False)
-    found = ask({"messages": [{"role": "system", "content": "be brief"}, USER]})
-    assert found == GenerationRequest(CHAT, ("<system>be brief<user>hi",), True, sampling, full_text=False)
-    full = completion(
-        max_tokens=7,
-        temperature=0.5,
-        top_p=0.9,
-        top_k=10,
-        repetition_penalty=1.1,
-        frequency_penalty=-1,
-        presence_penalty=2,
-        stop="x",
-        seed=5,
-        n=1,
-        stream=True,
-        stream_options={"include_usage": True},
-        model="any",
-        user="me",
-    )
-    assert full == GenerationRequest(
-        COMPLETION,
-        ("a film",),
-        True,
-        Sampling(7, True, 0.5, 0.9, 10, 1.1, -1, 2, 5),
-        stops=("x",),
-        stream=True,
-        usage_chunk=True,
-        full_text=False,
-    )
+    assert completion() == GenerationRequest(("a film",), ("the prompt",), sampling, 16)
+    chat = {"messages": [{"role": "system", "content": "be brief"}, USER]}
+    rendered = ("<system>be brief<user>hi",)
+    # As long as there is room, and the template has written the special tokens.
+    assert ask(chat) == GenerationRequest(rendered, ("the prompt",), sampling, None, special_tokens=False)
+    given = {
+        "max_tokens": 7,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "top_k": 10,
+        "repetition_penalty": 1.1,
+        "frequency_penalty": -1,
+        "presence_penalty": 2,
+        "stop": "x",
+        "seed": 5,
+        "n": 1,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "model": "any",
+        "user": "me",
+    }
+    full = Sampling(7, True, 0.5, 0.9, 10, 1.1, -1, 2, 5)
+    assert completion(**given) == GenerationRequest(("a film",), ("the prompt",), full, 16, stops=("x",), stream=True)
     assert completion(max_tokens=3, max_completion_tokens=4).sampling.max_new_tokens == 4
     assert completion(temperature=0).sampling == Sampling(0)
-    assert completion(stream_options={}).usage_chunk is False
+
+
+@pytest.mark.parametrize(
+    ("document", "kind"),
+    [({"prompt": "a"}, openai.CompletionRenderer), ({"messages": [USER]}, openai.ChatRenderer)],
+    ids=["prompt", "messages"],
+)
+def test_openai_s_answers_repeat_the_models_name_and_tell_usage_where_it_is_asked_for(document, kind) -> None:
+    for options in ({}, {"stream_options": {}}):
+        renderer = read(document | options)[1]
+        assert (type(renderer), renderer.model, renderer.usage) == (kind, "m", False)
+    assert read(document | {"stream_options": {"include_usage": True}})[1].usage is True
 
 
 @pytest.mark.parametrize("document", [{"prompt": "a"}, {"messages": [USER]}], ids=["prompt", "messages"])
 def test_null_is_what_clients_send_for_what_was_not_set(document) -> None:
-    assert ask(document | dict.fromkeys(OPENAI_PARAMETERS)) == ask(document)
+    assert ask(document | dict.fromkeys(openai.PARAMETERS)) == ask(document)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +297,7 @@ def test_messages() -> None:
         {"role": "user", "content": parts, "name": "me"},
         {"role": "assistant", "content": "", "name": None},
     ]
-    assert ask({"messages": sent}, render=listening).prompts == ("a prompt",)
+    assert ask({"messages": sent}, chat=listening).prompts == ("a prompt",)
     assert heard == [
         *roles,
         {"role": "user", "content": "two parts", "name": "me"},
@@ -300,15 +306,15 @@ def test_messages() -> None:
 
 
 def test_chats_need_a_template_that_takes_them() -> None:
-    assert refusal({"messages": [USER]}, render=None) == (
+    assert refusal({"messages": [USER]}, chat=None) == (
         "this model has no chat template: send 'prompt' or 'inputs' with the whole text"
     )
-    assert refusal({"messages": [USER]}, render=lambda _: " ").startswith("the rendered messages is empty")
+    assert refusal({"messages": [USER]}, chat=lambda _: " ").startswith("the rendered messages is empty")
 
     def refuse(messages: Any) -> str:
         raise BadRequest("roles must alternate")
 
-    assert refusal({"messages": [USER]}, render=refuse) == "roles must alternate"
+    assert refusal({"messages": [USER]}, chat=refuse) == "roles must alternate"
 
 
 # ---- each parameter's bounds ------------------------------------------------------------------------------------------
@@ -340,7 +346,7 @@ BOUNDS: dict[str, tuple[list[Any], list[Any], str]] = {  # good, bad, what is al
     "model": (["any", ""], [5, ["a"]], "a text, which changes nothing: the URL names the model"),
     "user": (["any"], [5], "a text, which changes nothing"),
 }
-PLACES = [("inputs", name) for name in HF_PARAMETERS] + [("prompt", name) for name in OPENAI_PARAMETERS]
+PLACES = [("inputs", name) for name in hf_generation.PARAMETERS] + [("prompt", name) for name in openai.PARAMETERS]
 
 
 @pytest.mark.parametrize(("form", "name"), PLACES, ids=[f"{form}-{name}" for form, name in PLACES])

@@ -7,21 +7,27 @@ import json
 import pytest
 
 from handlers.errors import BadRequest
-from handlers.inputs.text import TextInput
-from handlers.protocols.payload import MAX_CHARACTERS, Request, parse
-from handlers.tasks.encoder import EncoderHandler
+from handlers.inputs.checks import MAX_CHARACTERS
+from handlers.inputs.text import Text, TextInput
+from handlers.protocols.document import read_document
+from handlers.protocols.hf import parse
+from handlers.protocols.request import Request
 from handlers.tasks.text.classification import TextClassificationHandler
 from handlers.tasks.text.feature_extraction import FeatureExtractionHandler
 
-PARAMETERS = (
-    EncoderHandler.common_parameters | TextClassificationHandler.parameters | FeatureExtractionHandler.parameters
-)
+PARAMETERS = Text.parameters | TextClassificationHandler.parameters | FeatureExtractionHandler.parameters
 JSON = {"content-type": "application/json"}
 JSON_UTF8 = {"Content-Type": "application/json; charset=utf-8"}
 
 
 def ask(value: object, headers: dict[str, object] | None = None, field: str = "body", most: int = 4) -> Request:
-    return parse({field: value}, headers or {}, parameters=PARAMETERS, max_inputs=most)
+    return parsed({field: value}, headers or {}, most)
+
+
+def parsed(row: dict[str, object], headers: dict[str, object], most: int = 4) -> Request:
+    text = Text(None)  # type: ignore[arg-type]  # no tokenizer is needed to read a request
+    document = read_document(row, headers, Text.allowed)
+    return parse(document, decode=text.decode, parameters=PARAMETERS, max_inputs=most, allowed=Text.allowed)
 
 
 def asked(document: object) -> Request:
@@ -175,9 +181,9 @@ def test_documents_that_are_refused(document, message):
 
 def test_a_request_without_a_body_names_what_it_has():
     with pytest.raises(BadRequest, match="no body: found 'text', 'x'; send a body, or a form field"):
-        parse({"text": b"a", "x": b"b"}, {}, parameters=PARAMETERS, max_inputs=4)
+        parsed({"text": b"a", "x": b"b"}, {})
     with pytest.raises(BadRequest, match="found nothing"):
-        parse({}, {}, parameters=PARAMETERS, max_inputs=4)
+        parsed({}, {})
 
 
 def test_messages_stay_short_and_can_be_sent():

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from handlers.inputs.text import Encoder
-from handlers.runtimes.base import host_warnings, open_session, require
+from handlers.cpu import host_warnings
+from handlers.inputs.text import Encoder, Text
+from handlers.requirements import require
 from handlers.tasks.encoder import EncoderHandler
 from handlers.tasks.text.classification import TextClassificationHandler
 from handlers.tasks.text.feature_extraction import FeatureExtractionHandler
@@ -65,7 +66,7 @@ def handler(tiny_model) -> TextClassificationHandler:
 
 
 def made(handler: Any, tiny_model: Any, **settings: Any) -> Any:
-    handler.encoder = Encoder(tiny_model() / "tokenizer.json", max_length=12, pad_id=0)
+    handler.input = Text(Encoder(tiny_model() / "tokenizer.json", max_length=12, pad_id=0))
     handler.session = Echo()
     batching = {"token_budget": 64, "max_rows": 4, "run_cost": 2}
     handler.serving = {"max_inputs": 4, "max_length": 12, "batching": batching, **settings}
@@ -163,14 +164,14 @@ def test_an_answer_that_is_no_number_is_an_error(handler):
 
 
 def test_what_cannot_be_foreseen_is_that_requests_alone(handler, monkeypatch):
-    encode = handler.encoder.encode
+    encode = handler.input.encoder.encode
 
     def break_on_bad(inputs, *, truncate=True):
         if inputs[0].text == "bad":
             raise MemoryError("no more")
         return encode(inputs, truncate=truncate)
 
-    monkeypatch.setattr(handler.encoder, "encode", break_on_bad)
+    monkeypatch.setattr(handler.input.encoder, "encode", break_on_bad)
     answers, statuses, _ = ask(handler, {"inputs": "good"}, {"inputs": "bad"})
     assert statuses == [200, 500]
     assert answers[1]["error"]["message"] == "the request could not be read: MemoryError"
@@ -187,7 +188,7 @@ def test_top_k_is_sorted_and_takes_what_there_is(handler):
         assert scores == sorted(scores, reverse=True)
         assert found[0] == best[0]
     assert sum(scores) == pytest.approx(1, abs=1e-5)
-    ids = handler.encoder.encode(handler_inputs("good"))[0].ids
+    ids = handler.input.encoder.encode(handler_inputs("good"))[0].ids
     logits = np.array([ids[1] / 100, 0.3, -1.0])
     expected = np.exp(logits) / np.exp(logits).sum()
     by_label = {item["label"]: item["score"] for item in found}
@@ -273,23 +274,21 @@ def test_a_batch_of_mistakes_alone_runs_nothing(handler):
     assert "marpress_padding_waste" not in where.metrics.others
 
 
-def test_a_missing_or_old_package_is_one_sentence(tmp_path):
+def test_a_missing_or_old_package_is_one_sentence():
     with pytest.raises(RuntimeError, match=r'needs no_such_package>=1.0, which .* run `pip install "no_such_package'):
         require("no_such_package", "no_such_package>=1.0")
     with pytest.raises(RuntimeError, match=r"needs numpy>=99.1, this host has \d.*pip install"):
         require("numpy", "numpy>=99.1")
     assert require("numpy", "numpy>=1.24") is np
-    with pytest.raises(RuntimeError, match="needs the runtime 'tflite'; known: onnxruntime, openvino, torch"):
-        open_session(tmp_path, {"runtime": "tflite"}, threads=1)
 
 
 def test_a_host_without_what_the_choice_relied_on_is_warned_of(monkeypatch):
-    monkeypatch.setattr("handlers.runtimes.base.host_isa", lambda: ["avx2"])
+    monkeypatch.setattr("handlers.cpu.host_isa", lambda: ["avx2"])
     (warning,) = host_warnings({"int8": True}, ["avx2", "avx512_vnni"])
     assert "int8 dot products (avx512_vnni); this host has none of them" in warning
     assert host_warnings({"int8": False}, ["avx512_vnni"]) == []
     assert host_warnings({"int8": True}, ["avx2"]) == []
-    monkeypatch.setattr("handlers.runtimes.base.host_isa", lambda: ["avx2", "avx_vnni"])
+    monkeypatch.setattr("handlers.cpu.host_isa", lambda: ["avx2", "avx_vnni"])
     assert host_warnings({"int8": True}, ["avx512_vnni"]) == []
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from sessions import open_session
 from stage_context import calibrated_on
 from test_structured import SIZES, run, tiny
 
@@ -29,7 +30,6 @@ from handlers.architecture.conv1d import conv1d_to_linear
 from handlers.architecture.encoder import EncoderWithHead, load_encoder
 from handlers.architecture.structure import STRUCTURE, describe, rebuild
 from handlers.errors import UnsoundArchive
-from handlers.runtimes.base import open_session
 from handlers.storage.graph_weights import PACKED
 
 SPEC = {

@@ -64,7 +64,7 @@ def test_greedy_alone_and_among_others(tiny_model, kind, batched) -> None:
     model = load_model(tiny_model(kind, TASK), TASK)
     wanted = [continue_greedily(model, ids, count, (2,)) for ids, count in zip(PROMPTS, COUNTS, strict=True)]
     assert len({tuple(ids) for ids in wanted}) == 6
-    backend: Backend = TorchBackend(model, [2], max_running=6, batched=batched)
+    backend: Backend = TorchBackend.of_model(model, [2], max_running=6, batched=batched)
     for key, (ids, count) in enumerate(zip(PROMPTS, COUNTS, strict=True)):
         alone = run(backend, {0: [(key, ids, replace(GREEDY, max_new_tokens=count))]})
         assert text(alone[key]) == wanted[key]
@@ -77,14 +77,16 @@ def test_logits_of_a_padded_row_are_those_of_the_row_alone(tiny_model, kind) -> 
     """Log-probabilities of the chosen tokens: batched to rounding, one by one to the last bit."""
     model = load_model(tiny_model(kind, TASK), TASK)
     asked = crowd(replace(GREEDY, logprobs=True))
-    one, many = (run(TorchBackend(model, [], max_running=6, batched=batched), asked) for batched in (False, True))
+    one, many = (
+        run(TorchBackend.of_model(model, [], max_running=6, batched=batched), asked) for batched in (False, True)
+    )
     for key in range(6):
         assert text(one[key]) == text(many[key])
         for a, b in zip(one[key], many[key], strict=True):
             assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
             assert len(a.logprobs) == 1 and a.logprobs[0] < 0
     for key, ids, sampling in (joined for group in asked.values() for joined in group):
-        assert run(TorchBackend(model, [], max_running=1), {0: [(key, ids, sampling)]})[key] == one[key]
+        assert run(TorchBackend.of_model(model, [], max_running=1), {0: [(key, ids, sampling)]})[key] == one[key]
 
 
 def test_a_window_of_attention(tiny_model) -> None:
@@ -92,7 +94,7 @@ def test_a_window_of_attention(tiny_model) -> None:
     full = load_model(tiny_model("mistral", TASK), TASK)
     wanted = [continue_greedily(model, ids, count, ()) for ids, count in zip(PROMPTS, COUNTS, strict=True)]
     assert wanted[2] != continue_greedily(full, PROMPTS[2], COUNTS[2], ())
-    together = run(TorchBackend(model, [], max_running=6, prefill_tokens=3), crowd())
+    together = run(TorchBackend.of_model(model, [], max_running=6, prefill_tokens=3), crowd())
     assert [text(together[key]) for key in range(6)] == wanted
 
 
@@ -104,19 +106,19 @@ def test_layers_with_different_numbers_of_heads(kind) -> None:
         cut_layer(model, cut, torch.tensor(heads))
     prompts = ([3, 4, 5], [9], [11, 12, 13, 14, 15])
     joining = {at: [(at, ids, Sampling(max_new_tokens=8))] for at, ids in enumerate(prompts)}
-    together = run(TorchBackend(model, [], max_running=3), joining)
+    together = run(TorchBackend.of_model(model, [], max_running=3), joining)
     assert [text(together[key]) for key in range(3)] == [continue_greedily(model, ids, 8, ()) for ids in prompts]
 
 
 def test_a_long_prompt_is_run_in_pieces_between_the_others_tokens(tiny_model) -> None:
     model = load_model(tiny_model("qwen2", TASK), TASK)
-    backend = TorchBackend(model, [], max_running=2, prefill_tokens=6)
+    backend = TorchBackend.of_model(model, [], max_running=2, prefill_tokens=6)
     backend.add(0, [5], replace(GREEDY, max_new_tokens=9))
     backend.step()
     backend.add(1, PROMPTS[2], replace(GREEDY, max_new_tokens=4))  # 20 tokens: pieces of 6, 6, 6, 2
     keys = [[step.key for step in backend.step()] for _ in range(5)]
     assert keys == [[0], [0], [0], [0, 1], [0, 1]]
-    assert text(run(TorchBackend(model, [], 1, prefill_tokens=6), {0: [(1, PROMPTS[2], GREEDY)]})[1]) == (
+    assert text(run(TorchBackend.of_model(model, [], 1, prefill_tokens=6), {0: [(1, PROMPTS[2], GREEDY)]})[1]) == (
         continue_greedily(model, PROMPTS[2], 12, ())
     )
 
@@ -125,7 +127,7 @@ def test_a_long_prompt_is_run_in_pieces_between_the_others_tokens(tiny_model) ->
 def test_a_seed_gives_the_same_text_whatever_runs_beside_it(tiny_model, batched) -> None:
     model = load_model(tiny_model("llama", TASK), TASK)
     penalized = replace(SAMPLED, repetition_penalty=1.2, frequency_penalty=0.5, presence_penalty=0.3)
-    backend = TorchBackend(model, [2], max_running=7, batched=batched)
+    backend = TorchBackend.of_model(model, [2], max_running=7, batched=batched)
     for sampling in (SAMPLED, penalized):
         alone = text(run(backend, {0: [(99, PROMPTS[0], sampling)]})[99])
         assert alone == text(run(backend, {0: [(99, PROMPTS[0], sampling)]})[99])
@@ -140,16 +142,18 @@ def test_an_end_token_is_left_out(tiny_model) -> None:
     model = load_model(tiny_model("llama", TASK), TASK)
     free = continue_greedily(model, PROMPTS[0], 12, ())
     stop = free[5]
-    steps = run(TorchBackend(model, [stop], max_running=1), {0: [(0, PROMPTS[0], GREEDY)]})[0]
+    steps = run(TorchBackend.of_model(model, [stop], max_running=1), {0: [(0, PROMPTS[0], GREEDY)]})[0]
     assert text(steps) == free[: free.index(stop)]
     assert steps[-1] == Step(0, [], finish=STOP)
-    steps = run(TorchBackend(model, [], max_running=1), {0: [(0, PROMPTS[0], replace(GREEDY, max_new_tokens=1))]})[0]
+    steps = run(
+        TorchBackend.of_model(model, [], max_running=1), {0: [(0, PROMPTS[0], replace(GREEDY, max_new_tokens=1))]}
+    )[0]
     assert steps == [Step(0, [free[0]], (), LENGTH)]
 
 
 def test_no_more_run_than_allowed_and_the_longest_waiting_is_next(tiny_model) -> None:
     model = load_model(tiny_model("gpt2", TASK), TASK)
-    backend = TorchBackend(model, [], max_running=2)
+    backend = TorchBackend.of_model(model, [], max_running=2)
     for key in range(5):
         backend.add(key, PROMPTS[key], replace(GREEDY, max_new_tokens=3 + key))
     assert backend.load() == Load(running=0, waiting=5)
@@ -166,7 +170,7 @@ def test_cancelling_frees_the_place_and_ends_the_steps(tiny_model) -> None:
     model = load_model(tiny_model("llama", TASK), TASK)
     long = replace(GREEDY, max_new_tokens=40)
     for cancelled in ({5: 2}, {5: 0}):  # once the longest row of the batch, once another
-        backend = TorchBackend(model, [], max_running=3)
+        backend = TorchBackend.of_model(model, [], max_running=3)
         joining = {0: [(key, PROMPTS[key], long) for key in range(3)], 1: [(3, PROMPTS[3], GREEDY)]}
         found = run(backend, joining, cancelled)
         (gone,) = cancelled.values()
@@ -174,7 +178,7 @@ def test_cancelling_frees_the_place_and_ends_the_steps(tiny_model) -> None:
         for key, count in ((0, 40), (1, 40), (2, 40), (3, 12)):
             if key != gone:
                 assert text(found[key]) == continue_greedily(model, PROMPTS[key], count, ())
-    backend = TorchBackend(model, [], max_running=1, prefill_tokens=4)
+    backend = TorchBackend.of_model(model, [], max_running=1, prefill_tokens=4)
     for key in range(3):
         backend.add(key, PROMPTS[2], GREEDY)
     assert backend.step() == [] and backend.load() == Load(running=1, waiting=2)
@@ -204,18 +208,18 @@ def test_numbers_that_are_none_end_that_prompt_alone(tiny_model, batched, caplog
         (at, t) for at, t in enumerate(wanted[2]) if t not in others and t not in PROMPTS[2] and 0 < at < 19
     )
     with caplog.at_level(logging.CRITICAL):
-        found = run(TorchBackend(spoilt(path, token), [], max_running=6, batched=batched), crowd())
+        found = run(TorchBackend.of_model(spoilt(path, token), [], max_running=6, batched=batched), crowd())
         assert found[2][-1] == Step(2, [], finish=FAILED)
         assert text(found[2]) == wanted[2][: wanted[2].index(token) + 1]
         assert [text(found[key]) for key in (0, 1, 3, 4, 5)] == [wanted[key] for key in (0, 1, 3, 4, 5)]
-        found = run(TorchBackend(spoilt(path, PROMPTS[4][3]), [], max_running=6, batched=batched), crowd())
+        found = run(TorchBackend.of_model(spoilt(path, PROMPTS[4][3]), [], max_running=6, batched=batched), crowd())
         assert found[4] == [Step(4, [], finish=FAILED)]
 
 
 def test_a_model_that_raises_ends_what_was_in_it(tiny_model, caplog) -> None:
     """gpt2 has 64 places: the one that runs beyond them takes its batch along, and whoever comes later is served."""
     model = load_model(tiny_model("gpt2", TASK), TASK)
-    backend = TorchBackend(model, [], max_running=2)
+    backend = TorchBackend.of_model(model, [], max_running=2)
     joining = {0: [(0, [5] * 60, GREEDY), (1, [7], replace(GREEDY, max_new_tokens=20))], 12: [(2, [7], GREEDY)]}
     with caplog.at_level(logging.CRITICAL):
         found = run(backend, joining)
@@ -224,7 +228,7 @@ def test_a_model_that_raises_ends_what_was_in_it(tiny_model, caplog) -> None:
 
 
 def test_what_is_refused(tiny_model) -> None:
-    backend = TorchBackend(load_model(tiny_model("llama", TASK), TASK), [], max_running=1)
+    backend = TorchBackend.of_model(load_model(tiny_model("llama", TASK), TASK), [], max_running=1)
     with pytest.raises(ValueError, match="no tokens"):
         backend.add(0, [], GREEDY)
     with pytest.raises(ValueError, match="top_p is 0; allowed"):
@@ -233,4 +237,4 @@ def test_what_is_refused(tiny_model) -> None:
     with pytest.raises(ValueError, match="the key 0 is in use"):
         backend.add(0, [5], GREEDY)
     with pytest.raises(ValueError, match="max_running is 0"):
-        TorchBackend(backend._model, [], max_running=0)
+        TorchBackend.of_model(backend._model, [], max_running=0)

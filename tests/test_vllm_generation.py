@@ -10,9 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from archiver.errors import DataError
+from archiver.tasks.text import generation_staging
 from handlers.errors import UnsoundArchive
 from handlers.generation.backend import FAILED, LENGTH, STOP, Backend, Load, Sampling, Step
 from handlers.runtimes.vllm import VllmBackend
@@ -41,6 +44,7 @@ class Parameters:
     stop_token_ids: list[int] = field(default_factory=list)
     ignore_eos: bool = False
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     detokenize: bool = True
     output_kind: str = "CUMULATIVE"
 
@@ -95,7 +99,18 @@ class Engine:
         output = types.SimpleNamespace(
             token_ids=[] if reason == "error" else [token], logprobs=logprobs, finish_reason=reason
         )
-        return types.SimpleNamespace(request_id=name, outputs=[output], finished=reason is not None)
+        told = None
+        if params.prompt_logprobs and len(params.written) == 1:  # once, in delta mode
+            told = [None, *(self._place(ids[:index], ids[index]) for index in range(1, len(ids)))]
+        return types.SimpleNamespace(
+            request_id=name, outputs=[output], finished=reason is not None, prompt_logprobs=told
+        )
+
+    def _place(self, before: list[int], token: int) -> dict[int, Any]:
+        """The text's own token, first, and the likeliest one; the one `tokens` would write has ln p = −1."""
+        best = self.tokens(before)
+        found = {token: -1.0 if token == best else -token / 10 - 2}
+        return {key: types.SimpleNamespace(logprob=value) for key, value in ({best: -1.0} | found).items()}
 
 
 @pytest.fixture
@@ -126,7 +141,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def opened(model: Path, **more: Any) -> Any:
-    return VllmBackend(model, {"requirement": "vllm>=0.33", "model": "model", **more}, [END])
+    return VllmBackend(model, {"requirement": "vllm>=0.33", "model": "model", **more}, 1, [END])
 
 
 def finish(backend: Backend) -> dict[int, list[Step]]:
@@ -216,6 +231,54 @@ def test_cancel_and_load(model, stand_in) -> None:
     backend.cancel(55)
     assert backend.load() == Load(running=2, waiting=0)
     assert set(finish(backend)) == {0, 2}
+
+
+def test_likelihoods_of_a_text(model, stand_in) -> None:
+    backend = opened(model)
+    # Behind 10 the engine would write 11, behind 11 12, and behind 20 21.
+    assert backend.log_likelihoods([10, 11, 20, 21]) == [-1.0, -4.0, -1.0]
+    assert backend.likeliest([10, 11, 20, 21]) == [11, 12, 21]
+    assert backend.load() == Load(0, 0) and backend._engine.requests == {}
+    with pytest.raises(ValueError, match="longer than the maximum model length"):
+        backend.log_likelihoods([5] * 8)
+    backend.add(0, [10], PLAIN)
+    with pytest.raises(ValueError, match="likelihoods are measured while no request runs"):
+        backend.likeliest([10, 11])
+
+
+def test_an_engine_that_tells_no_likelihoods(model, stand_in) -> None:
+    backend = opened(model)
+    backend._engine._place = lambda before, token: None
+    step = backend._engine.step
+
+    def silent() -> list[Any]:
+        outputs = step()
+        for output in outputs:
+            output.prompt_logprobs = None
+        return outputs
+
+    backend._engine.step = silent
+    with pytest.raises(ValueError, match="vLLM told likelihoods of 0 tokens of a text of 2"):
+        backend.log_likelihoods([10, 11])
+
+
+def test_the_metrics_of_an_archive_for_vllm_are_measured_by_its_engine(model, stand_in) -> None:
+    """Two windows by hand: ln p of their tokens, and the likeliest ones."""
+    windows = np.array([[10, 11, 20], [3, 4, 5]])
+    subject: Any = types.SimpleNamespace(
+        windows=lambda tokenizer: windows,
+        tokenizer_json=b"",
+        metrics_from=lambda found, windows: {"nll": found.nll, "best": found.best.tolist()},
+        facts=types.SimpleNamespace(max_positions=8),
+    )
+    handler: Any = types.SimpleNamespace(backend=opened(model))
+    assert generation_staging._metrics(subject, handler, model) == {
+        "nll": pytest.approx((1 + 4 + 1 + 1) / 4),
+        "best": [[11, 12], [4, 5]],
+    }
+    windows = np.array([[5] * 8])
+    with pytest.raises(DataError, match=r"longer than the maximum.*8 positions: lower data.context \(8\)"):
+        generation_staging._metrics(subject, handler, model)
 
 
 def test_what_is_refused(model, stand_in) -> None:

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from built import build, recipe_of
 from onnx import helper, numpy_helper
+from sessions import open_session
 
 from archiver.export.graph_weights import pack_onnx, pack_openvino
 from archiver.packaging.verify import verify
@@ -18,7 +19,6 @@ from archiver.storage.codec_choice import WeightLayout
 from archiver.storage.layouts import content_key
 from archiver.storage.packing import encode_all, write_encoded
 from handlers.errors import UnsoundArchive
-from handlers.runtimes.base import open_session
 from handlers.storage.graph_weights import PACKED, read_image
 from handlers.storage.packed import read_description
 

@@ -52,14 +52,12 @@ def _generation_blocks() -> Any:
     ext: Any = importlib.import_module("jinja2.ext")
     nodes: Any = importlib.import_module("jinja2.nodes")
 
-    class GenerationBlocks(ext.Extension):  # type: ignore[misc]  # jinja2 is loaded lazily, so its class is Any
-        tags = frozenset({"generation"})
+    def parse(self: Any, parser: Any) -> Any:
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
-
-    return GenerationBlocks
+    # Not a class statement: its base is known only when jinja2 is loaded.
+    return type("GenerationBlocks", (ext.Extension,), {"tags": frozenset({"generation"}), "parse": parse})
 
 
 def _tojson(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 import yaml
 from served import BATCH, MAX_INPUTS, MAX_LENGTH, ROOT, Served
 
-from archiver.packaging.layout import HANDLERS
+from archiver.packaging.entry import handler_of
 from archiver.packaging.mar import extract
 from archiver.pipeline import build as pipeline
 from archiver.progress import Progress
@@ -63,7 +62,7 @@ def archives(
             recipe["data"]["columns"] = {"text": 0}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe, allow_unicode=True), encoding="utf-8")
         path = pipeline.build(load_recipe(folder / f"{name}.yaml"), folder / "store", Progress(quiet=True)).path
-        built[name] = Served(name, path, _open(path, folder / "extracted" / name, task))
+        built[name] = Served(name, path, _open(path, folder / "extracted" / name))
     return built
 
 
@@ -82,10 +81,10 @@ def _rows(name: str, sentences: tuple[str, ...]) -> Iterator[str]:
         yield "\t".join([*texts, label[index % len(label)]]) + "\n"
 
 
-def _open(path: Path, folder: Path, task: str) -> EncoderHandler:
+def _open(path: Path, folder: Path) -> EncoderHandler:
     folder.mkdir(parents=True)
     extract(path, folder)
-    module, name = HANDLERS[task]
-    handler: EncoderHandler = getattr(importlib.import_module(module), name)()
+    handler = handler_of(folder)
+    assert isinstance(handler, EncoderHandler)
     handler.open(folder, threads=1)
     return handler

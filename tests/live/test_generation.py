@@ -18,6 +18,7 @@ from heap import instances
 from live_client import Grpc, Reply, Rest, metrics
 from served import ROOT
 
+from archiver.packaging.entry import handler_of
 from archiver.packaging.mar import extracted
 from archiver.pipeline import build as pipeline
 from archiver.progress import Progress
@@ -59,7 +60,7 @@ def writer(archive: Path) -> Iterator[TorchServe]:
 def handler(archive: Path) -> Iterator[TextGenerationHandler]:
     """The archive's handler in this process, which says what is right."""
     with extracted(archive) as (folder, _):
-        found = TextGenerationHandler()
+        found: Any = handler_of(folder)
         found.open(folder, threads=1)
         yield found
         found.engine.close()

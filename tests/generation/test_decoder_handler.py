@@ -1,126 +1,26 @@
-"""text-generation in a worker: continuations, bounds, streams, and one bad request that harms no other."""
+"""text-generation in a worker: continuations, bounds, and one bad request that harms no other."""
 
 from __future__ import annotations
 
 import asyncio
-import copy
-import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from archiver.tasks.text.generation_staging import choose_prompts
+from generating import TASK, ask_all, asked, ids_of, one, slowed, told_events
 from greedy import continue_greedily
 from task_models import load_model
 from tiny_models import DECODERS
-from torchserve_side import REST, Context, Told, Wire, ask
+from torchserve_side import Told, ask
 
 from archiver.errors import DataError
-from archiver.export.torch_packed import export_packed
+from archiver.tasks.text.generation_examples import choose_prompts
 from handlers.architecture.decoder import DecoderWithHead, greedy_steps
-from handlers.errors import UnsoundArchive
-from handlers.generation.backend import Step
-from handlers.inputs.text import Encoder, TextInput
+from handlers.inputs.text import TextInput
 from handlers.tasks.text import generation as text_generation
-from handlers.tasks.text.generation import TextGenerationHandler, open_backend
-
-TASK = "text-generation"
-TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m.role }} {{ m.content }} .{% endfor %}"
-SESSION = {
-    "runtime": "torch",
-    "requirement": "transformers>=5.0",
-    "config": "config.json",
-    "model": "model.safetensors",
-    "max_running": 4,
-}
-SERVING: dict[str, Any] = {
-    "session": SESSION,
-    "max_inputs": 4,
-    "max_length": 32,
-    "max_queue": 16,
-    "deadline_s": 60.0,
-    "chat": {"template": TEMPLATE, "tokens": {"bos_token": "<s>"}},
-    "end_ids": [2],
-    "tolerance": 0.001,
-    "example_tokens": 5,
-}
-
-
-@pytest.fixture(scope="module")
-def exported(tiny_model, tmp_path_factory) -> Path:
-    """An archive's model files."""
-    folder = tmp_path_factory.mktemp("exported")
-    source = tiny_model("llama", TASK)
-    export_packed(load_model(source, TASK), None, folder)
-    (folder / "tokenizer.json").write_bytes((source / "tokenizer.json").read_bytes())
-    return folder
-
-
-@pytest.fixture
-def make(exported) -> Iterator[Callable[..., TextGenerationHandler]]:
-    made: list[TextGenerationHandler] = []
-
-    def build(**serving: Any) -> TextGenerationHandler:
-        handler = TextGenerationHandler()
-        handler.serving = SERVING | serving
-        handler.encoder = Encoder(exported / "tokenizer.json", max_length=32, pad_id=1)
-        handler.load(exported, threads=1)
-        made.append(handler)
-        return handler
-
-    yield build
-    for handler in made:
-        handler.engine.close()
-
-
-@pytest.fixture
-def handler(make) -> TextGenerationHandler:
-    return make()
-
-
-def ask_all(handler: TextGenerationHandler, *documents: Any, headers: Mapping[str, Any] = REST) -> list[Told]:
-    """All at once, as TorchServe's asynchronous service hands them over."""
-
-    async def together() -> list[Told]:
-        return await asyncio.gather(*(ask(handler, {"body": document}, headers) for document in documents))
-
-    return asyncio.run(together())
-
-
-def one(handler: TextGenerationHandler, document: Any, headers: Mapping[str, Any] = REST, **more: Any) -> Told:
-    return asyncio.run(ask(handler, {"body": document, **more}, headers))
-
-
-def asked(text: Any, tokens: int | None = 6, **parameters: Any) -> dict[str, Any]:
-    given = parameters if tokens is None else {"max_new_tokens": tokens, **parameters}
-    return {"inputs": text, "parameters": given}
-
-
-def ids_of(handler: TextGenerationHandler, text: str) -> list[int]:
-    return handler.encoder.encode([TextInput(text)], truncate=False)[0].ids
-
-
-def told_events(told: Told) -> list[Any]:
-    lines = told.body.decode().split("\n\n")
-    assert lines.pop() == "" and all(line.startswith("data: ") for line in lines)
-    return [line[6:] if line == "data: [DONE]" else json.loads(line[6:]) for line in lines]
-
-
-def slowed(handler: TextGenerationHandler, before: Callable[[], Any]) -> None:
-    """Call `before` in front of every step of the model."""
-    step = handler.backend.step
-
-    def slow() -> list[Step]:
-        before()
-        return step()
-
-    handler.backend.step = slow  # type: ignore[method-assign]
-
 
 # ---- the model --------------------------------------------------------------------------------------------------------
 
@@ -137,11 +37,6 @@ def test_greedy_with_kept_keys_is_what_the_whole_text_says(tiny_model, kind) -> 
     assert found == again[4:]
     stop = found[5]
     assert continue_greedily(model, ids, 12, end_ids=[stop]) == found[: found.index(stop)]
-
-
-def test_an_unknown_runtime(exported) -> None:
-    with pytest.raises(UnsoundArchive, match="needs the runtime 'abacus'; known: openvino, torch, vllm"):
-        open_backend(exported, {"runtime": "abacus"}, 1, [2])
 
 
 # ---- answers ----------------------------------------------------------------------------------------------------------
@@ -162,7 +57,7 @@ def test_answers(handler) -> None:
     assert listed[0] == bare and len(listed) == 2
     ids = ids_of(handler, "this film")
     tokens = handler.continuation(ids, 6)
-    assert handler.encoder.decode([*ids, *tokens]) == bare[0]["generated_text"]
+    assert handler.input.encoder.decode([*ids, *tokens]) == bare[0]["generated_text"]
     assert handler.respond([TextInput("this film")], {"max_new_tokens": 6}) == [bare]
 
 
@@ -205,7 +100,7 @@ def test_chats_need_a_template(make) -> None:
 
 def test_how_long_a_text_gets_that_nobody_bounded(make) -> None:
     handler = make(max_length=48, end_ids=[])
-    handler.encoder.tokenizer.no_truncation()
+    handler.input.encoder.tokenizer.no_truncation()
 
     def written(document: dict[str, Any]) -> int:
         return one(handler, document | {"temperature": 0}).json["usage"]["completion_tokens"]
@@ -386,133 +281,6 @@ def test_an_error_of_the_handler_itself(handler, monkeypatch, caplog) -> None:
     told = one(handler, asked("good"))
     assert (told.status, told.json["error"]["message"]) == (500, "the request failed: ZeroDivisionError")
     assert "a request failed" in caplog.text
-
-
-# ---- TorchServe's channel ---------------------------------------------------------------------------------------------
-
-GRPC = {"data": {"content-type": "application/octet-stream"}, "stream": {"content-type": ""}}
-
-
-def test_a_whole_answer_over_rest_goes_out_as_one_piece_and_an_end(handler) -> None:
-    told = one(handler, asked("a film"))
-    (sent,) = told.sent
-    assert (sent.status, sent.content_type, sent.more) == (200, "application/json", "true")
-    assert told.last == b"" and told.context.response_headers == {"ts_stream_next": "false"}
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_an_error_over_rest_goes_out_whole(handler, stream) -> None:
-    told = one(handler, asked("a film", 0) | {"stream": stream})
-    (sent,) = told.sent
-    assert (sent.status, sent.phrase, sent.content_type) == (400, "Bad Request", "application/json")
-    assert sent.headers == {}
-    assert told.last == b"" and told.context.response_headers == {"ts_stream_next": "false"}
-
-
-def grpc(handler: TextGenerationHandler, document: Any, **inputs: bytes) -> Told:
-    row = {"data": bytearray(json.dumps(document).encode()), **inputs}
-    return asyncio.run(ask(handler, row, {name: GRPC.get(name, {}) for name in row}))
-
-
-def test_one_response_over_grpc(handler) -> None:
-    wanted = one(handler, asked("a film")).body
-    for document in (asked("a film"), asked("a film") | {"stream": True}):
-        told = grpc(handler, document)
-        assert told.sent == [] and told.last == wanted
-        assert told.context.response_headers == {"ts_stream_next": "false"}
-        assert told.context.content_type == "application/json"
-    told = grpc(handler, asked("a film", 0))
-    assert told.sent == [] and told.json["error"]["code"] == 400
-
-
-@pytest.mark.parametrize("value", [b"true", b"1", b" True\n"])
-def test_a_stream_over_grpc_needs_the_input_that_only_streampredictions_may_have(handler, value) -> None:
-    told = grpc(handler, asked("a film", 4) | {"stream": True}, stream=value)
-    assert len(told.sent) == 3 and all(sent.more == "true" for sent in told.sent)
-    assert len(told_events(told)) == 4 and told.context.content_type == "text/event-stream"
-
-
-@pytest.mark.parametrize("value", [b"false", b"0", b"", b"\xff"])
-def test_no_stream_over_grpc_otherwise(handler, value) -> None:
-    assert grpc(handler, asked("a film", 4) | {"stream": True}, stream=value).sent == []
-    assert grpc(handler, asked("a film", 4), stream=b"true").sent == []
-
-
-def test_a_stream_over_rest(make) -> None:
-    handler = make(end_ids=[])
-    whole = one(handler, asked("a film", 5)).json[0]["generated_text"]
-    told = one(handler, asked("a film", 5) | {"stream": True})
-    assert [(sent.status, sent.content_type, sent.more) for sent in told.sent] == [
-        (200, "text/event-stream", "true")
-    ] * 4
-    assert told.last.startswith(b"data: ") and told.context.content_type == "text/event-stream"
-    assert told.context.response_headers == {"ts_stream_next": "false"}
-    found = told_events(told)
-    assert [event["index"] for event in found] == [1, 2, 3, 4, 5]
-    assert "a film" + "".join(event["token"]["text"] for event in found) == found[-1]["generated_text"] == whole
-
-
-def test_a_stream_of_one_event_has_a_piece_and_an_end_too(handler) -> None:
-    told = one(handler, asked("a film", 1) | {"stream": True})
-    (sent,) = told.sent
-    assert (sent.status, sent.content_type, sent.more) == (200, "text/event-stream", "true")
-    assert told.last == b"" and len(told_events(told)) == 1
-
-
-def test_streams_beside_each_other_and_beside_whole_answers(handler, sentences) -> None:
-    texts = list(sentences)[:4]
-    wanted = [one(handler, asked(text, 6)).json[0]["generated_text"] for text in texts]
-    streamed = ask_all(handler, *(asked(text, 6) | {"stream": bool(i % 3)} for i, text in enumerate(texts)))
-    found = [told_events(told)[-1] if i % 3 else told.json[0] for i, told in enumerate(streamed)]
-    assert [answer["generated_text"] for answer in found] == wanted
-
-
-def test_a_chat_s_stream(handler) -> None:
-    document = {"messages": [{"role": "user", "content": "a film"}], "max_tokens": 5, "temperature": 0}
-    whole = one(handler, document).json["choices"][0]["message"]["content"]
-    found = told_events(one(handler, document | {"stream": True, "stream_options": {"include_usage": True}}))
-    assert found[-1] == "[DONE]" and found[-2]["usage"]["completion_tokens"] == 5
-    deltas = [event["choices"][0]["delta"] for event in found[:-2]]
-    assert [delta.get("role") for delta in deltas] == ["assistant", *[None] * (len(deltas) - 1)]
-    assert "".join(delta.get("content", "") for delta in deltas) == whole
-
-
-def test_two_requests_in_one_batch(handler) -> None:
-    with pytest.raises(ValueError, match="2 requests in one batch: this archive needs batchSize 1"):
-        asyncio.run(handler.handle([{"body": asked("a")}] * 2, Context(Wire(), REST)))
-
-
-class Metrics:
-    """TorchServe's metrics cache, which is copied with every context."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, list[float]] = {}
-        self.lock = threading.Lock()  # cannot be copied
-
-    def add_counter(self, name: str, value: float) -> None:
-        self.found.setdefault(name, []).append(value)
-
-    def add_metric(self, name: str, value: float, unit: str, metric_type: Any) -> None:
-        self.found.setdefault(name, []).append(value)
-
-
-def test_metrics(handler, monkeypatch) -> None:
-    context = Context(Wire(), REST, metrics=Metrics())
-    start = SimpleNamespace(
-        metrics=context.metrics, model_name="writer", model_yaml_config={}, system_properties={"model_dir": "."}
-    )
-    monkeypatch.setattr(handler, "open", lambda folder, threads: None)
-    handler.initialize(start)
-    assert copy.deepcopy(context.metrics) is context.metrics
-    asyncio.run(handler.handle([{"body": asked(["a film", "good"], 4)}], context))
-    found = context.metrics.found
-    assert found["marpress_requests"] == [1] and found["marpress_inputs"] == [2]
-    assert found["marpress_generated_tokens"] == [8] and "marpress_request_errors" not in found
-    assert found["marpress_prompt_tokens"] == [len(ids_of(handler, "a film")) + len(ids_of(handler, "good"))]
-    assert len(found["marpress_ttft_seconds"]) == len(found["marpress_tpot_seconds"]) == 2
-    assert found["marpress_tokens_per_second"][0] > 0
-    asyncio.run(handler.handle([{"body": asked("a", 0)}], context))
-    assert found["marpress_request_errors"] == [1] and len(found["marpress_generated_tokens"]) == 1
 
 
 # ---- stored examples --------------------------------------------------------------------------------------------------

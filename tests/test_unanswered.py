@@ -1,4 +1,4 @@
-"""What a worker owes is noted, and the next one answers it in the form that each client still understands."""
+"""Unanswered requests are noted, and the next worker answers them in the form that each client still understands."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from torchserve_side import Response, Wire, responses
 
-from handlers.torchserve import unanswered as owed
-from handlers.torchserve.unanswered import Owed
+from handlers.torchserve import unanswered
+from handlers.torchserve.unanswered import Unanswered
 
 
 @pytest.fixture
 def worker(monkeypatch, tmp_path) -> Path:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["worker", "--sock-type", "unix", "--sock-name", "/run/.ts.sock.9000"])
-    monkeypatch.setattr(owed, "_LOADED_SECONDS", 0.0)
+    monkeypatch.setattr(unanswered, "_LOADED_SECONDS", 0.0)
     return tmp_path
 
 
@@ -27,8 +27,8 @@ def notes(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_noted_while_it_is_owed(worker) -> None:
-    mine = Owed()
+def test_noted_until_it_is_answered(worker) -> None:
+    mine = Unanswered()
     mine.begin("a", rest=True)
     mine.begin("b", rest=True)
     mine.streams("b")
@@ -44,28 +44,28 @@ def test_noted_while_it_is_owed(worker) -> None:
 def test_without_a_torchserve_nothing_is_noted(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["pytest"])
-    mine = Owed()
+    mine = Unanswered()
     mine.begin("a", rest=True)
-    mine.settle()
+    mine.answer_left()
     assert not list(tmp_path.iterdir())
 
 
 def test_a_dead_frontend_s_folder_goes(worker) -> None:
-    old = worker / "marpress-owed-999999999-1"
+    old = worker / "marpress-unanswered-999999999-1"
     old.mkdir()
-    Owed()
+    Unanswered()
     assert not old.exists()
-    assert (worker / f"marpress-owed-{os.getppid()}-{_started(os.getppid())}").is_dir()
+    assert (worker / f"marpress-unanswered-{os.getppid()}-{_started(os.getppid())}").is_dir()
 
 
 def test_the_next_worker_answers(worker) -> None:
-    before = Owed()
+    before = Unanswered()
     before.begin("whole", rest=True)
     before.begin("stream", rest=True)
     before.streams("stream")
     before.begin("grpc", rest=False)
     cl_socket = Wire()  # found in a caller's frame, by the name that TorchServe's own code has for it
-    Owed().settle()
+    Unanswered().answer_left()
     until = time.monotonic() + 5
     while len(responses(b"".join(cl_socket.messages))) < 4 and time.monotonic() < until:
         time.sleep(0.01)
