@@ -114,7 +114,7 @@ def loss_of(context: StageContext, batch: Batch) -> Tensor:
     The distance to the original's own outputs would do for neither: where nothing is cut yet it is zero, and flat. A
     random direction r gives ∂(rᵀy)/∂x, whose size is in the mean that of the outputs' whole change.
     """
-    outputs = context.module(**inputs_of(batch, context.module))
+    outputs: Tensor = context.module(**inputs_of(batch, context.module))
     loss = context.objective.loss
     if loss is not None and "labels" in batch:
         return loss(outputs, batch["labels"]) * len(outputs)
@@ -140,7 +140,8 @@ def layer_order(model: torch.nn.Module, count: int, importance: str, context: St
 
 
 def _norm(parameters: Iterable[Tensor]) -> float:
-    return float(sum(value.detach().square().sum() for value in parameters)) ** 0.5
+    norm: float = float(sum(value.detach().square().sum() for value in parameters)) ** 0.5
+    return norm
 
 
 def _influence(model: torch.nn.Module, context: StageContext, samples: int) -> list[float]:
