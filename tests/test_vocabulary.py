@@ -22,6 +22,7 @@ from archiver.compression.share.vocabulary import check, chosen_ids, token_count
 from archiver.errors import RecipeError
 from archiver.recipe.load import load_recipe
 from archiver.state.constraints import Constraint, Mask, constrain, constrained, state_of
+from archiver.tasks.losses import OBJECTIVES
 from handlers.architecture.structure import describe, rebuild
 
 TRAIN = SENTENCES[:3]
@@ -206,7 +207,9 @@ def test_the_original_teaches_by_its_own_ids(tiny_model, kind):
             return self.model(input_ids=input_ids, attention_mask=attention_mask)[0]
 
     teacher = Module(load_model(tiny_model(kind, task), task))
-    examples = dataclasses.replace(case.examples, module=Module(case.model), teacher=teacher, task=task)
+    examples = dataclasses.replace(
+        case.examples, module=Module(case.model), teacher=teacher, objective=OBJECTIVES[task]
+    )
     vocabulary(case.model, Vocabulary(), examples)
     case.texts = TRAIN[:1]
     seen.clear()

@@ -22,8 +22,11 @@ IGNORE_HELP = "globs over module names that are left alone, although targets nam
 def select_modules(names: Iterable[str], targets: Sequence[str], ignore: Sequence[str] = ()) -> list[str]:
     """The module names that some glob of `targets` matches and none of `ignore` does, in the order given.
 
-    names: fully qualified names of the modules a method can work on ("encoder.layer.0.output.dense")
-    raises RecipeError that lists every glob which matches no name, and when nothing is left
+    Args:
+        names: fully qualified names of the modules a method can work on ("encoder.layer.0.output.dense").
+        targets, ignore: globs, in which * also crosses dots, or roles ("@attention").
+    Returns: the names that are left.
+    Raises: RecipeError that lists every glob which matches no name, and when nothing is left.
     """
     candidates = list(names)
     problems = [
@@ -49,9 +52,8 @@ def _matches(name: str, glob: str) -> bool:
     return ROLES[glob](name) if glob in ROLES else fnmatchcase(name, glob)
 
 
-# Classification heads by their names in transformers: small, and the first to hurt.
+# Classification heads by their names in transformers: they are small, and quantizing them costs most accuracy.
 HEADS = ("classifier", "pre_classifier", "score")
-
 
 # Roles say the same of every family, where globs need its module names. They go by how transformers names modules.
 _LAYER = re.compile(r"(?:^|\.)(?:layer|layers|h)\.\d+\.")
@@ -67,9 +69,9 @@ ROLES: dict[str, Callable[[str], bool]] = {
 
 
 def linear_names(model: Any) -> list[str]:
-    """Names of the model's linear layers in forward order, the output head and what shares the embeddings' weight left out.
+    """Names of the model's linear layers, without the output head and classification heads.
 
-    These are what pruning, factorizing and quantizing mean by «every linear layer» unless `targets` says otherwise.
+    These are what pruning, factorizing and quantizing mean by "every linear layer" unless `targets` says otherwise.
     """
     import torch
 
@@ -88,9 +90,13 @@ def weighted_names(model: Any) -> list[str]:
 
 
 def choose_modules(model: Any, targets: Sequence[str] | None, ignore: Sequence[str] = ()) -> list[str]:
-    """The modules a stage works on: every linear layer but heads (targets None), or what the globs name, tables included.
+    """The modules a stage works on.
 
-    raises RecipeError as `select_modules` does
+    Args:
+        targets: globs over linear layers (the head too) and embedding tables; None: every linear layer but heads.
+        ignore: globs over what is left alone.
+    Returns: names in the model's order.
+    Raises: RecipeError as `select_modules`.
     """
     if targets is None:
         return select_modules(linear_names(model), ("*",), ignore)

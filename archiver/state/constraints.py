@@ -66,7 +66,7 @@ def straight_through(weight: Tensor, rounded: Tensor) -> Tensor:
     Returns: a copy of `rounded`.
     Source: Bengio, Léonard & Courville 2013, arXiv:1308.3432.
     """
-    result: Tensor = _StraightThrough.apply(weight, rounded)
+    result: Tensor = _StraightThrough.apply(weight, rounded)  # type: ignore[no-untyped-call]
     return result
 
 

@@ -38,9 +38,13 @@ _LEAST_DROPPED = 1e-4  # a search for the energy ends here: less than this share
 
 
 class LowRank(Constraint):
-    """A·Bᵀ: the weight is computed from its two factors alone. a [rows, rank], b [columns, rank], both trained.
+    """A·Bᵀ: the weight is computed from its two factors alone.
 
     Without gradients it is rounded once from float64, as the storage codec multiplies factors: the same bits come back.
+
+    Args:
+        a: [rows, rank], trained.
+        b: [columns, rank], trained.
     """
 
     def __init__(self, a: Tensor, b: Tensor) -> None:
@@ -57,7 +61,14 @@ class LowRank(Constraint):
 
 @dataclass
 class Target:
-    """One weight [rows, columns]: names of all modules that share it. table: it is looked up, not multiplied with."""
+    """One weight to factorize.
+
+    Args:
+        names: of all modules that share it.
+        rows, columns: its shape.
+        table: some module looks it up.
+        tied: some look it up, others multiply by it.
+    """
 
     names: list[str]
     rows: int
@@ -67,10 +78,11 @@ class Target:
 
     @property
     def full_rank(self) -> int:
+        """The largest rank."""
         return min(self.rows, self.columns)
 
     def execution(self, execute: str, rank: int) -> str:
-        """How it is computed with a rank: factored, recombined, or left alone where two factors gain nothing."""
+        """How it is computed with a rank: factored, recombined, or left alone where two factors save nothing."""
         if rank >= self.full_rank:
             return ALONE
         if execute != "auto":
@@ -80,7 +92,7 @@ class Target:
         return RECOMBINED if self.table else FACTORED
 
     def rank(self, options: Svd) -> int | None:
-        """As rank or ratio say; None where the weight itself decides."""
+        """The rank that the options' rank or ratio say; None where the weight itself decides."""
         if options.rank is not None:
             return options.rank
         if options.ratio is not None:
@@ -98,14 +110,32 @@ class _Split:
 
 
 def svd(model: torch.nn.Module, options: Svd, context: StageContext) -> StageReport:
-    """W ≈ U·diag(d)·Vᵀ, nearest in ‖W − W'‖_F (Eckart & Young 1936)."""
+    """W ≈ U·diag(d)·Vᵀ, nearest in ‖W − W'‖_F.
+
+    Args:
+        model: changed in place.
+        options: modules, and how much is kept.
+        context: measures, where the energy is searched.
+    Returns: the report.
+    Raises: RecipeError for modules that do not fit.
+    Source: Eckart & Young 1936.
+    """
     targets = targets_of(model, options)
     splits = [_Split(target, decompose(_weight(model, target))) for target in targets]
     return _factorize("factorize/svd", model, options, context, splits)
 
 
 def activation_svd(model: torch.nn.Module, options: ActivationSvd, context: StageContext) -> StageReport:
-    """W ≈ A·Bᵀ, nearest in ‖X·(W − W')ᵀ‖_F on calibration inputs X (SVD-LLM, arXiv:2403.07378)."""
+    """W ≈ A·Bᵀ, nearest in ‖X·(W − W')ᵀ‖_F on calibration inputs X.
+
+    Args:
+        model: changed in place.
+        options: modules, how much is kept, number of calibration texts.
+        context: gives calibration texts, and measures.
+    Returns: the report.
+    Raises: RecipeError for modules that do not fit, or that no text reaches.
+    Source: Wang et al., SVD-LLM, arXiv:2403.07378.
+    """
     targets = targets_of(model, options)
     linears = [target.names[0] for target in targets if not target.table]
     tables = [name for target in targets if target.table for name in target.names if _is_table(model, name)]
@@ -123,7 +153,7 @@ def activation_svd(model: torch.nn.Module, options: ActivationSvd, context: Stag
 
 
 def check(model: torch.nn.Module, options: Svd) -> list[str]:
-    """What cannot work with the model's modules; gives the model (on the meta device) the shapes the stage will give it."""
+    """Problems before any work; the model (on the meta device) gets the shapes that the stage will give it."""
     try:
         targets = targets_of(model, options)
     except RecipeError as error:
@@ -149,9 +179,9 @@ def check(model: torch.nn.Module, options: Svd) -> list[str]:
 
 
 def targets_of(model: torch.nn.Module, options: Svd) -> list[Target]:
-    """The weights that `targets` and `ignore` choose, each once with all names of it; factors of an earlier stage stay.
+    """The weights that `targets` and `ignore` choose, each once with all its names; factors of an earlier stage stay.
 
-    RecipeError when nothing is chosen
+    Raises: RecipeError as `choose_modules`, and when nothing is chosen but factors.
     """
     parts = {
         f"{name}.{child}"

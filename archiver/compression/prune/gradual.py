@@ -20,9 +20,14 @@ _GRADIENT_TEXTS = 512
 
 
 def cubic_sparsity(step: int, steps: int, final: float) -> float:
-    """s_t = s_f·(1 − (1 − t/T)³): much goes early, while there is much to spare.
+    """s_t = s_f·(1 − (1 − t/T)³): most is pruned in the first rounds, when many weights matter little.
 
-    Source: Zhu & Gupta 2017, arXiv:1710.01878, eq. 1 with s_0 = 0
+    Args:
+        step: t, from 1 to `steps`.
+        steps: T.
+        final: s_f, the sparsity of the last round.
+    Returns: the sparsity of this round.
+    Source: Zhu & Gupta 2017, arXiv:1710.01878, eq. 1 with s_0 = 0.
     """
     return final * (1 - (1 - step / steps) ** 3)
 
@@ -34,9 +39,16 @@ def gradually(
     options: L1,
     context: StageContext,
 ) -> dict[str, Tensor]:
-    """Prune a little, retrain with the masks held, and again; the last round prunes to `sparsity` and does not retrain.
+    """Prune in rounds, with retraining under the masks in between; the last round does not retrain.
 
-    Weights that are zero already go first, so every mask lies within the one before. Returns the last masks.
+    Weights that are zero already go first, so every mask lies within the one before.
+
+    Args:
+        prune: sparsity → the masks, put on the weights.
+        sparsity: of the last round.
+        options: how many rounds, and how to retrain.
+        context: gives training batches.
+    Returns: the last masks by module name.
     """
     masks: dict[str, Tensor] = {}
     for step in range(1, options.steps + 1):
@@ -69,11 +81,17 @@ class held:
 def regrow(
     model: torch.nn.Module, masks: Mapping[str, Tensor], options: L1, context: StageContext
 ) -> tuple[dict[str, Tensor], str]:
-    """Restore round(regrow·pruned) weights, those with the largest gradient, from zero; leave the masks and fine-tune.
+    """Let round(regrow·pruned) weights grow again from zero, those with the largest gradient; leave the masks, fine-tune.
 
     The gradient of the loss over training texts with respect to a weight that is zero says how much it would help. What
     an earlier stage has pruned does not come back, and does not count.
-    Source: Evci et al. 2020, RigL, arXiv:1911.11134, § 3 (grow step). Returns the final masks and a sentence.
+
+    Args:
+        masks: module name → True where a weight stays.
+        options: the share that comes back, and how to fine-tune.
+        context: gives training batches.
+    Returns: (the final masks, a sentence for the report).
+    Source: Evci et al. 2020, RigL, arXiv:1911.11134, § 3 (grow step).
     """
     gradients = _gradients(model, masks, context)
     every = torch.cat([mask.flatten() for mask in masks.values()])

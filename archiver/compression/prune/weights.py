@@ -31,7 +31,15 @@ _RESOLUTION = 0.01
 
 
 def l1(model: torch.nn.Module, options: L1, context: StageContext) -> StageReport:
-    """I(w) = |w|, with one threshold over all targets unless `scope` says otherwise."""
+    """The importance of a weight is |w|, with one threshold over all targets unless `scope` says otherwise.
+
+    Args:
+        model: changed in place.
+        options: how much is pruned, and when.
+        context: gives training batches, for gradual pruning and regrowth.
+    Returns: the report.
+    Raises: RecipeError for modules that do not fit; GateFailed when no sparsity keeps the bounds.
+    """
     names = targets_of(model, options)
 
     def prune(sparsity: float | None) -> Masks:
@@ -42,7 +50,15 @@ def l1(model: torch.nn.Module, options: L1, context: StageContext) -> StageRepor
 
 
 def wanda(model: torch.nn.Module, options: Wanda, context: StageContext) -> StageReport:
-    """I(w_ij) = |w_ij|·‖x_j‖₂ (Sun et al. 2024, arXiv:2306.11695, eq. 1); later layers see the pruned earlier ones."""
+    """The importance of a weight is |w_ij|·‖x_j‖₂, see `wanda_scores`; later layers see the pruned earlier ones.
+
+    Args:
+        model: changed in place.
+        options: how much is pruned, and when.
+        context: gives calibration texts and training batches.
+    Returns: the report.
+    Raises: RecipeError for modules that do not fit; GateFailed when no sparsity keeps the bounds.
+    """
     names = targets_of(model, options)
 
     def prune(sparsity: float | None) -> Masks:
@@ -57,7 +73,15 @@ def wanda(model: torch.nn.Module, options: Wanda, context: StageContext) -> Stag
 
 
 def sparsegpt(model: torch.nn.Module, options: SparseGpt, context: StageContext) -> StageReport:
-    """Layer by layer; see archiver.compression.prune.sparsegpt."""
+    """Prune layer by layer with compensation, see `prune_compensated`.
+
+    Args:
+        model: changed in place.
+        options: how much is pruned, and when.
+        context: gives calibration texts and training batches.
+    Returns: the report.
+    Raises: RecipeError for modules that do not fit; GateFailed when no sparsity keeps the bounds.
+    """
     names = targets_of(model, options)
 
     def prune(sparsity: float | None) -> Masks:
@@ -82,15 +106,19 @@ def sparsegpt(model: torch.nn.Module, options: SparseGpt, context: StageContext)
 
 
 def wanda_scores(weight: Tensor, norms: Tensor) -> Tensor:
-    """S_ij = |W_ij|·‖X_j‖₂. weight: [out, in]; norms: [in], of each input feature over all calibration tokens.
+    """S_ij = |W_ij|·‖X_j‖₂.
 
+    Args:
+        weight: [out, in].
+        norms: [in], of each input feature over all calibration tokens.
+    Returns: [out, in].
     Source: Sun et al. 2024, Wanda, arXiv:2306.11695, eq. 1.
     """
     return weight.abs() * norms.to(weight.dtype)
 
 
 def check(model: torch.nn.Module, options: L1) -> list[str]:
-    """Targets that match nothing; layers whose inputs m does not divide, every one named; tables with no inputs."""
+    """Problems before any work: targets that match nothing, inputs that m does not divide, tables without inputs."""
     try:
         names = targets_of(model, options)
     except RecipeError as error:
@@ -110,7 +138,10 @@ def check(model: torch.nn.Module, options: L1) -> list[str]:
 
 
 def targets_of(model: torch.nn.Module, options: L1) -> list[str]:
-    """The modules whose weights are pruned, one name for each weight. RecipeError as `choose_modules`."""
+    """The modules whose weights are pruned, one name for each weight.
+
+    Raises: RecipeError as `choose_modules`.
+    """
     found: list[str] = []
     taken: set[str] = set()
     for name in choose_modules(model, options.targets, options.ignore):
@@ -121,10 +152,15 @@ def targets_of(model: torch.nn.Module, options: L1) -> list[str]:
 
 
 def masks_of(scores: Mapping[str, Tensor], sparsity: float | None, n_m: tuple[int, int] | None, scope: str) -> Masks:
-    """True where a weight stays.
+    """The masks that keep the highest scores.
 
-    sparsity: exactly round(sparsity·count) of the lowest scores go, counted over all scores (global), each matrix
-    (layer) or each row, as torch.nn.utils.prune.global_unstructured counts them. n_m: n of every m stay.
+    Args:
+        scores: module name → [rows, columns].
+        sparsity: exactly round(sparsity·count) of the lowest scores go, as torch.nn.utils.prune.global_unstructured counts
+            them.
+        n_m: (n, m): n of every m stay, and sparsity is not looked at.
+        scope: what sparsity is counted over: all scores ("global"), each matrix ("layer") or each "row".
+    Returns: module name → bool [rows, columns], True where a weight stays.
     """
     if n_m is not None:
         return {name: n_of_m(score, n_m) for name, score in scores.items()}
@@ -148,7 +184,10 @@ def _without_lowest(scores: Tensor, count: int) -> Tensor:
 
 
 def apply(model: torch.nn.Module, masks: Mapping[str, Tensor]) -> Masks:
-    """Put zeros where the masks have none. A product would leave −0 in place of negative weights."""
+    """Put zeros into the weights where the masks are False; a product would leave −0 in place of negative weights.
+
+    Returns: the masks.
+    """
     with torch.no_grad():
         for name, mask in masks.items():
             _weight(model, name).masked_fill_(~mask, 0.0)
@@ -195,9 +234,14 @@ def leave(model: torch.nn.Module, masks: Mapping[str, Tensor], n_m: tuple[int, i
 def search(
     model: torch.nn.Module, names: list[str], prune: Callable[[float | None], Masks], context: StageContext
 ) -> float:
-    """The highest sparsity, to 1 %, that keeps the stage's bounds on validation: bisection; weights end as they were.
+    """The highest sparsity, to 1 %, that keeps the stage's bounds on validation; the weights end as they were.
 
-    GateFailed when not even the resolution's own sparsity keeps them.
+    Args:
+        names: of the modules that are pruned.
+        prune: prunes to a sparsity, in place.
+        context: measures.
+    Returns: 0 < sparsity < 1.
+    Raises: GateFailed when not even 1 % keeps the bounds.
     """
     before = {name: _weight(model, name).clone() for name in names}
 

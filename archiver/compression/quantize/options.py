@@ -31,7 +31,10 @@ class FixedPointFormat:
 
 
 def parse_format(text: Any) -> FixedPointFormat:
-    """The format that "q2.5" names (also Q2.5). ValueError for anything else, and beyond 16 bits."""
+    """The format that "q2.5" names (also Q2.5).
+
+    Raises: ValueError for anything else, and beyond 16 bits.
+    """
     match = re.fullmatch(r"[qQ](\d{1,2})\.(\d{1,2})", text) if isinstance(text, str) else None
     if match is None:
         raise ValueError(f"{text!r} is no fixed-point format")
@@ -42,7 +45,10 @@ def parse_format(text: Any) -> FixedPointFormat:
 
 
 def canonical_format(text: Any) -> str:
-    """The name of the format as options keep it: "q2.5". ValueError as `parse_format`."""
+    """The name of the format as options keep it: "q2.5".
+
+    Raises: ValueError as `parse_format`.
+    """
     return str(parse_format(text))
 
 

@@ -178,7 +178,7 @@ class Signs(Constraint):
         with torch.no_grad():
             if self.follows and (training or not torch.equal(signs(weight) * self.scale, weight)):
                 self.scale = binary_scale(weight, self.granularity)
-        result: Tensor = _Signs.apply(weight, self.scale, self.clip)
+        result: Tensor = _Signs.apply(weight, self.scale, self.clip)  # type: ignore[no-untyped-call]
         return result
 
 

@@ -30,7 +30,15 @@ NOT_FASTER = "makes nothing faster: the weights are stored in fewer bits, and co
 
 
 def weight_only(model: torch.nn.Module, options: WeightOnly, context: StageContext) -> StageReport:
-    """Integers in groups: rounded to nearest, by GPTQ or by AWQ; plain 8 bits are left to the runtime."""
+    """Integers in groups: rounded to nearest, by GPTQ, AWQ or scale estimation; plain 8 bits are left to the runtime.
+
+    Args:
+        model: changed in place.
+        options: bits, groups and how scales are found.
+        context: gives calibration and training texts.
+    Returns: the report.
+    Raises: RecipeError for modules that do not fit; GateFailed when `mixed` finds no width that keeps its bound.
+    """
     if not options.in_place:
         return quantization.weight_only(model, options, context)
     names = chosen_modules(model, options)
@@ -58,7 +66,16 @@ def weight_only(model: torch.nn.Module, options: WeightOnly, context: StageConte
 def integer_grids(
     model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, context: StageContext
 ) -> tuple[dict[str, Grid], list[str]]:
-    """(a grid for each module, notes). GPTQ and AWQ put the weights onto their grids; else they are left as they are."""
+    """A grid for each module, by the algorithm of the options.
+
+    Args:
+        bits: module name → width.
+        options: algorithm and grouping.
+        context: gives calibration texts.
+    Returns: (module name → grid, notes). Rounding to nearest leaves the weights as they are; the other algorithms put
+        them onto their grids.
+    Raises: RecipeError when no calibration text reaches a layer.
+    """
     if options.algorithm == "gptq":
         from archiver.compression.quantize.gptq import gptq_model
 
@@ -75,7 +92,15 @@ def integer_grids(
 
 
 def fixed_point(model: torch.nn.Module, options: FixedPoint, context: StageContext) -> StageReport:
-    """Sign, integer and fraction bits, one format for all chosen weights; biases and norms stay floating point."""
+    """Sign, integer and fraction bits, one format for all chosen weights; biases and norms stay floating point.
+
+    Args:
+        model: changed in place.
+        options: format and modules.
+        context: gives training texts, for `aware`.
+    Returns: the report.
+    Raises: RecipeError for modules that do not fit.
+    """
     how = parse_format(options.format)
     limit, step = 2.0**how.integer, 2.0**-how.fraction
     names = chosen_modules(model, options, tables=True)
@@ -88,7 +113,15 @@ def fixed_point(model: torch.nn.Module, options: FixedPoint, context: StageConte
 
 
 def ternary(model: torch.nn.Module, options: Ternary, context: StageContext) -> StageReport:
-    """−a, 0, a."""
+    """Weights as −a, 0 and a.
+
+    Args:
+        model: changed in place.
+        options: granularity and modules.
+        context: gives training texts, for `aware`.
+    Returns: the report.
+    Raises: RecipeError for modules that do not fit.
+    """
     names = chosen_modules(model, options)
     before = weights_of(model, names)
     kept = {name: TernaryGrid(before[name], options.granularity) for name in names}
@@ -100,7 +133,15 @@ def ternary(model: torch.nn.Module, options: Ternary, context: StageContext) -> 
 
 
 def binary(model: torch.nn.Module, options: Binary, context: StageContext) -> StageReport:
-    """sgn(w)·b."""
+    """Weights as signs, sgn(w)·b.
+
+    Args:
+        model: changed in place.
+        options: magnitude, granularity and modules.
+        context: gives training texts, for `aware`.
+    Returns: the report.
+    Raises: RecipeError for modules that do not fit, and for pruned ones.
+    """
     names = chosen_modules(model, options)
     pruned = [
         name for name in names if any(isinstance(item, Mask) for item in state_of(model).constraints.get(name, []))
@@ -132,7 +173,15 @@ def _put(
 def train_aware(
     model: torch.nn.Module, kept: Mapping[str, Any], aware: Retrain, context: StageContext, part: str = "aware"
 ) -> list[str]:
-    """Train with the constraints in the forward pass, the free weights behind them; at the end they hold, frozen."""
+    """Train with the constraints in the forward pass and latent weights behind them; at the end they hold, frozen.
+
+    Args:
+        kept: module name → its constraint.
+        aware: how to train.
+        context: gives training texts and the teacher.
+        part: names the training's own checkpoint.
+    Returns: notes.
+    """
     for name, constraint in kept.items():
         constrain(model, name, constraint, project=False)
     done = train(model, aware, context.part(part))
@@ -168,9 +217,13 @@ def _progressively(
 
 
 def chosen_modules(model: torch.nn.Module, options: Any, *, tables: bool = False) -> list[str]:
-    """Names of the modules to quantize, one for each weight; tables: every linear layer and table is the default.
+    """Names of the modules to quantize, one for each weight.
 
-    raises RecipeError as `select_modules` does, and for a weight that is on a grid of an earlier stage
+    Args:
+        options: `targets` and `ignore`.
+        tables: the default is every linear layer and table, not only linear layers but the head.
+    Returns: names in the model's order.
+    Raises: RecipeError as `select_modules`, and for a weight that an earlier stage has put on a grid.
     """
     if options.targets is None:
         names = select_modules((weighted_names if tables else linear_names)(model), ("*",), options.ignore)
@@ -179,7 +232,7 @@ def chosen_modules(model: torch.nn.Module, options: Any, *, tables: bool = False
     seen: set[int] = set()
     unique = []
     for name in names:
-        weight = model.get_submodule(name).weight
+        weight = model.get_submodule(name).get_parameter("weight")
         if id(weight) not in seen:
             seen.add(id(weight))
             unique.append(name)
@@ -191,14 +244,18 @@ def chosen_modules(model: torch.nn.Module, options: Any, *, tables: bool = False
 
 
 def weights_of(model: torch.nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
-    """Copies of the weights."""
+    """Copies of the weights of some modules, by name."""
     return {name: model.get_submodule(name).get_parameter("weight").detach().clone() for name in names}
 
 
 def described(model: torch.nn.Module, before: Mapping[str, Tensor], what: str, *, comparable: bool = True) -> str:
     """A sentence on how many weights became what, and how far they moved: the signal-to-noise ratio in dB.
 
-    comparable: False where weights were rescaled on purpose
+    Args:
+        before: module name → its weight before.
+        what: what the weights are now.
+        comparable: False where weights were rescaled on purpose.
+    Returns: the sentence.
     """
     count = sum(weight.numel() for weight in before.values())
     line = f"{len(before)} modules, {count} weights: {what}"
@@ -214,17 +271,17 @@ def described(model: torch.nn.Module, before: Mapping[str, Tensor], what: str, *
 
 
 def check_targets(model: torch.nn.Module, options: Any) -> list[str]:
-    """Before work: targets that match nothing, and modules that an earlier stage quantizes."""
+    """Problems of a stage's modules before any work: targets that match nothing, what an earlier stage quantizes."""
     return _checked(model, options, tables=False)
 
 
 def check_fixed_point(model: torch.nn.Module, options: FixedPoint) -> list[str]:
-    """The same for fixed point, whose default takes in the tables."""
+    """Problems of a stage's modules before any work, for fixed point, whose default takes in the tables."""
     return _checked(model, options, tables=True)
 
 
 def check_weight_only(model: torch.nn.Module, options: WeightOnly) -> list[str]:
-    """The same, and groups that do not divide a layer's inputs; every such layer is named."""
+    """Problems before any work: of the modules, and groups that do not divide a layer's inputs, every layer named."""
     if not options.in_place:
         return []
     size = options.columns_per_group
@@ -232,7 +289,7 @@ def check_weight_only(model: torch.nn.Module, options: WeightOnly) -> list[str]:
 
 
 def check_codebook(model: torch.nn.Module, options: Any) -> list[str]:
-    """The same, and groups of rows that do not divide a layer's outputs."""
+    """Problems before any work: of the modules, and groups of rows that do not divide a layer's outputs."""
     size = options.rows_per_codebook
     return _checked(model, options, tables=False, shapes=None if size is None else (0, size))
 

@@ -33,7 +33,13 @@ _TEACHER_BYTES = 1_500_000_000  # the original's answers are kept from the first
 
 @dataclass
 class Trained:
-    """steps and the mean loss of each epoch; best: the epoch whose weights were kept, None when the last one's were."""
+    """What a training has done.
+
+    Args:
+        steps: how many.
+        losses: the mean of each epoch.
+        best: the epoch whose weights were kept, None when the last one's were.
+    """
 
     steps: int = 0
     losses: list[float] = field(default_factory=list)
@@ -41,9 +47,16 @@ class Trained:
 
 
 def train(model: torch.nn.Module, options: Retrain, context: StageContext) -> Trained:
-    """Train `model` in place as `options` say; constraints hold at the end exactly.
+    """Train a model in place; constraints hold at the end exactly.
 
-    ArchiverError when the loss is no number any more. An interrupted run goes on from `context.checkpoint`.
+    An interrupted run goes on from `context.checkpoint`.
+
+    Args:
+        model: the transformers module within `context.module`.
+        options: losses, optimiser and precision.
+        context: gives training batches, the teacher and validation metrics.
+    Returns: steps and losses.
+    Raises: ArchiverError when there are no batches, or the loss is not a finite number any more.
     """
     context.module.eval()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -151,7 +164,7 @@ class _Run:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=bool(self.bf16)):
                 outputs = self.context.module(**inputs_of(batch, self.context.module))
         outputs = outputs.float()
-        loss = outputs.new_zeros(())
+        loss: Tensor = outputs.new_zeros(())
         if options.labels > 0 and objective.loss is not None and "labels" in batch:
             loss = loss + options.labels * objective.loss(outputs, batch["labels"])
         if self.teacher is not None:
@@ -181,7 +194,14 @@ class _Run:
 
 
 def rate(step: int, total: int, warmup: float) -> float:
-    """The share of the learning rate at `step` of `total`: up in a line over the first `warmup`, then down to nothing."""
+    """The share of the learning rate at a step: linearly up over the warm-up, then linearly down to 0.
+
+    Args:
+        step: 0 ≤ step < total.
+        total: steps of the training.
+        warmup: share of the steps in which the rate rises.
+    Returns: from 0 to 1.
+    """
     rising = max(1, round(total * warmup))
     if step < rising:
         return (step + 1) / rising

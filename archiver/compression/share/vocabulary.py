@@ -23,7 +23,16 @@ _BATCH = 256
 
 
 def vocabulary(model: torch.nn.Module, options: Vocabulary, context: StageContext) -> StageReport:
-    """Drop the rows of tokens that data.train does not use (or uses least), in place."""
+    """Drop the rows of tokens that data.train does not use (or uses least).
+
+    Args:
+        model: changed in place.
+        options: how many tokens are kept.
+        context: gives training batches and the tokenizer.
+    Returns: the report.
+    Raises: RecipeError when the model or its tokenizer does not fit; UnsupportedModelError for a kind of tokenizer
+        whose tokens cannot be dropped.
+    """
     problems = check(model, options)
     if problems:
         raise RecipeError("share/vocabulary does not fit this model:", problems)
@@ -45,7 +54,7 @@ def vocabulary(model: torch.nn.Module, options: Vocabulary, context: StageContex
 
 
 def check(model: torch.nn.Module, options: Vocabulary) -> list[str]:
-    """What of the model cannot have its rows dropped."""
+    """Problems before any work: a model whose rows cannot be dropped."""
     name, table = _table(model)
     if not isinstance(table, torch.nn.Embedding):
         return [f"the input embeddings {name} are a {type(table).__name__}, not a table of rows: remove the stage"]
@@ -63,7 +72,13 @@ def check(model: torch.nn.Module, options: Vocabulary) -> list[str]:
 
 
 def token_counts(context: StageContext, rows: int) -> Tensor:
-    """How often each token occurs in data.train, padding left out: [rows] int64."""
+    """How often each token occurs in data.train, padding left out.
+
+    Args:
+        context: gives training batches.
+        rows: of the embedding table.
+    Returns: [rows] int64.
+    """
     counts = torch.zeros(rows, dtype=torch.int64)
     for batch in context.train(_BATCH, 0):
         real = batch["input_ids"][batch["attention_mask"].bool()]
@@ -72,7 +87,13 @@ def token_counts(context: StageContext, rows: int) -> Tensor:
 
 
 def chosen_ids(counts: Tensor, most: int | None) -> list[int]:
-    """Ids that occur, of these the `most` frequent ones where a number is given; the lower id first among equals."""
+    """Ids of tokens that occur.
+
+    Args:
+        counts: [rows], how often each token occurs.
+        most: only so many, the most frequent ones, the lower id first among equals; None: all.
+    Returns: ids, rising.
+    """
     used = counts.nonzero()[:, 0]
     if most is not None and len(used) > most:
         used = used[torch.argsort(counts[used], descending=True, stable=True)[:most]]
