@@ -26,7 +26,7 @@ def write_recipe(model_dir: Path | str, task: str | None = None) -> str:
     if not given.startswith("embedded:") and not Path(given).is_dir():
         raise UnsupportedModelError(f"{given} is no directory: name one that holds config.json and model.safetensors")
     source = resolve_model(given if given.startswith("embedded:") else Path(given))
-    task = task or default_task(inspect_model(source.path))
+    task = task or default_task(source.path)
     facts, writes = inspect_model(source.path, task), task == "text-generation"
     name = _yaml_string(_name(source.source))
     body = {"text-classification": _CLASSIFICATION, "feature-extraction": _EMBEDDING, "text-generation": _LANGUAGE}[

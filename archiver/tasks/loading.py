@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from archiver.errors import UnsupportedModelError
 from archiver.models import facts, load
 from archiver.models.facts import ModelFacts
+from archiver.models.files import architecture_of, read_directory
 from archiver.models.source import ModelSource
 from archiver.tasks.base import TASKS
 
@@ -32,15 +33,17 @@ def skeleton(source: ModelSource | Path, task: str) -> torch.nn.Module:
     return load.skeleton(source, _auto_class(task))
 
 
-def default_task(found: ModelFacts) -> str:
-    """The task that a model is made for: by modules.json, else by the architecture that config.json names."""
-    architecture = found.architecture or ""
-    if found.pooling.declared:
+def default_task(path: Path) -> str:
+    """The task that a model directory is made for: by modules.json, else by the architecture that config.json names.
+
+    Raises: UnsupportedModelError where the directory holds no model that can be read.
+    """
+    architecture = architecture_of(read_directory(path).config) or ""
+    if (path / "modules.json").is_file():
         return "feature-extraction"
     if architecture.endswith("ForSequenceClassification"):
         return "text-classification"
-    writes = architecture.endswith(("ForCausalLM", "LMHeadModel")) or not architecture
-    return "text-generation" if writes and found.causal else "feature-extraction"
+    return "text-generation" if architecture.endswith(("ForCausalLM", "LMHeadModel")) else "feature-extraction"
 
 
 def _auto_class(task: str) -> str:
