@@ -42,7 +42,7 @@ FAMILIES = (*DECODERS, "qwen3", "gemma3_text", "phi3", "gpt_neox")
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_facts(tiny_model, kind) -> None:
     facts = inspect_model(tiny_model(kind, TASK), TASK)
-    assert facts.causal and default_task(inspect_model(tiny_model(kind, TASK))) == TASK
+    assert facts.causal and default_task(tiny_model(kind, TASK)) == TASK
     assert (facts.num_layers, facts.hidden_size, facts.max_positions, facts.vocab_size) == (2, 32, 64, 400)
     assert (facts.pad_token_id, facts.end_token_ids, facts.id2label) == (1, (2,), {})
 

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from task_models import inspect_model, load_model, skeleton
 
 from archiver.errors import UnsupportedModelError
+from archiver.models.facts import UNBOUNDED
 
 TASKS = ["text-classification", "feature-extraction"]
 
@@ -121,3 +122,14 @@ def test_integer_weights_are_refused(copy) -> None:
     path = copy()
     rewrite(path, lambda tensors: tensors.update({"bert.extra": np.zeros((2, 2), np.int8)}))
     assert "its weights hold I8 tensors; allowed: F64, F32, F16, BF16" in refused(path)
+
+
+def test_a_family_that_bounds_no_length(tmp_path, tiny_model) -> None:
+    import transformers
+
+    config = transformers.XLNetConfig(vocab_size=124, d_model=32, n_layer=1, n_head=2, d_inner=32)
+    transformers.XLNetForSequenceClassification(config).save_pretrained(tmp_path)
+    shutil.copy(tiny_model() / "tokenizer.json", tmp_path)
+    facts = inspect_model(tmp_path, TASKS[0])
+    assert (facts.max_positions, facts.num_layers, facts.vocab_size) == (UNBOUNDED, 1, 124)
+    assert facts.pad_token_id == config.pad_token_id

@@ -57,8 +57,8 @@ def test_the_last_token_of_a_causal_model(tiny_model, tmp_path) -> None:
     (path / "config_sentence_transformers.json").write_text(json.dumps(prompts))
     facts = inspect_model(path, "feature-extraction")
     assert (facts.pooling.mode, facts.pooling.normalize, facts.pooling.declared) == ("last", True, True)
-    assert default_task(inspect_model(source)) == "text-generation"
-    assert default_task(inspect_model(path)) == "feature-extraction"
+    assert default_task(source) == "text-generation"
+    assert default_task(path) == "feature-extraction"
     sentence_transformer(path, "Transformer", "Pooling", pooling_mode="lasttoken")
     assert inspect_model(path).pooling.mode == "last"
 

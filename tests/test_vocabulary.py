@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from archiver.tasks.losses import OBJECTIVES
 from stage_context import calibrated_on
 from task_models import load_model
 from tiny_models import SENTENCES
@@ -22,7 +23,6 @@ from archiver.compression.share.vocabulary import check, chosen_ids, token_count
 from archiver.errors import RecipeError
 from archiver.recipe.load import load_recipe
 from archiver.state.constraints import Constraint, Mask, constrain, constrained, state_of
-from archiver.tasks.losses import OBJECTIVES
 from handlers.architecture.structure import describe, rebuild
 
 TRAIN = SENTENCES[:3]

@@ -210,7 +210,8 @@ def _max_positions(config: Any, model: Any, problems: list[str]) -> int:
     """What config.json bounds a text to; fewer where a table's first positions, up to padding_idx, are no token's."""
     import torch
 
-    stated = next((value for name in _BOUNDS if (value := getattr(config, name, None)) is not None), UNBOUNDED)
+    # XLNet says -1 for no bound.
+    stated = next((value for name in _BOUNDS if (value := getattr(config, name, None)) not in (None, -1)), UNBOUNDED)
     if type(stated) is not int or stated < 2:
         problems.append(f"config.json: max_position_embeddings is {stated!r}; allowed: a whole number from 2")
         return 0

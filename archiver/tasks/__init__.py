@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from archiver.tasks.base import FALLBACK_VALIDATION, FORWARD, GENERATE, Metric, Task
 from archiver.tasks.text.classification import TextClassification
 from archiver.tasks.text.feature_extraction import FeatureExtraction
 from archiver.tasks.text.generation import TextGeneration
-
-if TYPE_CHECKING:
-    from archiver.models.facts import ModelFacts
 
 __all__ = [
     "FALLBACK_VALIDATION",
@@ -35,14 +32,16 @@ def foreign_serve_keys(task: str) -> set[str]:
     return {key for other in TASKS.values() for key in other.serve_keys} - set(TASKS[task].serve_keys)
 
 
-def default_task(facts: ModelFacts) -> str:
-    """The task that a model directory is made for.
+def default_task(path: Path) -> str:
+    """The task that a model directory is made for: by modules.json, else by the architecture that config.json names.
 
-    Args:
-        facts: of the model without its head.
-    Returns: a key of TASKS; feature-extraction for a sentence-transformers directory, and where nothing says more.
+    Raises: UnsupportedModelError where the directory holds no model that can be read.
     """
+    from archiver.models.files import architecture_of, read_directory
+
+    architecture = architecture_of(read_directory(path).config) or ""
     embeds = "feature-extraction"
-    if facts.pooling.declared:
+    if (path / "modules.json").is_file():
         return embeds
-    return next((name for name, task in TASKS.items() if task.made_for(facts)), embeds)
+    made = (name for name, task in TASKS.items() if task.architectures and architecture.endswith(task.architectures))
+    return next(made, embeds)

@@ -147,14 +147,6 @@ class Task(ABC):
         """`serve.max_length` of a starter recipe: what the model states, else 128, which covers most short texts."""
         return max(4, min(facts.pooling.max_seq_length or 128, facts.max_positions))
 
-    def made_for(self, facts: ModelFacts) -> bool:
-        """Whether a model directory says that it was made for this task.
-
-        Args:
-            facts: of the model without its head.
-        """
-        return (facts.architecture or "").endswith(self.architectures) if self.architectures else False
-
 
 def load_object(place: str) -> Any:
     """The object that "module:name" names."""

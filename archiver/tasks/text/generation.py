@@ -94,9 +94,6 @@ class TextGeneration(Task):
         original = copy.deepcopy(module).eval()
         return GenerationWorkload(self, recipe, source, facts, [text], model, module, original, text, more)
 
-    def made_for(self, facts: ModelFacts) -> bool:
-        return facts.causal and (facts.architecture is None or super().made_for(facts))
-
     def loss(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         from torch.nn import functional
 
