@@ -10,12 +10,12 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from task_models import inspect_model
+from task_models import inspect_model, load_model, skeleton
 from tiny_models import DECODERS
 
 from archiver.errors import UnsupportedModelError
 from archiver.models.facts import UNBOUNDED
-from archiver.tasks import default_task, load_model, skeleton
+from archiver.tasks import default_task
 from handlers.architecture.conv1d import conv1d_to_linear
 
 TASK = "text-generation"

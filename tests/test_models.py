@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from model_directories import edit, refused
 from safetensors.numpy import load_file, save_file
-from task_models import inspect_model
+from task_models import inspect_model, load_model, skeleton
 
 from archiver.errors import UnsupportedModelError
 from archiver.models.facts import inspect_model as inspect_any
 from archiver.models.source import resolve_model
 from archiver.models.tensors import main_float, read_header
-from archiver.tasks import default_task, load_model, skeleton
+from archiver.tasks import default_task
 
 KINDS = ["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "albert", "mpnet", "modernbert"]
 KINDS += ["deberta-v2", "qwen3", "gemma3_text"]

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from archiver.workspace import workspace
 from built import build, quantize, recipe_of, small_archive
 
 from archiver.compression import METHODS, Method
@@ -24,6 +23,7 @@ from archiver.packaging.verify import verify
 from archiver.pipeline import build as pipeline
 from archiver.pipeline.check import check
 from archiver.pipeline.stages import compress
+from archiver.pipeline.workspace import workspace
 from archiver.progress import Progress
 from archiver.spec import Stage
 

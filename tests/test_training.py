@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from objectives import OBJECTIVES, classification_loss
+from objectives import OBJECTIVES
 from task_models import load_model
 
 from archiver.compression.context import StageContext
@@ -53,7 +53,7 @@ def made(tiny_model: Callable[..., Path]) -> Callable[..., tuple[torch.nn.Module
         def measure() -> dict[str, float]:
             with torch.no_grad():
                 outputs = [module(**{k: v for k, v in batch.items() if k != "labels"}) for batch in data]
-            loss = classification_loss(torch.cat(outputs), torch.cat([b["labels"] for b in data]))
+            loss = OBJECTIVES[TASK].loss(torch.cat(outputs), torch.cat([b["labels"] for b in data]))
             return {"cross_entropy": loss.item()}
 
         teacher = copy.deepcopy(module)

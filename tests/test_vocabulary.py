@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from archiver.tasks.losses import OBJECTIVES
+from objectives import OBJECTIVES
 from stage_context import calibrated_on
 from task_models import load_model
 from tiny_models import SENTENCES

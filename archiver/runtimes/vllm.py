@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from archiver.errors import UnsupportedModelError
+from archiver.errors import DataError, UnsupportedModelError
 from archiver.evaluation.perplexity import Predictions
 from archiver.models.load import skeleton
 from archiver.runtimes.base import Export
@@ -40,10 +41,20 @@ def score(handler: Any, folder: Path, windows: np.ndarray) -> Predictions:
 
     Args:
         windows: [windows, length] int64.
+    Raises: DataError when a window does not fit in the engine, or a likelihood is no number.
     """
-    total, best = 0.0, []
-    for window in windows:
-        total -= sum(handler.backend.log_likelihoods(window.tolist()))
-        best.append(handler.backend.likeliest(window.tolist()))
-    count = windows.shape[0] * (windows.shape[1] - 1)
-    return Predictions(total / count, np.asarray(best, np.int64))
+    nll, best = 0.0, np.zeros((windows.shape[0], windows.shape[1] - 1), np.int64)
+    for row, window in enumerate(windows.tolist()):
+        try:
+            nll -= sum(handler.backend.log_likelihoods(window))
+            best[row] = handler.backend.likeliest(window)
+        except ValueError as error:
+            raise DataError(
+                f"vLLM cannot measure the validation text: {error}; a window and one more token must fit in the model's "
+                f"positions: lower data.context ({windows.shape[1]})"
+            ) from error
+    if not math.isfinite(nll):
+        raise DataError(
+            "the model gave likelihoods that are not finite on the validation text: nothing can be measured"
+        )
+    return Predictions(nll / best.size, best)
