@@ -169,7 +169,7 @@ def test_the_reference_perplexity(shared) -> None:
     path = shared / "models" / "docs-lm"
     recipe = Recipe("x", "1", TASK, path)
     text = read_text(shared / "data" / "docs" / "validation.txt")
-    workload = DecoderSubject.load(recipe, resolve_model(path), inspect_model(path, TASK), text, "")
+    workload = TASKS[TASK].load(recipe, resolve_model(path), inspect_model(path, TASK), [text], [])
     windows = workload.windows(workload.tokenizer_bytes)
     assert windows.shape == (200, 256)
     losses = []
