@@ -7,14 +7,13 @@ the one that is asked. It gets stand-ins of the tensors, which become tensors of
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from archiver.models.config import reason
+from archiver.models.config import quiet, reason
 from archiver.models.tensors import LEGACY_BUFFERS, TensorInfo
 
 _MOST = 20  # lines of one kind that are listed
@@ -144,20 +143,3 @@ def _forget_tied(self: Any, missing_keys: set[str] | None = None, **_: object) -
     for pair in pairs * len(pairs):  # again and again, for chains of ties
         if not pair <= missing:
             missing -= pair
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' loading report and progress bars: what they say is checked here."""
-    from transformers import utils
-
-    logging: Any = utils.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ def read_config(path: Path, raw: Mapping[str, Any], auto_class: str, problems: l
         problems.append(f"config.json: model_type is {model_type!r}, which this version of transformers does not know")
         return None
     try:
-        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        with quiet():
+            config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # each configuration class checks its values its own way
         problems.append(f"config.json cannot be read by transformers: {reason(error)}")
         return None
@@ -72,6 +74,23 @@ def is_causal(model: Any) -> bool:
         return any(said)
     causal, masked = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
     return config.model_type in causal and config.model_type not in masked
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' warnings, loading report and progress bars: what they say is checked here."""
+    from transformers import utils
+
+    logging: Any = utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def reason(error: BaseException) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from archiver.errors import UnsupportedModelError
-from archiver.models.config import model_class, read_config, reason
+from archiver.models.config import model_class, quiet, read_config, reason
 from archiver.models.files import read_directory, unusable
 from archiver.models.source import ModelSource
 
@@ -26,7 +26,7 @@ def load_model(source: ModelSource | Path, auto_class: str, *, base_only: bool |
         base_only: the model without head and pooler is wanted. Default: for AutoModel.
     Raises: UnsupportedModelError when a weight is missing, surplus or of another shape than config.json says.
     """
-    from archiver.models.checkpoint import loading_options, loading_problems, quiet
+    from archiver.models.checkpoint import loading_options, loading_problems
 
     path = _path(source)
     config, cls, base_only = _class_of(path, auto_class, base_only)
