@@ -102,7 +102,7 @@ SINGLE = [
     ("version: true", "version must be a string of letters"),
     ("version: 1/2", "version must be a string of letters"),
     ("serve: 3", "serve must be a mapping with keys among runtime"),
-    ("serve: {runtime: onxruntime}", "serve.runtime must be one of auto, onnxruntime, openvino, torch, vllm; found"),
+    ("serve: {runtime: onxruntime}", "serve.runtime must be one of auto, openvino, onnxruntime, torch, vllm; found"),
     ("serve: {device: gpu}", "serve.device must be one of cpu, cuda; found 'gpu'"),
     ("serve: {batch_size: true}", "serve.batch_size must be an integer from 1 to 4096; found true"),
     ("serve: {batch_size: 8.5}", "serve.batch_size must be an integer from 1 to 4096; found 8.5"),

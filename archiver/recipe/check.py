@@ -304,7 +304,8 @@ def _serve(node: Node, problems: Problems) -> ServeSpec:
     if "draft" in entries:
         draft = _draft(entries["draft"], problems)
         entries = {key: value for key, value in entries.items() if key != "draft"}
-    if "runtime" in entries and choice(entries["runtime"], "serve.runtime", ("auto", *RUNTIMES), problems) is None:
+    runtimes = Allowed("string", choices=("auto", *RUNTIMES))
+    if "runtime" in entries and read_value(entries["runtime"], "serve.runtime", runtimes, problems) is None:
         entries = {key: value for key, value in entries.items() if key != "runtime"}
     serve = read_options(ServeSpec, entries, "serve.", problems) or ServeSpec()
     return dataclasses.replace(serve, draft=draft, examples=serve.examples if file is None else file)

@@ -88,10 +88,10 @@ def _check_runtime(root: Node, task: Task, serve: ServeSpec, problems: Problems)
         allowed = ", ".join(["auto", *others])
         problems.add(entries["runtime"], f"{task.name} is not served with {runtime.name}; allowed: {allowed}")
     elif serve.device not in runtime.devices:
-        able = ", ".join(["auto", *(one.name for one in serving_runtimes(task.execution, serve.device))])
+        able = ", ".join(one.name for one in serving_runtimes(task.execution, serve.device))
         problems.add(
             entries.get("device", entries["runtime"]),
-            f"serve.device {serve.device} cannot be run by {runtime.name}: use {able}, or device {runtime.devices[0]}",
+            f"serve.device {serve.device} cannot be run by {runtime.name}: use {able} or auto, or device {runtime.devices[0]}",
         )
 
 
