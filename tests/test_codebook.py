@@ -7,7 +7,7 @@ import torch
 from stage_context import calibrated_on
 
 from archiver.compression.quantize.options import Codebook
-from archiver.compression.quantize.weights import check_codebook
+from archiver.compression.quantize.targets import check_codebook
 from archiver.compression.share.codebook import CodebookConstraint, build_codebook, codebook, kmeans
 from archiver.state.constraints import Mask, constrain, constrained, state_of
 

@@ -28,15 +28,8 @@ from archiver.compression.quantize.options import (
     parse_widths,
 )
 from archiver.compression.quantize.quantizers import FixedPointGrid, Grid, Signs, TernaryGrid
-from archiver.compression.quantize.weights import (
-    binary,
-    check_fixed_point,
-    check_targets,
-    check_weight_only,
-    fixed_point,
-    ternary,
-    weight_only,
-)
+from archiver.compression.quantize.targets import check_fixed_point, check_targets, check_weight_only
+from archiver.compression.quantize.weights import binary, fixed_point, ternary, weight_only
 from archiver.errors import RecipeError
 from archiver.state.constraints import Mask, constrain, constrained, state_of
 

@@ -11,9 +11,10 @@ import torch
 from stage_context import calibrated_on
 from task_models import load_model
 
-from archiver.compression.factorize.low_rank import activation_svd, check, svd
+from archiver.compression.factorize.low_rank import activation_svd, svd
 from archiver.compression.factorize.low_rank_math import decompose
 from archiver.compression.factorize.options import ActivationSvd, Svd
+from archiver.compression.factorize.targets import check
 from archiver.compression.quantize.int8 import dynamic_int8
 from archiver.compression.quantize.options import DynamicInt8
 from archiver.errors import RecipeError

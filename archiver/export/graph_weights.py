@@ -23,9 +23,12 @@ _ELEMENTS = {"f32": np.float32, "f16": np.float16, "i8": np.int8, "u8": np.uint8
 
 
 def pack_onnx(path: Path, known: Mapping[bytes, WeightLayout]) -> bool:
-    """Replace the constants of model.onnx by packed weights beside it; False when that saves too little.
+    """Replace the constants of an ONNX graph by packed weights beside it.
 
-    known: layouts by content, as archiver.storage.layouts.layouts_by_content gives them
+    Args:
+        path: of model.onnx, which is written anew.
+        known: layouts by content, as archiver.storage.layouts.layouts_by_content gives them.
+    Returns: False when packing saves too little and nothing was changed.
     """
     model = onnx.load(str(path))
     large = [item for item in model.graph.initializer if len(item.raw_data) >= _LEAST_BYTES]
@@ -45,7 +48,13 @@ def pack_onnx(path: Path, known: Mapping[bytes, WeightLayout]) -> bool:
 
 
 def pack_openvino(xml: Path, known: Mapping[bytes, WeightLayout]) -> bool:
-    """Replace model.bin by packed weights of the same image; model.xml stays as it is. False when that saves too little."""
+    """Replace the weights file of an OpenVINO IR by packed weights that give the same bytes back; model.xml stays as it is.
+
+    Args:
+        xml: of model.xml, with model.bin beside it.
+        known: layouts by content, as archiver.storage.layouts.layouts_by_content gives them.
+    Returns: False when packing saves too little and nothing was changed.
+    """
     binary = xml.with_suffix(".bin")
     content = np.frombuffer(binary.read_bytes(), np.uint8)
     arrays: dict[str, np.ndarray] = {}

@@ -14,90 +14,25 @@ import torch
 from archiver.compression.bisect import bisect
 from archiver.compression.calibration import input_moments, watched_inputs
 from archiver.compression.context import StageContext, calibration_forward
+from archiver.compression.factorize.constraint import LowRank
 from archiver.compression.factorize.low_rank_math import (
     Decomposition,
     decompose,
     decompose_on,
     decompose_rows,
     rank_for_energy,
-    rank_for_ratio,
     saves,
 )
 from archiver.compression.factorize.options import ActivationSvd, Svd
-from archiver.compression.modules import choose_modules
+from archiver.compression.factorize.targets import ALONE, FACTORED, RECOMBINED, Target, is_table, targets_of
 from archiver.compression.report import StageReport, report_stage
-from archiver.errors import RecipeError
-from archiver.state.constraints import Constraint, constrain, free, sharing, state_of
-from handlers.architecture.factored import FactoredEmbedding, FactoredLinear, factored_like, install, put
+from archiver.state.constraints import constrain, free, state_of
+from handlers.architecture.factored import FactoredEmbedding, FactoredLinear, factored_like, put
 
 Tensor = torch.Tensor
 
-FACTORED, RECOMBINED, ALONE = "factored", "recombined", "left alone"
 _TRIALS = 8
 _LEAST_DROPPED = 1e-4  # a search for the energy ends here: less than this share dropped is not worth two factors
-
-
-class LowRank(Constraint):
-    """A·Bᵀ: the weight is computed from its two factors alone.
-
-    Without gradients it is rounded once from float64, as the storage codec multiplies factors: the same bits come back.
-
-    Args:
-        a: [rows, rank], trained.
-        b: [columns, rank], trained.
-    """
-
-    def __init__(self, a: Tensor, b: Tensor) -> None:
-        super().__init__()
-        self.a = torch.nn.Parameter(a)
-        self.b = torch.nn.Parameter(b)
-
-    def forward(self, weight: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
-            return (self.a.double() @ self.b.double().T).to(self.a.dtype)
-        with torch.autocast(self.a.device.type, enabled=False):
-            return self.a @ self.b.T
-
-
-@dataclass
-class Target:
-    """One weight to factorize.
-
-    Args:
-        names: of all modules that share it.
-        rows, columns: its shape.
-        table: some module looks it up.
-        tied: some look it up, others multiply by it.
-    """
-
-    names: list[str]
-    rows: int
-    columns: int
-    table: bool
-    tied: bool
-
-    @property
-    def full_rank(self) -> int:
-        """The largest rank."""
-        return min(self.rows, self.columns)
-
-    def execution(self, execute: str, rank: int) -> str:
-        """How it is computed with a rank: factored, recombined, or left alone where two factors save nothing."""
-        if rank >= self.full_rank:
-            return ALONE
-        if execute != "auto":
-            return execute
-        if not saves(self.rows, self.columns, rank):
-            return ALONE
-        return RECOMBINED if self.table else FACTORED
-
-    def rank(self, options: Svd) -> int | None:
-        """The rank that the options' rank or ratio say; None where the weight itself decides."""
-        if options.rank is not None:
-            return options.rank
-        if options.ratio is not None:
-            return min(self.full_rank, rank_for_ratio(self.rows, self.columns, options.ratio))
-        return None
 
 
 @dataclass
@@ -138,7 +73,7 @@ def activation_svd(model: torch.nn.Module, options: ActivationSvd, context: Stag
     """
     targets = targets_of(model, options)
     linears = [target.names[0] for target in targets if not target.table]
-    tables = [name for target in targets if target.table for name in target.names if _is_table(model, name)]
+    tables = [name for target in targets if target.table for name in target.names if is_table(model, name)]
     moments = input_moments(model, linears, context, options.samples) if linears else {}
     counts = _row_counts(model, tables, context, options.samples) if tables else {}
     splits = []
@@ -150,59 +85,6 @@ def activation_svd(model: torch.nn.Module, options: ActivationSvd, context: Stag
             parts = decompose_on(weight, moments[target.names[0]].gram)
         splits.append(_Split(target, parts))
     return _factorize("factorize/activation-svd", model, options, context, splits)
-
-
-def check(model: torch.nn.Module, options: Svd) -> list[str]:
-    """Problems before any work; the model (on the meta device) gets the shapes that the stage will give it."""
-    try:
-        targets = targets_of(model, options)
-    except RecipeError as error:
-        return error.problems or [error.message]
-    problems = []
-    for target in targets:
-        name = target.names[0]
-        if options.rank is not None and options.rank > target.full_rank:
-            problems.append(
-                f"rank {options.rank} is more than {name} has: {target.rows} × {target.columns}, at most "
-                f"{target.full_rank}: lower rank, or add it to `ignore`"
-            )
-        if target.tied and options.execute == FACTORED:
-            problems.append(
-                f"{' and '.join(target.names)} are one weight, looked up in one place and multiplied with in the other, "
-                "and cannot be executed factored: set execute to recombined or auto, or leave them out of targets"
-            )
-    for target in targets:
-        rank = target.rank(options)
-        if rank is not None and target.execution(options.execute, rank) == FACTORED and not target.tied:
-            install(model, dict.fromkeys(target.names, rank))
-    return problems
-
-
-def targets_of(model: torch.nn.Module, options: Svd) -> list[Target]:
-    """The weights that `targets` and `ignore` choose, each once with all its names; factors of an earlier stage stay.
-
-    Raises: RecipeError as `choose_modules`, and when nothing is chosen but factors.
-    """
-    parts = {
-        f"{name}.{child}"
-        for name, module in model.named_modules()
-        if isinstance(module, (FactoredLinear, FactoredEmbedding))
-        for child, _ in module.named_children()
-    }
-    chosen = [name for name in choose_modules(model, options.targets, options.ignore) if name not in parts]
-    if not chosen:
-        raise RecipeError("targets name only layers that are factored already: name others, or factorize once")
-    found: list[Target] = []
-    seen: set[str] = set()
-    for name in chosen:
-        if name in seen:
-            continue
-        names = sharing(model, name)
-        seen.update(names)
-        kinds = [_is_table(model, twin) for twin in names]
-        rows, columns = model.get_submodule(name).get_parameter("weight").shape
-        found.append(Target(names, rows, columns, table=any(kinds), tied=any(kinds) and not all(kinds)))
-    return found
 
 
 def _factorize(
@@ -329,10 +211,6 @@ def _say(split: _Split, how: str, *, on_inputs: bool) -> str:
 
 def _weight(model: torch.nn.Module, target: Target) -> Tensor:
     return model.get_submodule(target.names[0]).get_parameter("weight").detach()
-
-
-def _is_table(model: torch.nn.Module, name: str) -> bool:
-    return isinstance(model.get_submodule(name), torch.nn.Embedding)
 
 
 def _row_counts(model: torch.nn.Module, names: Sequence[str], context: StageContext, samples: int) -> dict[str, Tensor]:

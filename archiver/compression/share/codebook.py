@@ -11,7 +11,8 @@ import torch
 
 from archiver.compression.context import StageContext
 from archiver.compression.quantize.options import Codebook as Options
-from archiver.compression.quantize.weights import NOT_FASTER, chosen_modules, described, train_aware, weights_of
+from archiver.compression.quantize.targets import chosen_modules
+from archiver.compression.quantize.weights import NOT_FASTER, described, train_aware, weights_of
 from archiver.compression.report import StageReport, report_stage
 from archiver.state.constraints import Constraint, Mask, constrain, state_of
 

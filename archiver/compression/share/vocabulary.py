@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from archiver.compression.context import StageContext
-from archiver.compression.factorize.low_rank import LowRank
+from archiver.compression.factorize.constraint import LowRank
 from archiver.compression.report import StageReport, report_stage
 from archiver.compression.share.options import Vocabulary
 from archiver.compression.share.tokenizer_trim import trim_tokenizer
