@@ -12,7 +12,7 @@ import torch
 
 from archiver.architecture.flow import Mixed, Structures, by_width, components, neurons
 from archiver.architecture.parts import KINDS, Cut
-from archiver.architecture.probe import ROWS, LayerProbe, Run
+from archiver.architecture.probe import ROWS, LayerProbe, Run, holds_experts
 from handlers.architecture.skeleton import CONFIG, set_setting
 
 Tensor = torch.Tensor
@@ -75,7 +75,7 @@ def find_cuts(
         else:
             reasons[item.kind] = reason
     have = {cut.kind for cut in cuts}
-    if any(value.dim() > 2 for value in probe.layer.parameters()):
+    if any(holds_experts(module) for module in probe.modules.values()):
         reasons.setdefault("neurons", "its feed-forward layers are experts, held as tensors without linear layers")
     return cuts, {kind: reasons.get(kind, _NONE[kind]) for kind in KINDS if kind not in have}
 
@@ -89,14 +89,14 @@ def _cut_of(probe: LayerProbe, run: Run, item: Candidate) -> tuple[Cut | None, s
         sizes = {value for _, _, value in reads} | {width // value for _, _, value in reads if width % value == 0}
         sizes = {size for size in sizes if 1 < size < width and width % size == 0}
         choices = [found for size in sorted(sizes) if (found := by_width(probe, run, item.consumer, size)) is not None]
-    tied = f"an operation over all heads, such as a norm, ties the inputs of {item.consumer} together"
+    tied = f"all inputs of {item.consumer} belong together: one head, or an operation over all heads such as a norm"
     if not choices:
         return None, tied
     reason = ""
     for structures in choices:
         producers = {name: rows for name, rows in structures.producers.items() if bool((rows >= 0).any())}
         if structures.blocks < 2:
-            return None, f"{item.consumer} has one structure only"
+            return None, f"{item.consumer} takes one structure only"
         for name, rows in producers.items():
             if name in probe.linears and not isinstance(probe.linears[name], torch.nn.Linear):
                 return None, f"{name} is factored: cut first, then factorize"

@@ -109,8 +109,11 @@ def kv_shapes(model: Module) -> list[tuple[int, int]]:
 
     Raises: UnsupportedModelError where the model keeps no keys and values.
     """
-    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        cache = getattr(run_base(stand_in(model), use_cache=True), "past_key_values", None)
+    try:
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+            cache = getattr(run_base(stand_in(model), use_cache=True), "past_key_values", None)
+    except Exception as error:  # as above
+        raise UnsupportedModelError(f"{type(model).__name__} could not be traced: {error}") from error
     layers = getattr(cache, "layers", None)
     if not layers or any(getattr(layer, "keys", None) is None for layer in layers):
         raise UnsupportedModelError(f"{type(model).__name__} keeps no keys and values of its layers in a cache")

@@ -35,6 +35,7 @@ def components(probe: LayerProbe, run: Run, consumer: str) -> Structures:
     x = run.inputs[consumer, 0]
     columns = torch.full((x.shape[-1],), -1)
     owners = _owners(probe, probe.behind(run, [x]))
+    shared = {name: torch.zeros(len(owner), dtype=torch.bool) for name, owner in owners.items()}
     count = 0
     while bool((columns < 0).any()):
         member = torch.zeros(len(columns), dtype=torch.bool)
@@ -46,8 +47,13 @@ def components(probe: LayerProbe, run: Run, consumer: str) -> Structures:
                 break
             member = grown
         columns[member] = count
-        _own(owners, reach, count)
+        for table in _tables(reach):
+            for name, rows in table.items():
+                shared[name] |= rows & (owners[name] >= 0)
+                owners[name][rows] = count
         count += 1
+    for name, owner in owners.items():
+        owner[shared[name]] = -1  # of Parameters alone: rows of linear layers would have joined their structures
     return Structures(columns, owners, count)
 
 
@@ -81,7 +87,7 @@ def neurons(probe: LayerProbe, run: Run, consumer: str) -> Structures:
     known = codes(probe, run, consumer, columns, x.shape[-1])
     for name, owner in owners.items():
         code, single, reached = known[name]
-        if bool((reached & ~single).any()):
+        if name in probe.linears and bool((reached & ~single).any()):
             raise Mixed(f"each output of {name} reaches several inputs of {consumer}")
         owner[single] = code[single]
     fed = torch.zeros(len(columns), dtype=torch.bool)
@@ -137,9 +143,3 @@ def _rows(reach: Reach, name: str, size: int) -> Tensor:
 
 def _owners(probe: LayerProbe, reach: Reach) -> dict[str, Tensor]:
     return {name: torch.full((len(rows),), -1) for table in _tables(reach) for name, rows in table.items()}
-
-
-def _own(owners: dict[str, Tensor], reach: Reach, block: int) -> None:
-    for table in _tables(reach):
-        for name, rows in table.items():
-            owners[name][rows] = block

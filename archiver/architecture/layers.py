@@ -37,7 +37,7 @@ def layer_list(model: Module) -> tuple[str, Any]:
     kind = type(model).__name__
     if not found:
         raise UnsupportedModelError(f"{kind}: no list of repeated layers with linear layers was found in its modules")
-    if len(found) > 1 and 2 * found[1][0] > found[0][0]:
+    if len(found) > 1 and 4 * found[1][0] > found[0][0]:
         raise UnsupportedModelError(f"{kind} has several stacks of layers: {found[0][1]} and {found[1][1]}")
     if any(isinstance(member, torch.nn.ModuleList) for member in found[0][2]):
         raise UnsupportedModelError(f"{kind}: {found[0][1]} is a list of lists of layers; one list is expected")
@@ -96,12 +96,14 @@ def keep_layers(model: Any, kept: Sequence[int]) -> None:
 
 @contextmanager
 def without_layers(model: Any, gone: Sequence[int]) -> Iterator[None]:
-    """Inside, the layers `gone` (their indices) are skipped."""
+    """Inside, the layers `gone` (their indices) are skipped, and no keys and values are kept unless asked for."""
     name, layers = layer_list(model)
     parent, _, attribute = name.rpartition(".")
     owner, config = model.get_submodule(parent), model.config
     stay = [index for index in range(len(layers)) if index not in gone]
     fields = _fields_without(config, len(layers), stay)
+    if hasattr(config, "use_cache"):
+        fields["use_cache"] = False  # a cache has as many layers as the config, and its places are the whole model's
     before = {key: getattr(config, key) for key in fields}
     setattr(owner, attribute, torch.nn.ModuleList(layers[index] for index in stay))
     for key, value in fields.items():

@@ -37,8 +37,11 @@ class Cut:
     @property
     def grouped(self) -> bool:
         """Whether a structure is several query heads that share keys and values: it has fewer keys than queries."""
-        rows = [int((owner == 0).sum()) for owner in self.producers.values()]
-        return self.kind == "heads" and sum(rows) < 3 * int((self.columns == 0).sum())
+        rows, columns = (
+            sum(int((owner == 0).sum()) for owner in self.producers.values()),
+            int((self.columns == 0).sum()),
+        )
+        return self.kind == "heads" and columns < rows < 3 * columns
 
     def prefixed(self, prefix: str) -> Cut:
         """The same cut with `prefix` in front of every name."""

@@ -45,12 +45,22 @@ def stand_in(model: Module) -> Module:
     for module in made.modules():
         for name in _HOOKS:
             getattr(module, name).clear()
-        config: Any = vars(module).get("config")
-        if hasattr(config, "_experts_implementation"):
-            config._experts_implementation = "eager"  # kernels for grouped products want weights without gaps
+        if holds_experts(module):
+            vars(module)["forward"] = _in_place_of_experts
     if any(_on_meta(module) for module in made.modules()):
         _fill(made, skeleton(type(model), getattr(model, "config", None)))
     return made.eval()
+
+
+def holds_experts(module: Module) -> bool:
+    """Whether a module keeps the weights of several feed-forward blocks in one Parameter of three dimensions."""
+    own = module.parameters(recurse=False)
+    return any(item.dim() > 2 for item in own) and not isinstance(module, torch.nn.modules.conv._ConvNd)
+
+
+def _in_place_of_experts(x: Tensor, *_: Any, **__: Any) -> Tensor:
+    """Experts multiply as linear layers do, too much to do it here; what comes out depends on what goes in."""
+    return 0.5 * x
 
 
 def _random(shape: torch.Size, generator: torch.Generator) -> Tensor:
@@ -98,16 +108,15 @@ def run_base(made: Module, use_cache: bool) -> Any:
     ids = torch.randint(0, base.get_input_embeddings().weight.shape[0], (ROWS, TOKENS), generator=generator)
     known = inspect.signature(base.forward).parameters
     more = {"use_cache": use_cache} if "use_cache" in known else {}
-    for module in made.modules():
-        if is_linear(module):
-            vars(module)["forward"] = partial(_noise, int(module.out_features), generator)  # type: ignore[arg-type]
+    plain = [module for module in made.modules() if gives_products(module)]
+    for module in plain:
+        vars(module)["forward"] = partial(_noise, int(module.out_features), generator)  # type: ignore[arg-type]
     try:
         with torch.no_grad():
             return base(input_ids=ids, attention_mask=torch.ones_like(ids), **more)
     finally:
-        for module in made.modules():
-            if is_linear(module):
-                del vars(module)["forward"]
+        for module in plain:
+            del vars(module)["forward"]
 
 
 def _noise(width: int, generator: torch.Generator, x: Tensor) -> Tensor:
@@ -166,7 +175,7 @@ class LayerProbe:
         self.modules = dict(layer.named_modules())
         self.linears: dict[str, Any] = {}
         for name, module in self.modules.items():
-            if is_linear(module) and not any(name.startswith(f"{other}.") for other in self.linears):
+            if gives_products(module) and not any(name.startswith(f"{other}.") for other in self.linears):
                 self.linears[name] = module
         self.norms = {name: module for name, module in self.modules.items() if is_norm(module)}
         owned = [(name, module) for name, module in self.modules.items() if name not in self.norms]
@@ -251,14 +260,14 @@ class LayerProbe:
             raise ValueError(f"{name} takes {list(x.shape)}")
         leaf = value.detach().clone().requires_grad_()
         self._run.leaves[key] = leaf
-        return leaf
+        return leaf.clone()  # some layers go on in place
 
     def _norm(self, name: str, module: Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         key = (name, sum(other == name for other, _ in self._run.norms))
         self._run.norm_inputs[key] = args[0]
         leaf = output.detach().clone().requires_grad_()
         self._run.norms[key] = leaf
-        return leaf
+        return leaf.clone()
 
     def calls(self, run: Run, name: str) -> int:
         """How often a linear layer was called."""
@@ -322,6 +331,20 @@ class LayerProbe:
             yield
         finally:
             module._parameters[key] = before
+
+
+def gives_products(module: Module) -> bool:
+    """Whether a module of the stand-in is a linear layer, factored or not, that does nothing but multiply and add."""
+    if not isinstance(module, torch.nn.Linear) or type(module).forward is torch.nn.Linear.forward:
+        return is_linear(module)
+    x = torch.randn(1, 1, module.in_features, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.no_grad():
+            found = module(x)
+    except Exception:  # a router among experts, say, may take other arguments
+        return False
+    expected = torch.nn.functional.linear(x, module.weight, module.bias)
+    return isinstance(found, Tensor) and found.shape == expected.shape and torch.allclose(found, expected, atol=1e-4)
 
 
 def is_norm(module: Module) -> bool:
