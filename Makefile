@@ -18,7 +18,7 @@ found = "%d.%d" % sys.version_info[:2]
 if found not in ("3.11", "3.12", "3.13"):
     sys.exit(f"Python 3.11, 3.12 or 3.13 is needed, {sys.executable} is {found}: make setup PYTHON=/path/to/python3.11")
 if found != "3.11":
-    print(f"warning: Python {found} is not tested, only that every locked dependency has a build for it; 3.11 is", file=sys.stderr)
+    print(f"warning: the tests are run on Python 3.11; for {found} only the locked dependencies are known to resolve", file=sys.stderr)
 endef
 export PYTHON_CHECK
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from once import once
@@ -19,11 +20,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What runs on one worker: the tests of a file, and all tests of the one live server with its archives."""
-    for item in items:
-        live = "archives" in getattr(item, "fixturenames", ()) and item.path.parent.name == "live"
-        item.add_marker(pytest.mark.xdist_group("live" if live else item.path.stem))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist loadfile`, where tests/live is one file: its tests share one TorchServe."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class LiveTogether(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return str(Path(file).parent) if Path(file).parent.name == "live" else file
+
+    return LiveTogether(config, log)
 
 
 @pytest.fixture(scope="session")
