@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from archiver.moved import put_up_signpost
+from archiver.version import __version__
 
 if TYPE_CHECKING:
     from archiver.errors import (
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from archiver.report.inspection import inspect_mar as inspect
     from archiver.spec import Recipe
 
-__version__ = "0.1.0"
 
 # torch's OpenMP threads wait for each other by spinning, by default for so long that on a host with other work two of them
 # starve: 2.7 to 14.7 s instead of 0.25 s for a generation of a small model, measured on two busy cores. A short spin costs

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from archiver import __version__
 from archiver.errors import ArchiverError
+from archiver.version import __version__
 
 INTERRUPTED = 130
 
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code. Every expected failure is one message on standard error."""
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
+        return int(options.run(options))
     except ArchiverError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

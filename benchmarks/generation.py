@@ -64,7 +64,7 @@ def build_speed_model(folder: Path, store: Path) -> Path:
     import transformers
 
     torch.manual_seed(0)
-    config = transformers.Qwen2Config(
+    sizes: dict[str, Any] = dict(
         vocab_size=4096,
         hidden_size=896,
         intermediate_size=4864,
@@ -76,6 +76,7 @@ def build_speed_model(folder: Path, store: Path) -> Path:
         eos_token_id=None,
         bos_token_id=None,
     )
+    config = transformers.Qwen2Config(**sizes)
     model = folder / "model"
     transformers.Qwen2ForCausalLM(config).save_pretrained(model)
     for name in ("tokenizer.json", "tokenizer_config.json"):

@@ -34,7 +34,8 @@ class Integers:
 
     def values(self) -> np.ndarray:
         """The weight, [rows, columns] float32."""
-        return (self.levels * self.scale).reshape(len(self.levels), -1)
+        values: np.ndarray = self.levels * self.scale
+        return values.reshape(len(values), -1)
 
 
 def put_integers(graph: Any, model: torch.nn.Module, plan: QuantizationPlan | None) -> None:
@@ -110,7 +111,7 @@ def _computable(integers: Integers) -> bool:
 
     OpenVINO 2026.4 gives wrong numbers, or NaN, for groups and rows of an odd width: with 4 bits always, with 8 in bf16.
     """
-    return integers.levels.shape[2] % 2 == 0
+    return bool(integers.levels.shape[2] % 2 == 0)
 
 
 def decompression(integers: Integers) -> Any:

@@ -9,11 +9,11 @@ from typing import Any
 
 import yaml
 
-from archiver import __version__
 from archiver.packaging.closure import import_closure
 from archiver.packaging.entry import ENTRY, entry_source, split_name
 from archiver.packaging.mar import list_files
 from archiver.requirements import requirement
+from archiver.version import __version__
 from handlers.manifest import (
     EXAMPLES,
     FORMAT,

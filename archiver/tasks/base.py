@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from archiver.models.facts import ModelFacts
     from archiver.models.source import ModelSource
     from archiver.spec import Recipe, ServeSpec
-    from archiver.tasks.workload import Workload
 
 FORWARD = "forward"  # one pass through the model gives the answer
 GENERATE = "generate"  # the answer is written token by token
@@ -59,7 +58,7 @@ class Task(ABC):
         columns: names that `data.columns` may give. plain_text: its data is running text, not rows.
         data_keys, serve_keys: keys of `data` and `serve` that only tasks which name them take.
         unit: what speed counts. batches: how it was counted, for the report.
-        handler: "module:class" of the serving side. packages: what its input needs on the host.
+        workload: "module:class" of its Workload. handler: the same of the serving side. packages: what its input needs on the host.
         batched: whether the handler cuts what comes together into sub-batches, as serving.json's `batching` says.
         starter: the recipe body that `init` writes. starter_serve: its lines on batches.
     """
@@ -79,6 +78,7 @@ class Task(ABC):
     serve_keys: ClassVar[tuple[str, ...]] = ()
     unit: ClassVar[str] = "sentences"
     batches: ClassVar[str] = "length-sorted batches of 16"
+    workload: ClassVar[str]
     handler: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ("tokenizers",)
     batched: ClassVar[bool] = True
@@ -96,11 +96,15 @@ class Task(ABC):
         Raises: DataError that lists every bad row.
         """
 
-    @abstractmethod
     def load(
         self, recipe: Recipe, source: ModelSource, facts: ModelFacts, validation: list[Any], train: list[Any]
-    ) -> Workload:
-        """Load the model and make the workload that the stages and the runtimes work on."""
+    ) -> Any:
+        """Load the model and make the `workload` that the stages and the runtimes work on.
+
+        Args:
+            validation, train: examples, as `read` gives them; no `train` where no stage needs it.
+        """
+        return load_object(self.workload).load(self, recipe, source, facts, validation, train)
 
     @abstractmethod
     def loss(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -50,6 +50,7 @@ class EncoderTask(Task):
     """
 
     labels: ClassVar[Literal["class", "score"]] = "class"
+    workload = "archiver.tasks.encoders:EncoderWorkload"
     starter_serve = SERVE_BATCHES
 
     def read(self, where: Path | str, recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[Any]:
@@ -58,22 +59,6 @@ class EncoderTask(Task):
             read_examples(
                 where, columns, labels=self.labels, id2label=facts.id2label or None, multi_label=facts.multi_label
             )
-        )
-
-    def load(
-        self, recipe: Recipe, source: ModelSource, facts: ModelFacts, validation: list[Any], train: list[Any]
-    ) -> EncoderWorkload:
-        from archiver.models.load import load_model
-        from handlers.architecture.encoder import EncoderWithHead
-
-        model = load_model(source, self.auto_class)
-        module = EncoderWithHead(model, self.pooling(facts))
-        original = copy.deepcopy(module).eval()
-        inputs = self.inputs(validation)
-        tokenizer = _tokenizer((source.path / "tokenizer.json").read_bytes(), recipe, facts.pad_token_id)
-        reference = raw_outputs(original, tokenizer, inputs)
-        return EncoderWorkload(
-            self, recipe, source, facts, validation, model, module, original, train, inputs, reference
         )
 
     def pooling(self, facts: ModelFacts) -> str | None:
@@ -131,6 +116,28 @@ class EncoderWorkload(Workload):
     train: list[Example] = field(default_factory=list)
     inputs: list[TextInput] = field(default_factory=list)
     reference: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+
+    @classmethod
+    def load(
+        cls,
+        task: EncoderTask,
+        recipe: Recipe,
+        source: ModelSource,
+        facts: ModelFacts,
+        validation: list[Any],
+        train: list[Any],
+    ) -> Self:
+        """Load the model and take the original's outputs for the validation examples."""
+        from archiver.models.load import load_model
+        from handlers.architecture.encoder import EncoderWithHead
+
+        model = load_model(source, task.auto_class)
+        module = EncoderWithHead(model, task.pooling(facts))
+        original = copy.deepcopy(module).eval()
+        inputs = task.inputs(validation)
+        tokenizer = _tokenizer((source.path / "tokenizer.json").read_bytes(), recipe, facts.pad_token_id)
+        reference = raw_outputs(original, tokenizer, inputs)
+        return cls(task, recipe, source, facts, validation, model, module, original, train, inputs, reference)
 
     @property
     def tokenizer(self) -> Encoder:

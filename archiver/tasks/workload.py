@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -52,6 +52,19 @@ class Workload(ABC):
     module: torch.nn.Module
     original: torch.nn.Module
     shared: dict[str, Any] = field(default_factory=dict, kw_only=True)
+
+    @classmethod
+    @abstractmethod
+    def load(
+        cls,
+        task: Any,
+        recipe: Recipe,
+        source: ModelSource,
+        facts: ModelFacts,
+        validation: list[Any],
+        train: list[Any],
+    ) -> Self:
+        """Load the model. Arguments as `Task.load` has them."""
 
     # ---- data ---------------------------------------------------------------------------------------------------------
 

@@ -66,7 +66,8 @@ class FactoredEmbedding(torch.nn.Module):
         return self.rows.embedding_dim
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        return self.projection(self.rows(input_ids))
+        projected: torch.Tensor = self.projection(self.rows(input_ids))
+        return projected
 
 
 def factored_ranks(model: torch.nn.Module) -> dict[str, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from torchserve_side import Told, ask
 
 from archiver.errors import DataError
 from archiver.tasks.text.generation_examples import choose_prompts
-from handlers.architecture.decoder import DecoderWithHead, greedy_steps
+from handlers.architecture.decoder import greedy_steps
 from handlers.inputs.text import TextInput
 from handlers.tasks.text import generation as text_generation
 
@@ -289,9 +288,8 @@ def test_an_error_of_the_handler_itself(handler, monkeypatch, caplog) -> None:
 def test_stored_continuations_end_before_a_token_is_undecided(make, tiny_model, sentences) -> None:
     handler = make()
     model = load_model(tiny_model("llama", TASK), TASK)
-    subject: Any = SimpleNamespace(module=DecoderWithHead(model))
     prompts = [TextInput(text) for text in sentences]
-    chosen, tokens = choose_prompts(handler, subject, prompts, 2)
+    chosen, tokens = choose_prompts(handler, model, prompts, 2)
     assert len(chosen) == 2 and 1 <= tokens <= 16
     for prompt in chosen:
         ids = ids_of(handler, prompt.text)
@@ -304,4 +302,4 @@ def test_stored_continuations_end_before_a_token_is_undecided(make, tiny_model, 
     with torch.no_grad():
         model.lm_head.weight.zero_()
     with pytest.raises(DataError, match="no text can be stored as an example: each of 6 has more than"):
-        choose_prompts(handler, subject, prompts, 2)
+        choose_prompts(handler, model, prompts, 2)

@@ -10,6 +10,7 @@ heads and neurons are blocks of its input features:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -120,7 +121,8 @@ def loss_of(context: StageContext, batch: Batch) -> Tensor:
     if "labels" in batch and context.objective.loss is not None:
         return context.objective.loss(outputs, batch["labels"]) * len(outputs)
     signs = torch.randint(0, 2, outputs.shape, generator=torch.Generator().manual_seed(0)) * 2.0 - 1
-    return (outputs * signs).sum()
+    total: Tensor = (outputs * signs).sum()
+    return total
 
 
 def layer_order(model: torch.nn.Module, count: int, importance: str, context: StageContext, samples: int) -> list[int]:
@@ -142,7 +144,7 @@ def layer_order(model: torch.nn.Module, count: int, importance: str, context: St
 
 
 def _norm(parameters: Iterable[Tensor]) -> float:
-    return float(sum(value.detach().square().sum() for value in parameters)) ** 0.5
+    return math.sqrt(sum(float(value.detach().square().sum()) for value in parameters))
 
 
 def _influence(model: torch.nn.Module, context: StageContext, samples: int) -> list[float]:

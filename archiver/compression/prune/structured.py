@@ -10,8 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from archiver import architecture
-from archiver.architecture import Cut, cuts_of, keep_layers, layer_list, layer_parts, removable
+from archiver.architecture import Cut, cut_layer, cuts_of, keep_layers, layer_list, layer_parts, removable
 from archiver.compression.context import StageContext
 from archiver.compression.prune.importance import block_scores, layer_order
 from archiver.compression.prune.structured_options import Structured
@@ -134,7 +133,7 @@ def cut_layer(model: torch.nn.Module, cut: Cut, kept: Tensor) -> None:
     """Keep only the structures `kept` of one cut; constraints on the weights that change are forgotten."""
     for name in (*cut.producers, cut.consumer):
         free(model, name)
-    architecture.cut_layer(model, cut, kept)
+    cut_layer(model, cut, kept)
 
 
 def _grouped(cuts: Sequence[Cut]) -> bool:

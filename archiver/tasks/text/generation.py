@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from archiver.models.facts import ModelFacts
     from archiver.models.source import ModelSource
     from archiver.spec import Recipe, ServeSpec
-    from archiver.tasks.text.generation_workload import GenerationWorkload
 
 _STARTER = """
 # Fill in your text and uncomment: then the model can be calibrated, and the gate can measure what it lost.
@@ -68,6 +66,7 @@ class TextGeneration(Task):
     serve_keys = ("max_queue", "deadline_s", "kv_cache", "cache_mb", "draft", "prompt_lookup", "assistant_tokens")
     unit = "tokens"
     batches = "written in 8 streams at once"
+    workload = "archiver.tasks.text.generation_workload:GenerationWorkload"
     handler = "handlers.tasks.text.generation:TextGenerationHandler"
     starter = _STARTER
     starter_serve = _SERVE
@@ -80,19 +79,6 @@ class TextGeneration(Task):
         if 2 <= context <= facts.max_positions:
             windows_of(text, (source.path / "tokenizer.json").read_bytes(), context)
         return [text]
-
-    def load(
-        self, recipe: Recipe, source: ModelSource, facts: ModelFacts, validation: list[Any], train: list[Any]
-    ) -> GenerationWorkload:
-        from archiver.models.load import load_model
-        from archiver.tasks.text.generation_workload import GenerationWorkload
-        from handlers.architecture.decoder import DecoderWithHead
-
-        model = load_model(source, self.auto_class)
-        module = DecoderWithHead(model)
-        text, more = validation[0], train[0] if train else ""
-        original = copy.deepcopy(module).eval()
-        return GenerationWorkload(self, recipe, source, facts, [text], model, module, original, text, more)
 
     def loss(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         from torch.nn import functional

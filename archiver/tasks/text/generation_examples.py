@@ -12,32 +12,36 @@ from handlers.architecture.decoder import greedy_steps
 from handlers.inputs.text import TextInput
 
 if TYPE_CHECKING:
-    from archiver.tasks.text.generation_workload import GenerationWorkload
+    import torch
 
 PROMPT_TOKENS = 16
 EXAMPLE_TOKENS = 16
 _MORE_PROMPTS = 4  # looked at for each that is stored
 
 
-def prompts_of(workload: GenerationWorkload) -> list[TextInput]:
-    """The lines of the recipe's own file of texts; else beginnings of lines of the validation text, in its order."""
-    wanted = workload.recipe.serve.examples
+def prompts_of(text: str, wanted: int | Path) -> list[TextInput]:
+    """The lines of the recipe's own file of texts; else beginnings of lines of the validation text, in its order.
+
+    Args:
+        text: for validation. wanted: the recipe's `serve.examples`.
+    """
     if isinstance(wanted, Path):
         return [TextInput(line.strip()) for line in read_text(wanted).splitlines() if line.strip()]
-    lines = [line.strip() for line in workload.text.splitlines()]
+    lines = [line.strip() for line in text.splitlines()]
     beginnings = [" ".join(line.split()[:PROMPT_TOKENS]) for line in lines]
-    return [TextInput(text) for text in dict.fromkeys(beginnings) if len(text.split()) > 3] or [
-        TextInput(workload.text.strip()[:100])
+    return [TextInput(beginning) for beginning in dict.fromkeys(beginnings) if len(beginning.split()) > 3] or [
+        TextInput(text.strip()[:100])
     ]
 
 
 def choose_prompts(
-    handler: Any, workload: GenerationWorkload, prompts: list[TextInput], wanted: int | Path
+    handler: Any, model: torch.nn.Module, prompts: list[TextInput], wanted: int | Path
 ) -> tuple[list[TextInput], int]:
     """Choose the prompts to store: those whose continuation is decided longest.
 
     Args:
         handler: the text-generation handler, opened on the staged archive.
+        model: transformers' …ForCausalLM, as the stages left it.
         prompts: to choose from. wanted: how many, or the recipe's own file of texts, of which all are stored, at most 64.
     Returns: (the prompts, how many tokens of continuation). The number, from 1 to 16, is the same for all: as many tokens
         as are decided beyond the tolerance in each of them.
@@ -49,7 +53,7 @@ def choose_prompts(
     decided = []
     for place, prompt in enumerate(looked_at):
         ids = handler.input.encoder.encode([prompt], truncate=False)[0].ids
-        tokens = _decided(handler, workload, ids) if 0 < len(ids) < room else 0
+        tokens = _decided(handler, model, ids) if 0 < len(ids) < room else 0
         if tokens:
             decided.append((tokens, place))
     if not decided:
@@ -61,17 +65,17 @@ def choose_prompts(
     return [looked_at[place] for _, place in best], min(tokens for tokens, _ in best)
 
 
-def _decided(handler: Any, workload: GenerationWorkload, ids: list[int]) -> int:
+def _decided(handler: Any, model: torch.nn.Module, ids: list[int]) -> int:
     """How many tokens behind the prompt `ids` no allowed difference of logits can turn into others.
 
     A token counts when it is the likeliest by so much that two runs, each off by the tolerance, agree on it, and the
     runtime that will serve wrote it too.
     """
-    most = min(EXAMPLE_TOKENS, handler.serving["max_length"] - len(ids))
+    most = min(EXAMPLE_TOKENS, int(handler.serving["max_length"]) - len(ids))
     ends = handler.serving["end_ids"]
     served = handler.continuation(ids, most)
     count = 0
-    for token, margin in greedy_steps(workload.module.model, ids):
+    for token, margin in greedy_steps(model, ids):
         if margin <= 2 * handler.serving["tolerance"]:
             break
         if token in ends:

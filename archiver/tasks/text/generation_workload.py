@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     import torch
 
     from archiver.evaluation.perplexity import Predictions
+    from archiver.models.facts import ModelFacts
+    from archiver.models.source import ModelSource
+    from archiver.spec import Recipe
 
 SPEED_TOKENS = 2048  # of one batch of windows
 SPEED_BATCHES = 2
@@ -39,6 +43,26 @@ class GenerationWorkload(Workload):
     task: TextGeneration
     text: str = ""
     train: str = ""
+
+    @classmethod
+    def load(
+        cls,
+        task: TextGeneration,
+        recipe: Recipe,
+        source: ModelSource,
+        facts: ModelFacts,
+        validation: list[Any],
+        train: list[Any],
+    ) -> Self:
+        """Load the model beside its texts, of which there is one to validate with and at most one to train on."""
+        from archiver.models.load import load_model
+        from handlers.architecture.decoder import DecoderWithHead
+
+        model = load_model(source, task.auto_class)
+        module = DecoderWithHead(model)
+        original = copy.deepcopy(module).eval()
+        text, more = validation[0], train[0] if train else ""
+        return cls(task, recipe, source, facts, [text], model, module, original, text, more)
 
     @property
     def context(self) -> int:
@@ -136,7 +160,7 @@ class GenerationWorkload(Workload):
         read = max(1, min(READ, self.context - 1, room // 2))
         written = max(1, min(WRITTEN, room - read))
         cut = [self.windows(tokenizer)[:STREAMS, :read] for tokenizer in (self.tokenizer_bytes, self.tokenizer_json)]
-        return compare_generation(self.original.model, handler.backend, cut[0], cut[1], written)
+        return compare_generation(self.original.get_submodule("model"), handler.backend, cut[0], cut[1], written)
 
     # ---- the archive --------------------------------------------------------------------------------------------------
 
@@ -161,7 +185,9 @@ class GenerationWorkload(Workload):
     def choose_examples(self, handler: Any) -> tuple[list[Any], dict[str, Any]]:
         from archiver.tasks.text.generation_examples import choose_prompts, prompts_of
 
-        prompts, tokens = choose_prompts(handler, self, prompts_of(self), self.recipe.serve.examples)
+        wanted = self.recipe.serve.examples
+        model = self.module.get_submodule("model")
+        prompts, tokens = choose_prompts(handler, model, prompts_of(self.text, wanted), wanted)
         return list(prompts), {"example_tokens": tokens}
 
     @property
