@@ -17,7 +17,7 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def _nothing(line: str) -> None:
-    """A stage that is run without a build has nobody to tell."""
+    """Progress of a stage that is run without a build is not printed."""
 
 
 def _no_tokenizer() -> bytes:
