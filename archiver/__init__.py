@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from archiver.moved import put_up_signpost
-from archiver.version import __version__
+from archiver.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from archiver.errors import (

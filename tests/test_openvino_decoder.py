@@ -18,7 +18,7 @@ from task_models import load_model
 from tiny_models import DECODERS
 
 from archiver.architecture import keep_layers, layer_parts
-from archiver.compression.prune.structured import cut_layer
+from archiver.compression.prune.structured import cut_out
 from archiver.compression.prune.structured_options import ShareLayers
 from archiver.compression.quantize.options import WeightOnly
 from archiver.compression.quantize.weights import weight_only
@@ -84,9 +84,9 @@ def _note(operation: Any, key: str) -> str:
 
 def uneven(model: torch.nn.Module) -> None:
     first, second = layer_parts(model)
-    cut_layer(model, first.of_kind("heads")[0], torch.tensor([1]))
-    cut_layer(model, first.of_kind("neurons")[0], torch.arange(45))
-    cut_layer(model, second.of_kind("neurons")[0], torch.arange(10, 40))
+    cut_out(model, first.of_kind("heads")[0], torch.tensor([1]))
+    cut_out(model, first.of_kind("neurons")[0], torch.arange(45))
+    cut_out(model, second.of_kind("neurons")[0], torch.arange(10, 40))
 
 
 def factored(model: torch.nn.Module) -> None:

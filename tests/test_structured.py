@@ -14,7 +14,7 @@ from stage_context import calibrated_on
 from archiver.architecture import cuts_of, keep_layers, layer_list, layer_parts, without_layers
 from archiver.compression.context import StageContext
 from archiver.compression.prune.importance import layer_order
-from archiver.compression.prune.structured import check, choose, cut_layer, kept_of, structured
+from archiver.compression.prune.structured import check, choose, cut_out, kept_of, structured
 from archiver.compression.prune.structured_options import Structured
 from archiver.state.constraints import state_of
 from handlers.architecture.conv1d import conv1d_to_linear
@@ -95,7 +95,7 @@ def test_a_cut_equals_zeros(kind, what):
         columns.view(-1, width)[kept] = 1.0
         weight.data *= columns
     for cut in cuts_of(model, what):
-        cut_layer(model, cut, kept)
+        cut_out(model, cut, kept)
     assert torch.allclose(run(model), run(masked), atol=1e-5)
     assert not torch.allclose(run(model), run(tiny(kind)), atol=1e-3)
     assert sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in masked.parameters())

@@ -42,6 +42,6 @@ def classification_metrics(
 
 def _decide(logits: np.ndarray, multi_label: bool) -> np.ndarray:
     """[n, labels] bool: the labels the model gives each input."""
-    if multi_label:
-        return logits > 0
-    return np.arange(logits.shape[1]) == logits.argmax(axis=1)[:, None]
+    best = np.arange(logits.shape[1]) == logits.argmax(axis=1)[:, None]
+    decided: np.ndarray = logits > 0 if multi_label else best
+    return decided

@@ -34,7 +34,8 @@ class Checked:
 
     def load(self) -> Workload:
         """Load the model and take the original's answers to the validation data."""
-        return self.task.load(self.recipe, self.source, self.facts, self.validation, self.train)
+        workload: Workload = self.task.load(self.recipe, self.source, self.facts, self.validation, self.train)
+        return workload
 
 
 def check(recipe: Recipe) -> Checked:

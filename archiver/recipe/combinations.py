@@ -91,7 +91,8 @@ def _check_runtime(root: Node, task: Task, serve: ServeSpec, problems: Problems)
         able = ", ".join(one.name for one in serving_runtimes(task.execution, serve.device))
         problems.add(
             entries.get("device", entries["runtime"]),
-            f"serve.device {serve.device} cannot be run by {runtime.name}: use {able} or auto, or device {runtime.devices[0]}",
+            f"serve.device {serve.device} cannot be run by {runtime.name}: "
+            f"use {able} or auto, or device {runtime.devices[0]}",
         )
 
 

@@ -58,7 +58,8 @@ class Task(ABC):
         columns: names that `data.columns` may give. plain_text: its data is running text, not rows.
         data_keys, serve_keys: keys of `data` and `serve` that only tasks which name them take.
         unit: what speed counts. batches: how it was counted, for the report.
-        workload: "module:class" of its Workload. handler: the same of the serving side. packages: what its input needs on the host.
+        workload: "module:class" of its Workload.
+        handler: the same of the serving side. packages: what its input needs on the host.
         batched: whether the handler cuts what comes together into sub-batches, as serving.json's `batching` says.
         starter: the recipe body that `init` writes. starter_serve: its lines on batches.
     """

@@ -34,7 +34,8 @@ class FactoredLinear(torch.nn.Module):
         return self.v.out_features
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.u(self.v(x))
+        outputs: torch.Tensor = self.u(self.v(x))
+        return outputs
 
 
 class FactoredEmbedding(torch.nn.Module):

@@ -59,7 +59,7 @@ def check(model: torch.nn.Module, options: Structured) -> list[str]:
             if left == cut.blocks:
                 problems.append(f"{what}: {share:g} of the {cut.blocks} that {cut.consumer} takes is none")
             else:
-                cut_layer(model, cut, torch.arange(left))
+                cut_out(model, cut, torch.arange(left))
     return problems
 
 
@@ -123,13 +123,13 @@ def _cut(model: torch.nn.Module, what: str, share: float, options: Structured, c
     counts = []
     for cut, kept in zip(cuts, keep, strict=True):
         counts.append(f"{len(kept)} of {cut.blocks}")
-        cut_layer(model, cut, kept)
+        cut_out(model, cut, kept)
     groups = " (groups of queries that share keys and values)" if _grouped(cuts) else ""
     same = counts[0] if len(set(counts)) == 1 else ", ".join(counts)
     return f"{what}{groups}: {same} stay{' in each layer' if len(set(counts)) == 1 else ''}"
 
 
-def cut_layer(model: torch.nn.Module, cut: Cut, kept: Tensor) -> None:
+def cut_out(model: torch.nn.Module, cut: Cut, kept: Tensor) -> None:
     """Keep only the structures `kept` of one cut; constraints on the weights that change are forgotten."""
     for name in (*cut.producers, cut.consumer):
         free(model, name)
