@@ -114,7 +114,7 @@ def skeleton(source: ModelSource | Path, task: str) -> torch.nn.Module:
     """
     import transformers
 
-    from handlers.architecture.conv1d import conv1d_to_linear
+    from handlers.architecture.linear_layers import to_linear_layers
 
     path = source.path if isinstance(source, ModelSource) else Path(source)
     facts = inspect_model(path, task)
@@ -123,7 +123,7 @@ def skeleton(source: ModelSource | Path, task: str) -> torch.nn.Module:
         extra["add_pooling_layer"] = False
     config = transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     auto = getattr(transformers, TASKS[task].auto_class)
-    return conv1d_to_linear(auto.from_config(config, attn_implementation="eager", trust_remote_code=False, **extra))
+    return to_linear_layers(auto.from_config(config, attn_implementation="eager", trust_remote_code=False, **extra))
 
 
 def load_model(source: ModelSource | Path, task: str) -> torch.nn.Module:
@@ -135,7 +135,7 @@ def load_model(source: ModelSource | Path, task: str) -> torch.nn.Module:
     import torch
     import transformers
 
-    from handlers.architecture.conv1d import conv1d_to_linear
+    from handlers.architecture.linear_layers import to_linear_layers
 
     path = source.path if isinstance(source, ModelSource) else Path(source)
     facts = inspect_model(path, task)
@@ -164,7 +164,7 @@ def load_model(source: ModelSource | Path, task: str) -> torch.nn.Module:
     problems = _loading_problems(info, task)
     if problems:
         raise UnsupportedModelError(f"model {path.absolute().name!r}: its weights and config.json differ:", problems)
-    model = conv1d_to_linear(model.float().eval())
+    model = to_linear_layers(model.float().eval())
     if task == "text-generation":
         # A file that holds another head than its embeddings keeps both, whatever config.json says.
         head: Any = model.get_output_embeddings()  # type: ignore[operator]  # transformers' own

@@ -9,20 +9,21 @@ from typing import Any
 
 from archiver.models.files import read_json
 
-POOLING_MODES = ("mean", "cls", "max")
+POOLING_MODES = ("mean", "cls", "max", "last")
+_SYNONYMS = {"lasttoken": "last"}  # config.json's newer form of the same
 _FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
+    "pooling_mode_lasttoken": "last",
 }
 
 
 @dataclass(frozen=True)
 class Pooling:
-    """How token vectors become one: mode "mean" (over real tokens), "cls" or "max"; then L2 normalisation, or not.
+    """How token vectors become one: mode "mean" (over real tokens), "cls", "max" or "last"; then L2 normalisation, or not.
 
     declared: False where the directory has no modules.json, so that this is sentence-transformers' own default
     max_seq_length: tokens, from sentence_bert_config.json; None when not stated
@@ -74,6 +75,7 @@ def _mode(config_path: Path, problems: list[str]) -> str:
     name = f"{config_path.parent.name}/config.json"
     declared = config.get("pooling_mode")
     modes = [declared] if isinstance(declared, str) else [mode for flag, mode in _FLAGS.items() if config.get(flag)]
+    modes = [_SYNONYMS.get(mode, mode) for mode in modes]
     if len(modes) == 1 and modes[0] in POOLING_MODES:
         return modes[0]
     if config:

@@ -41,7 +41,9 @@ HANDLERS = {
 TORCH_ONLY = {
     "anatomy.py",
     "conv1d.py",
+    "experts.py",
     "factored.py",
+    "linear_layers.py",
     "structure.py",
     "torch_decoder.py",
     "torch_encoder.py",

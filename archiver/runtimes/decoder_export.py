@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from archiver.errors import UnsupportedModelError
+from archiver.export.decoder_configs import kv_shapes
 from archiver.export.graph_weights import pack_openvino
 from archiver.export.torch_packed import export_packed
 from archiver.models.load import skeleton
@@ -55,6 +56,7 @@ def _openvino(subject: DecoderSubject, folder: Path) -> dict[str, Any]:
 
 
 def _torch(subject: DecoderSubject, folder: Path) -> dict[str, Any]:
+    kv_shapes(subject.model)  # the torch runtime pads and joins keys and values: it refuses what keeps something else
     export_packed(subject.model, plan_of(subject.model), folder)
     return {
         "requirement": requirement("transformers"),
