@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from archiver.architecture.cuts import candidates, find_cuts
 from archiver.architecture.folds import find_folds
 from archiver.architecture.layers import is_linear, layer_list
 from archiver.architecture.parts import KINDS, LayerParts
-from archiver.architecture.probe import Capture, LayerProbe, capture, run_base, stand_in
+from archiver.architecture.probe import Capture, LayerProbe, capture, stand_in
 from archiver.errors import UnsupportedModelError
 
 Module = torch.nn.Module
@@ -104,20 +105,34 @@ def _kind(layer: Module, model: Any) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def kv_shapes(model: Module) -> list[tuple[int, int]]:
-    """(key-value heads, width of a head) of each layer's cache, as the layers are now.
+@torch.inference_mode()
+def kv_shapes(model: Module) -> list[tuple[int, int, int]]:
+    """(key-value heads, width of a key, width of a value) of each layer's cache, as the layers are now.
 
-    Raises: UnsupportedModelError where the model keeps no keys and values.
+    Found by running one token: right whatever the attention is called and however it was cut.
+
+    Args:
+        model: transformers' …ForCausalLM, on a real device.
+    Raises: UnsupportedModelError where it keeps something else than keys and values [rows, heads, tokens, width].
     """
-    try:
-        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-            cache = getattr(run_base(stand_in(model), use_cache=True), "past_key_values", None)
-    except Exception as error:  # as above
-        raise UnsupportedModelError(f"{type(model).__name__} could not be traced: {error}") from error
-    layers = getattr(cache, "layers", None)
-    if not layers or any(getattr(layer, "keys", None) is None for layer in layers):
-        raise UnsupportedModelError(f"{type(model).__name__} keeps no keys and values of its layers in a cache")
-    return [(int(layer.keys.shape[1]), int(layer.keys.shape[3])) for layer in layers]
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    ids = torch.zeros(1, 1, dtype=torch.int64, device=next(model.parameters()).device)
+    with suppress(AttributeError, LookupError, RuntimeError, TypeError, ValueError):  # a model without such a cache
+        model(input_ids=ids, past_key_values=cache, use_cache=True)
+    kept = [(getattr(layer, "keys", None), getattr(layer, "values", None)) for layer in cache.layers]
+    shapes = [
+        (keys.shape[1], keys.shape[3], values.shape[3])
+        for keys, values in kept
+        if keys is not None and values is not None and keys.dim() == values.dim() == 4
+    ]
+    if not shapes or len(shapes) < len(kept):
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: not all of its layers keep keys and values of all tokens, and no runtime here "
+            "generates text from anything else"
+        )
+    return shapes
 
 
 __all__ = ["is_linear", "kv_shapes", "layer_parts"]

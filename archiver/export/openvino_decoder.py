@@ -19,14 +19,12 @@ from typing import Any
 
 import torch
 
-from archiver.architecture import kv_shapes
 from archiver.errors import UnsupportedModelError
+from archiver.export.decoder_check import IR, check_answers
+from archiver.export.decoder_configs import TASK, decoder_config
 from archiver.export.integer_constants import put_integers
 from archiver.state.plan import QuantizationPlan
 from handlers.manifest import canonical_json
-
-IR = "openvino_model.xml"
-_TASK = "text-generation"
 
 
 def export_decoder(model: torch.nn.Module, plan: QuantizationPlan | None, folder: Path) -> None:
@@ -34,15 +32,15 @@ def export_decoder(model: torch.nn.Module, plan: QuantizationPlan | None, folder
 
     model: transformers' …ForCausalLM in float32; it stays as it is. Weights that a stage moved onto a grid of integers, and
     the plan's (int8 rows), lie there as integers, see integer_constants; all others in float32.
-    UnsupportedModelError when optimum-intel is not installed.
+    UnsupportedModelError when optimum-intel is not installed, cannot trace the model, or its graph computes something else.
     """
     os.environ["OPENVINO_TELEMETRY_DISABLE"] = "1"
-    config_class = _config_class(model)
     import openvino as ov
 
     with tempfile.TemporaryDirectory() as place:
         plain = Path(place) / IR
-        _trace(model, config_class, plain)
+        _trace(model, decoder_config(model), plain)
+        check_answers(model, plain.parent)
         graph = ov.Core().read_model(plain)
         put_integers(graph, model, plan)
         # A new model around the same operations: optimum's and the converter's notes about themselves stay behind.
@@ -52,36 +50,8 @@ def export_decoder(model: torch.nn.Module, plan: QuantizationPlan | None, folder
         del graph  # which reads from the temporary file
     _forget_version(folder / IR)
     settings: dict[str, Any] = model.config.to_dict()  # type: ignore[union-attr, operator]  # transformers' own
-    config = {key: value for key, value in settings.items() if key != "_name_or_path"}
-    (folder / "config.json").write_bytes(canonical_json(config))
-
-
-def _config_class(model: torch.nn.Module) -> Any:
-    """optimum's export config of the model's family, whose example keys and values have each layer's own shape."""
-    try:
-        import optimum.exporters.openvino  # noqa: F401 - which tells TasksManager of the families
-        from optimum.exporters.tasks import TasksManager
-        from optimum.utils import DummyPastKeyValuesGenerator, DummyTextInputGenerator
-    except ImportError as error:
-        raise UnsupportedModelError(
-            f"exporting a language model to OpenVINO needs optimum-intel ({error}): pip install 'optimum-intel[openvino]'"
-        ) from error
-    shapes = kv_shapes(model)
-
-    class KeysAndValues(DummyPastKeyValuesGenerator):
-        def generate(self, *_: Any, **__: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
-            every = [(self.batch_size, heads, self.sequence_length, width) for heads, width in shapes]
-            return [(torch.zeros(shape), torch.zeros(shape)) for shape in every]
-
-    family = TasksManager.get_exporter_config_constructor(
-        "openvino", model=model, task=f"{_TASK}-with-past", library_name="transformers"
-    )
-
-    class Config(type(family(model.config))):  # type: ignore[misc]
-        DUMMY_INPUT_GENERATOR_CLASSES = (DummyTextInputGenerator, KeysAndValues)
-        DUMMY_PKV_GENERATOR_CLASS = KeysAndValues
-
-    return Config
+    kept = {key: value for key, value in settings.items() if key != "_name_or_path"}
+    (folder / "config.json").write_bytes(canonical_json(kept))
 
 
 def _trace(model: torch.nn.Module, config_class: Any, path: Path) -> None:
@@ -95,8 +65,18 @@ def _trace(model: torch.nn.Module, config_class: Any, path: Path) -> None:
             id(module.config): module.config for module in model.modules() if hasattr(module, "config")
         }.values():
             each._attn_implementation = "sdpa"
-        examples = config_class(config, task=_TASK, use_past=True, use_past_in_inputs=True)
-        export(model, examples, path, stateful=True, library_name="transformers")
+        try:
+            examples = config_class(config, task=TASK, use_past=True, use_past_in_inputs=True)
+            export(model, examples, path, stateful=True, library_name="transformers")
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise UnsupportedModelError(
+                f"{type(model).__name__}: optimum-intel cannot export it to OpenVINO: {_first_words(error)}; "
+                "set serve.runtime to auto or torch"
+            ) from error
+
+
+def _first_words(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ def load_model(source: ModelSource | Path, auto_class: str, *, base_only: bool |
     """The model as one of transformers' auto classes makes it: fp32, in eval mode, eager attention, with weights.
 
     From safetensors only, whatever float type they have; no remote code, no download. Layers that are linear but of a
-    class of transformers' own become torch's (`ordinary_linears`).
+    class of transformers' own become torch's (`to_linear_layers`).
 
     Args:
         source: the directory, or where it was found.
@@ -27,6 +27,7 @@ def load_model(source: ModelSource | Path, auto_class: str, *, base_only: bool |
     Raises: UnsupportedModelError when a weight is missing, surplus or of another shape than config.json says.
     """
     from archiver.models.checkpoint import loading_options, loading_problems
+    from handlers.architecture.linear_layers import to_linear_layers
 
     path = _path(source)
     config, cls, base_only = _class_of(path, auto_class, base_only)
@@ -48,7 +49,7 @@ def load_model(source: ModelSource | Path, auto_class: str, *, base_only: bool |
     problems = [f"{name} is missing and would be random" for name in head] + problems
     if problems:
         raise UnsupportedModelError(f"model {path.absolute().name!r}: its weights and config.json differ:", problems)
-    loaded = ordinary_linears(model.float().eval())
+    loaded = to_linear_layers(model.float().eval())
     words, head_layer = model.get_input_embeddings(), model.get_output_embeddings()
     if head_layer is not None and hasattr(head_layer, "weight"):
         # A file that holds another head than its embeddings keeps both, whatever config.json says.
@@ -64,22 +65,12 @@ def skeleton(source: ModelSource | Path, auto_class: str, *, base_only: bool | N
     import torch
 
     from archiver.models.checkpoint import model_options
+    from handlers.architecture.linear_layers import to_linear_layers
 
     config, cls, base_only = _class_of(_path(source), auto_class, base_only)
     config.dtype = torch.float32  # for the parts, too, that some classes make by another call
     model: torch.nn.Module = cls._from_config(config, attn_implementation="eager", **model_options(cls, base_only))
-    return ordinary_linears(model)
-
-
-def ordinary_linears(model: torch.nn.Module) -> torch.nn.Module:
-    """Replace, in place, layers that multiply by a weight in a class of transformers' own by torch's linear layers.
-
-    Every method of compression, every count of multiplications and the archive's own loader then meet one kind of layer.
-    Works on the meta device as well. Returns: `model`.
-    """
-    from handlers.architecture.conv1d import conv1d_to_linear
-
-    return conv1d_to_linear(model)
+    return to_linear_layers(model)
 
 
 def _class_of(path: Path, auto_class: str, base_only: bool | None) -> tuple[Any, Any, bool]:

@@ -54,7 +54,7 @@ def export(workload: Workload, folder: Path) -> Export:
 
 def key_value_width(model: Any) -> int:
     """Numbers that the KV cache keeps for one token, over all layers as they are now."""
-    return sum(2 * heads * width for heads, width in kv_shapes(model))
+    return sum(heads * (key + value) for heads, key, value in kv_shapes(model))
 
 
 def cache_blocks(serve: ServeSpec, width: int) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from handlers.architecture.conv1d import conv1d_to_linear
+from handlers.architecture.linear_layers import to_linear_layers
 from handlers.architecture.structure import load_weights
 from handlers.storage.packed import load_packed
 
@@ -61,6 +61,7 @@ def load_decoder(folder: Path, spec: Mapping[str, Any]) -> DecoderWithHead:
 
     config_dict = json.loads((folder / spec["config"]).read_text())
     config = transformers.CONFIG_MAPPING[config_dict["model_type"]].from_dict(config_dict)
-    model = conv1d_to_linear(transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager"))
+    auto = transformers.AutoModelForCausalLM
+    model = to_linear_layers(auto.from_config(config, attn_implementation="eager", dtype=torch.float32))
     weights = {name: torch.as_tensor(value) for name, value in load_packed(folder / spec["model"]).items()}
     return DecoderWithHead(load_weights(model, folder, weights))

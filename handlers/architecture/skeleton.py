@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from handlers.architecture.conv1d import conv1d_to_linear
+from handlers.architecture.linear_layers import to_linear_layers
 
 Settings = dict[str, dict[str, Any]]
 
@@ -26,7 +26,7 @@ def skeleton(model_class: Any, config: Any) -> torch.nn.Module:
     """
     with torch.device("cpu"), _parameters_without_storage(), torch.random.fork_rng(devices=[]):
         model: torch.nn.Module = model_class._from_config(copy.deepcopy(config))
-    return conv1d_to_linear(model).eval()
+    return to_linear_layers(model).eval()
 
 
 @contextmanager

@@ -60,8 +60,9 @@ def rebuild(model: torch.nn.Module, structure: Mapping[str, Any]) -> None:
         raise UnsoundArchive(f"structure.json has version {structure.get('version')!r}; this code reads {VERSION}")
     try:
         install(model, structure["factored"])
+        fits = True
         for name, (rows, columns) in structure["linears"].items():
-            resize(model.get_submodule(name), int(rows), int(columns))
+            fits &= not resize(model.get_submodule(name), int(rows), int(columns))
         for name, first in structure["shared"].items():
             owner, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(owner), attribute, model.get_parameter(first))
@@ -94,14 +95,15 @@ def load_weights(model: torch.nn.Module, folder: Path, weights: Mapping[str, tor
     return model.eval()
 
 
-def resize(module: torch.nn.Module, rows: int, columns: int) -> None:
-    """A linear layer of another size, in place; one that fits already is left alone."""
+def resize(module: torch.nn.Module, rows: int, columns: int) -> bool:
+    """A linear layer of another size, in place; one that fits already is left alone: False."""
     if not isinstance(module, torch.nn.Linear):
         raise TypeError(f"{type(module).__name__} is no linear layer")
     if (module.out_features, module.in_features) == (rows, columns):
-        return
+        return False
     weight = module.weight
     module.weight = torch.nn.Parameter(weight.new_empty(rows, columns), requires_grad=weight.requires_grad)
     if module.bias is not None and module.out_features != rows:
         module.bias = torch.nn.Parameter(weight.new_empty(rows), requires_grad=weight.requires_grad)
     module.out_features, module.in_features = rows, columns
+    return True

@@ -85,7 +85,9 @@ def test_a_cut_decoder_continues_with_a_cache_as_without(name):
         )
     assert torch.equal(found, plain)
     output = model(input_ids=IDS, use_cache=True)
-    caches = [tuple(layer.keys.shape[i] for i in (1, 3)) for layer in output.past_key_values.layers]
+    caches = [
+        tuple(layer.keys.shape[i] for i in (1, 3)) + (layer.values.shape[3],) for layer in output.past_key_values.layers
+    ]
     assert kv_shapes(model) == caches
 
 

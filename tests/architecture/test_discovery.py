@@ -127,13 +127,15 @@ def test_a_layer_that_cannot_be_run_is_refused_with_the_reason():
         assert not parts.cuts and not parts.folds
 
 
-@pytest.mark.parametrize(("name", "shape"), [("llama", (2, 8)), ("gpt2", (4, 8)), ("phi3", (2, 8)), ("falcon", (1, 8))])
+@pytest.mark.parametrize(
+    ("name", "shape"), [("llama", (2, 8, 8)), ("gpt2", (4, 8, 8)), ("phi3", (2, 8, 8)), ("falcon", (1, 8, 8))]
+)
 def test_shapes_of_keys_and_values(name, shape):
     assert kv_shapes(make(name)) == [shape] * LAYERS
 
 
 def test_an_encoder_keeps_no_keys():
-    with pytest.raises(UnsupportedModelError, match="keeps no keys and values"):
+    with pytest.raises(UnsupportedModelError, match="not all of its layers keep keys and values"):
         kv_shapes(make("distilbert"))
 
 
