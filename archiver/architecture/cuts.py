@@ -12,7 +12,8 @@ import torch
 
 from archiver.architecture.flow import Mixed, Structures, by_width, components, neurons
 from archiver.architecture.parts import KINDS, Cut
-from archiver.architecture.probe import ROWS, LayerProbe, Run, holds_experts
+from archiver.architecture.probe import LayerProbe, Run
+from archiver.architecture.stand_in import ROWS, holds_experts
 from handlers.architecture.skeleton import CONFIG, set_setting
 
 Tensor = torch.Tensor

@@ -12,9 +12,10 @@ import torch
 
 from archiver.architecture.cuts import candidates, find_cuts
 from archiver.architecture.folds import find_folds
-from archiver.architecture.layers import is_linear, layer_list
+from archiver.architecture.layers import layer_list
 from archiver.architecture.parts import KINDS, LayerParts
-from archiver.architecture.probe import Capture, LayerProbe, capture, stand_in
+from archiver.architecture.probe import LayerProbe
+from archiver.architecture.stand_in import Capture, capture, stand_in
 from archiver.errors import UnsupportedModelError
 
 Module = torch.nn.Module
@@ -133,6 +134,3 @@ def kv_shapes(model: Module) -> list[tuple[int, int, int]]:
             "generates text from anything else"
         )
     return shapes
-
-
-__all__ = ["is_linear", "kv_shapes", "layer_parts"]

@@ -52,6 +52,8 @@ def _refusal(model: Any) -> str | None:
     """Why no layer of the model can be dropped; None where layers can."""
     name, layers = layer_list(model)
     count = getattr(model.config, "num_hidden_layers", None)
+    if count is None:
+        return f"the config of {type(model).__name__} does not say how many layers there are: none can be dropped"
     if count != len(layers):
         return (
             f"{type(model).__name__} has {len(layers)} members in {name} and runs {count} layers: the same weights are "

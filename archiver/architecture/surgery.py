@@ -20,8 +20,11 @@ def cut_layer(model: torch.nn.Module, cut: Cut, kept: Tensor) -> None:
     """Keep only the structures `kept` of one cut, in place; on the meta device too. `layer_parts` follows.
 
     Args:
-        kept: [1 … blocks] int64, indices of the structures that stay, rising.
+        kept: [1 … blocks] int64, indices of the structures that stay.
+    Raises: ValueError where `kept` is empty or names structures that are not there.
     """
+    if not len(kept) or int(kept.min()) < 0 or int(kept.max()) >= cut.blocks:
+        raise ValueError(f"{cut.kind} to keep: {kept.tolist()[:8]}; one or more of 0 to {cut.blocks - 1} are allowed")
     for name, owner in cut.producers.items():
         rows = ((owner < 0) | torch.isin(owner, kept)).nonzero()[:, 0]
         _slice(model, name, 0, rows)

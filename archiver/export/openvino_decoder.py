@@ -61,10 +61,10 @@ def _trace(model: torch.nn.Module, config_class: Any, path: Path) -> None:
     with _quiet(), _as_it_was(model), torch.random.fork_rng(devices=[]):
         # Paged attention takes the place of this one operation; eager attention's many would first have to be recognised.
         # Modules whose head counts were cut may have a config of their own.
-        for each in {
-            id(module.config): module.config for module in model.modules() if hasattr(module, "config")
-        }.values():
-            each._attn_implementation = "sdpa"
+        for module in model.modules():
+            own: Any = vars(module).get("config")
+            if hasattr(own, "_attn_implementation"):
+                own._attn_implementation = "sdpa"
         try:
             examples = config_class(config, task=TASK, use_past=True, use_past_in_inputs=True)
             export(model, examples, path, stateful=True, library_name="transformers")

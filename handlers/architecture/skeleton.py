@@ -123,6 +123,6 @@ def set_setting(module: torch.nn.Module, key: str, value: Any, shared: Any) -> N
         known = getattr(owner, key)
     else:
         known = vars(module)[key]
-    if not isinstance(known, _SCALARS):
+    if key.startswith("_") or not isinstance(known, _SCALARS):
         raise TypeError(f"{key} of {type(module).__name__} is no plain number or text")
     setattr(owner, key, value)

@@ -44,6 +44,12 @@ def test_the_meta_device_shows_the_same(name):
         assert [(fold.before, fold.after) for fold in one.folds] == [(fold.before, fold.after) for fold in two.folds]
 
 
+def test_half_precision_shows_the_same():
+    parts = layer_parts(make("gemma3_text", rms_norm_eps=1e-4).to(torch.bfloat16))
+    assert [[cut.kind for cut in item.cuts] for item in parts] == [["heads", "neurons"]] * LAYERS
+    assert [[fold.offset for fold in item.folds] for item in parts] == [[1.0, 1.0, 0.0, 0.0]] * LAYERS
+
+
 def test_fused_rows_by_hand():
     """GPT-NeoX has queries, keys and values head by head, Phi-3 all queries first: two query heads to a key."""
     cut = layer_parts(make("gpt_neox"))[0].of_kind("heads")[0]

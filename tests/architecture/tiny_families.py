@@ -16,7 +16,7 @@ SIZES: dict[str, Any] = {
     "intermediate_size": 48, "head_dim": 8, "n_embd": 32, "n_layer": LAYERS, "n_head": 4, "n_inner": 48, "dim": 32,
     "n_layers": LAYERS, "n_heads": 4, "hidden_dim": 48, "embedding_size": 32, "max_position_embeddings": 64,
     "n_positions": 64, "ffn_dim": 48, "word_embed_proj_dim": 32, "num_local_experts": 4, "num_experts": 4,
-    "num_experts_per_tok": 2, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 40, "true_hidden_size": 32,
+    "num_experts_per_tok": 2, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 48, "true_hidden_size": 32,
     "intra_bottleneck_size": 32, "global_attn_every_n_layers": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
 
@@ -100,7 +100,7 @@ FAMILIES: dict[str, Family] = {
     "starcoder2": _decoder(3),
     "olmo2": _decoder(1, heads=()),  # a norm runs over the queries of all heads
     "mixtral": _decoder(2, neurons=()),  # experts
-    "qwen2_moe": _decoder(3, neurons=(40,)),  # the expert that takes every token
+    "qwen2_moe": _decoder(3, neurons=(48,)),  # the expert that takes every token
     "qwen3_moe": _decoder(2, neurons=()),
     "cohere": _decoder(3),
     "cohere-norms": _decoder(3, model_type="cohere", fields={"use_qk_norm": True}),

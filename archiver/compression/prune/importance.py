@@ -94,7 +94,8 @@ def _taylor(model: torch.nn.Module, cuts: Sequence[Cut], context: StageContext, 
                     change: Any = 0
                     for x in seen[cut.consumer]:
                         assert x.grad is not None
-                        change = change + (x * x.grad).detach().flatten(1, -2).sum(1)  # [texts, features]: over tokens
+                        by_text = (x * x.grad).detach().reshape(len(batch["input_ids"]), -1, x.shape[-1])
+                        change = change + by_text.sum(1)  # [texts, features]: over tokens
                     score += per_block(change, cut).abs().sum(0)
                 seen.clear()
                 model.zero_grad(set_to_none=True)

@@ -72,10 +72,9 @@ def _check_layers(model: torch.nn.Module, options: Structured) -> list[str]:
             ]
         keep_layers(model, options.layers)
     elif options.layers is not None:
-        removed = round(count * options.layers)
+        may_go, removed = removable(model), round(count * options.layers)
         if not 0 < removed < count:
             return [f"layers: {options.layers:g} of {count} layers is {removed}; at least one must go and one stay"]
-        may_go = removable(model)
         if removed > len(may_go):
             return [f"layers: {options.layers:g} of {count} layers is {removed}; {len(may_go)} can be dropped"]
         gone = may_go[len(may_go) - removed :]
