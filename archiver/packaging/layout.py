@@ -159,4 +159,5 @@ def seal(folder: Path, facts: Mapping[str, Any], examples: list[Any], timings: M
 
 
 def write_serving(folder: Path, serving: Mapping[str, Any]) -> None:
+    """Write serving.json, what the worker must know that is not in the model's files."""
     (folder / SERVING).write_bytes(canonical_json(dict(serving)))

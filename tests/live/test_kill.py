@@ -14,7 +14,6 @@ from live_client import Grpc, Rest
 from served import Served
 
 from archiver.torchserve.server import TorchServe
-from handlers.examples import answer_difference
 from handlers.inputs.text import TextInput
 
 BACK_SECONDS = 15
@@ -83,7 +82,7 @@ def _ask(
                 seen.errors[reply.status] += 1
                 time.sleep(0.05)
                 continue
-            if answer_difference(expected[text], reply.value) > served.tolerance:
+            if served.handler.compare(expected[text], reply.value) > served.tolerance:
                 seen.wrong.append(f"{text!r}: {reply.body[:200]!r}")
             seen.good.append(time.monotonic())
             time.sleep(0.005)

@@ -13,7 +13,6 @@ from malformed import Case, cases
 from served import Served
 
 from archiver.torchserve.server import TorchServe
-from handlers.examples import answer_difference
 from handlers.inputs.text import TextInput
 
 COUNT = 2000
@@ -83,7 +82,10 @@ def _client(
                 reply = rest.post(name, body) if index % 16 else grpc.predict(name, body)
                 (expected,) = archives[name].handler.respond([TextInput(text)])
                 sent["right"] += 1
-                if reply.status != 200 or answer_difference(expected, reply.value) > archives[name].tolerance:
+                if (
+                    reply.status != 200
+                    or archives[name].handler.compare(expected, reply.value) > archives[name].tolerance
+                ):
                     wrong.append(f"right request {text!r} to {name}: {reply.status} {reply.body[:200]!r}")
     return wrong, sent
 

@@ -14,7 +14,6 @@ from live_client import FORM, JSON, Grpc, Reply, Rest, multipart
 from served import MAX_INPUTS, MAX_LENGTH, Served
 
 from archiver.torchserve.server import TorchServe
-from handlers.examples import answer_difference
 from handlers.inputs.text import TextInput
 
 NAMES = ("films", "pairs", "tags", "vectors", "plain")
@@ -43,7 +42,7 @@ def _check(reply: Reply, served: Served, inputs: list[TextInput], single: bool, 
     expected = served.handler.respond(inputs, parameters)
     assert len(answers) == len(expected)
     for answer, right in zip(answers, expected, strict=True):
-        assert answer_difference(right, answer) <= served.tolerance
+        assert served.handler.compare(right, answer) <= served.tolerance
 
 
 def _refused(reply: Reply, *parts: str) -> None:
