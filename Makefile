@@ -1,6 +1,6 @@
 # Targets are explained in README.md. Everything is installed into .venv; nothing outside this folder is touched.
 SHELL := /bin/bash
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 QUICK ?=
 RECIPE ?= archiver/recipes/default.yaml
 SET ?=
@@ -8,13 +8,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup archive serve stop test lint bench bench-compression bench-generation clean
+.PHONY: setup archive serve stop test lint check-lock bench bench-compression bench-generation clean
 .DELETE_ON_ERROR:
+
+# 3.11 is what the tests run on: 3.12 and 3.13 get a warning, any other Python is refused.
+define PYTHON_CHECK
+import sys
+found = "%d.%d" % sys.version_info[:2]
+if found not in ("3.11", "3.12", "3.13"):
+    sys.exit(f"Python 3.11, 3.12 or 3.13 is needed, {sys.executable} is {found}: make setup PYTHON=/path/to/python3.11")
+if found != "3.11":
+    print(f"warning: the tests are run on Python 3.11; for {found} only the locked dependencies are known to resolve", file=sys.stderr)
+endef
+export PYTHON_CHECK
 
 setup: $(STAMP)
 
 $(STAMP): requirements.lock requirements-no-deps.lock setup.cfg pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v == (3, 11) else f"Python 3.11 is needed, {sys.executable} is {v[0]}.{v[1]}: make setup PYTHON=/path/to/python3.11")'
+	@$(PYTHON) -c "$$PYTHON_CHECK"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the locked dependencies into $(VENV) (some minutes the first time)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
@@ -38,6 +49,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check-lock: setup
+	$(BIN)/python tools/check_lock.py
 
 bench: setup
 	QUICK=$(QUICK) $(BIN)/python -m benchmarks.table
@@ -49,5 +64,5 @@ bench-generation: setup
 	$(BIN)/python -m benchmarks.generation
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
 	find archiver handlers tests -name __pycache__ -type d -prune -exec rm -rf {} +

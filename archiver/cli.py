@@ -109,7 +109,7 @@ def _init(options: argparse.Namespace) -> int:
 
 def _build(options: argparse.Namespace) -> int:
     from archiver.progress import Progress
-    from archiver.spec import load_recipe
+    from archiver.recipe.load import load_recipe
 
     progress = Progress()
     recipe = load_recipe(options.recipe, options.set)

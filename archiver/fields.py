@@ -25,6 +25,7 @@ class Allowed:
         which `says` puts in words
     choices: for strings the only values; for numbers words allowed beside a number ("auto")
     minimum, maximum: inclusive bounds of a number; above: an exclusive lower bound
+    search: the values worth trying when a search is run over the option; empty: it is left at its default
     """
 
     kind: Kind
@@ -36,6 +37,7 @@ class Allowed:
     parse: Callable[[Any], Any] | None = None
     says: str = ""
     of: type | None = None
+    search: tuple[Any, ...] = ()
 
     def describe(self) -> str:
         """What is allowed, in words: "an integer from 1 to 64, or auto"."""
@@ -105,7 +107,7 @@ class Allowed:
 
 
 def option(kind: Kind, default: Any = REQUIRED, **allowed: Any) -> Any:
-    """A dataclass field of this kind; `allowed` as in `Allowed` (choices, minimum, maximum, above, help, parse)."""
+    """A dataclass field of this kind; `allowed` as in `Allowed` (choices, minimum, maximum, above, help, parse, search)."""
     return dataclasses.field(default=default, metadata={"option": Allowed(kind=kind, **allowed)})
 
 

@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 import tiny_models
 import yaml
+from once import once
 
+from archiver.packaging.mar import extracted
 from archiver.pipeline import build as pipeline
 from archiver.progress import Progress
-from archiver.spec import Recipe, load_recipe
+from archiver.recipe.load import load_recipe
+from archiver.spec import Recipe
+from handlers.manifest import read_manifest, read_timings
 
 SENTENCES = (*tiny_models.SENTENCES, "good", "two men and three women in one long short story without sound")
-_done: dict[str, pipeline.Built] = {}
 
 
 def write_recipe(folder: Path, model: Path, *, kind: str = "label", **more: Any) -> Path:
@@ -61,14 +64,17 @@ def build(recipe: Recipe, store: Path) -> pipeline.Built:
 
 
 def small_archive(tiny_model: Any, tmp_path_factory: pytest.TempPathFactory) -> pipeline.Built:
-    """A dynamic-int8 classifier on ONNX Runtime, built once per test session; copy it before you change it."""
-    if "small" not in _done:
-        folder = tmp_path_factory.mktemp("small")
+    """A dynamic-int8 classifier on ONNX Runtime, built once per test run; copy it before you change it."""
+
+    def fill(folder: Path) -> None:
         recipe = recipe_of(
             folder, tiny_model(num_hidden_layers=1), compress=quantize("dynamic-int8"), serve={"runtime": "onnxruntime"}
         )
-        _done["small"] = build(recipe, folder / "store")
-    return _done["small"]
+        build(recipe, folder / "store")
+
+    path = once(tmp_path_factory, "small", fill) / "store" / "tiny.mar"
+    with extracted(path) as (folder, _):
+        return pipeline.Built(path, read_manifest(folder), read_timings(folder))
 
 
 def heed_interrupts() -> None:

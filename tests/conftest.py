@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from once import once
 from tiny_models import SENTENCES, build_tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # Tiny models: threads that wait for each other at every operation are slower than one, and on a busy machine far slower.
 os.environ.setdefault("MARPRESS_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist loadfile`, where tests/live is one file: its tests share one TorchServe."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class LiveTogether(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return str(Path(file).parent) if Path(file).parent.name == "live" else file
+
+    return LiveTogether(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -47,14 +64,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
     kind: bert, roberta, xlm-roberta, camembert, distilbert or electra; config: overrides of its transformers config
     """
-    built: dict[str, Path] = {}
 
     def build(kind: str = "bert", task: str = "text-classification", **config: object) -> Path:
-        key = f"{kind}-{task}-{sorted(config.items())}"
-        if key not in built:
-            path = tmp_path_factory.mktemp(f"tiny-{kind}", numbered=True)
-            build_tiny_model(path, kind, task, **config)
-            built[key] = path
-        return built[key]
+        key = hashlib.sha256(f"{task} {sorted(config.items())}".encode()).hexdigest()[:12]
+        return once(tmp_path_factory, f"tiny/{kind}-{key}", lambda path: build_tiny_model(path, kind, task, **config))
 
     return build

@@ -7,11 +7,12 @@ import copy
 import pytest
 import torch
 import transformers
+from objectives import OBJECTIVES
 
 from archiver.compression import METHODS
-from archiver.compression.context import Examples
+from archiver.compression.context import StageContext
 from archiver.compression.modules import linear_names
-from archiver.compression.quantize.mixed import cheapest_path, choose_bits, headline_drop, stacked
+from archiver.compression.quantize.mixed import cheapest_path, choose_bits, stacked
 from archiver.compression.quantize.options import Binary, Codebook, FixedPoint, Mixed, Ternary, WeightOnly
 from archiver.compression.retrain.options import Retrain
 from archiver.compression.retrain.training import train
@@ -31,11 +32,11 @@ def tiny() -> EncoderWithHead:
             for parameter in model.parameters():
                 if parameter.dim() == 2:
                     parameter.mul_(4.0)
-    return EncoderWithHead(model.eval(), "text-classification", None)
+    return EncoderWithHead(model.eval())
 
 
 @pytest.fixture
-def examples() -> Examples:
+def examples() -> StageContext:
     module = tiny()
     teacher = copy.deepcopy(module)
     generator = torch.Generator().manual_seed(0)
@@ -52,10 +53,10 @@ def examples() -> Examples:
         return {"agreement": agree, "cross_entropy": sum((a - b).square().mean().item() for a, b in pairs)}
 
     one_each = [{key: value[[row]] for key, value in batch.items()} for batch in batches[:2] for row in range(16)]
-    return Examples(
+    return StageContext(
         module,
         teacher,
-        "text-classification",
+        OBJECTIVES["text-classification"],
         lambda samples: one_each[:samples],
         lambda size, seed: batches,
         distance,
@@ -78,7 +79,7 @@ STAGES = {
 METHOD = {"gptq": "weight-only", "learned": "binary", "progressive": "binary"}
 
 
-def run(kind: str, examples: Examples, aware: Retrain | None) -> torch.nn.Module:
+def run(kind: str, examples: StageContext, aware: Retrain | None) -> torch.nn.Module:
     import dataclasses
 
     verb, options = STAGES[kind]
@@ -89,7 +90,7 @@ def run(kind: str, examples: Examples, aware: Retrain | None) -> torch.nn.Module
 
 @pytest.mark.parametrize("kind", STAGES)
 def test_training_makes_up_for_rounding_and_the_grid_holds(kind, examples):
-    plain = Examples(**{**vars(examples), "module": copy.deepcopy(examples.module)})
+    plain = StageContext(**{**vars(examples), "module": copy.deepcopy(examples.module)})
     run(kind, plain, None)
     with torch.no_grad():
         lost = sum((plain.module(**b) - examples.teacher(**b)).square().mean().item() for b in examples.train(16, 0))
@@ -143,13 +144,21 @@ def test_path_by_hand():
 
 
 def test_headline():
-    assert headline_drop({"accuracy": 0.9, "agreement": 1.0}, {"accuracy": 0.88, "agreement": 0.5}) == (
-        "accuracy",
-        pytest.approx(0.02),
-    )
-    assert headline_drop({"perplexity": 20.0}, {"perplexity": 21.0}) == ("perplexity", pytest.approx(0.05))
-    with pytest.raises(DataError, match="give it labels"):
-        headline_drop({}, {})
+    labelled, original = OBJECTIVES["text-classification"], {"accuracy": 0.9, "agreement": 1.0}
+    assert labelled.headline_drop(original, {"accuracy": 0.88, "agreement": 0.5}) == ("accuracy", pytest.approx(0.02))
+    assert labelled.headline_drop({"agreement": 1.0}, {"agreement": 0.5}) == ("agreement", 0.5)
+    language = OBJECTIVES["text-generation"]
+    assert language.headline_drop({"perplexity": 20.0}, {"perplexity": 21.0}) == ("perplexity", pytest.approx(0.05))
+    with pytest.raises(DataError, match="mixed: nothing can be measured .* give it labels"):
+        labelled.headline_drop({}, {})
+
+
+def test_the_finest_metric_that_was_measured():
+    assert OBJECTIVES["text-classification"].fine_score({"accuracy": 0.9, "cross_entropy": 0.3}) == 0.3
+    assert OBJECTIVES["text-generation"].fine_score({"perplexity": 9.0, "agreement": 0.5}) == 9.0
+    assert OBJECTIVES["feature-extraction"].fine_score({"cosine": 0.75}) == -0.75
+    with pytest.raises(DataError, match="nothing can be measured .* give it labels"):
+        OBJECTIVES["text-classification"].fine_score({"accuracy": 0.9})
 
 
 def test_texts_of_one_length_run_together():

@@ -7,11 +7,12 @@ import copy
 import pytest
 import torch
 import transformers
-from stage_examples import calibrated_on
+from stage_context import calibrated_on
 
+from archiver.architecture import Fold
 from archiver.compression.modules import linear_names
 from archiver.compression.quantize.awq import awq_model, channel_scale, clipped_scales, output_error, search_alpha
-from archiver.compression.quantize.awq_folding import Fold, folds_of
+from archiver.compression.quantize.awq_folding import folds_of
 from archiver.compression.quantize.grids import grouped, round_to_nearest, to_grid
 from archiver.compression.quantize.options import WeightOnly
 from archiver.compression.quantize.quantizers import Grid
@@ -153,7 +154,7 @@ def test_no_fold_where_it_would_reach_others():
 
 
 def test_tied_heads_by_hand():
-    fold = Fold("v", ("o",), heads=2, head_size=1, repeats=2)
+    fold = Fold("v", ("o",), torch.tensor([0, 0, 1, 1]))
     assert fold.tied(torch.tensor([1.0, 3.0, 5.0, 7.0])).tolist() == [2.0, 2.0, 6.0, 6.0]
 
 

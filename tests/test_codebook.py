@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from stage_examples import calibrated_on
+from stage_context import calibrated_on
 
 from archiver.compression.quantize.options import Codebook
-from archiver.compression.quantize.weights import check_codebook
+from archiver.compression.quantize.targets import check_codebook
 from archiver.compression.share.codebook import CodebookConstraint, build_codebook, codebook, kmeans
 from archiver.state.constraints import Mask, constrain, constrained, state_of
 

@@ -17,10 +17,10 @@ POSITIONS = {"text": 0, "label": 1}
 
 @pytest.fixture
 def read(tmp_path):
-    def read(name: str, content: str | bytes, columns=None, task="text-classification", **options):
+    def read(name: str, content: str | bytes, columns=None, **options):
         path = tmp_path / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return read_examples(path, columns, task=task, **options)
+        return read_examples(path, columns, **options)
 
     return read
 
@@ -33,10 +33,7 @@ def problems_of(read, *arguments, **options) -> list[str]:
 
 def test_sst2(shared) -> None:
     folder = shared / "data" / "sst2"
-    dev, train = (
-        read_examples(folder / name, POSITIONS, task="text-classification", id2label=LABELS)
-        for name in ("dev.tsv", "train.tsv")
-    )
+    dev, train = (read_examples(folder / name, POSITIONS, id2label=LABELS) for name in ("dev.tsv", "train.tsv"))
     assert (len(dev), len(train)) == (872, 6920)
     assert dev[0] == Example("one long string of cliches", None, 0)
     assert {example.label for example in dev} == {0, 1}
@@ -44,7 +41,7 @@ def test_sst2(shared) -> None:
 
 def test_stsb_pairs_with_scores(shared) -> None:
     columns = {"text": 0, "text_pair": 1, "label": 2}
-    dev = read_examples(shared / "data" / "stsb" / "dev.csv", columns, task="feature-extraction")
+    dev = read_examples(shared / "data" / "stsb" / "dev.csv", columns, labels="score")
     assert len(dev) == 1500
     assert dev[1] == Example("A young child is riding a horse.", "A child is riding a horse.", 4.75)
     assert all(isinstance(example.label, float) and 0 <= example.label <= 5 for example in dev)
@@ -149,11 +146,9 @@ def test_empty_files(read, content) -> None:
 
 def test_files_that_cannot_be_read(tmp_path) -> None:
     with pytest.raises(DataError, match=r"gone.tsv cannot be read: No such file or directory"):
-        read_examples(tmp_path / "gone.tsv", POSITIONS, task="text-classification")
+        read_examples(tmp_path / "gone.tsv", POSITIONS)
     with pytest.raises(DataError, match=r"x.xlsx has the suffix '.xlsx'; allowed: .tsv, .csv, .jsonl, .ndjson, .txt"):
-        read_examples(tmp_path / "x.xlsx", task="text-classification")
-    with pytest.raises(DataError, match="unknown task 'x'; allowed: text-classification"):
-        read_examples(tmp_path / "x.tsv", task="x")
+        read_examples(tmp_path / "x.xlsx")
 
 
 def test_limit_stops_before_later_rows(read) -> None:
@@ -181,15 +176,15 @@ def test_a_labels_name_comes_before_its_id(read) -> None:
 
 def test_scores(read) -> None:
     assert read("a.tsv", "a\t0.25\n", POSITIONS, id2label={0: "LABEL_0"})[0].label == 0.25
-    assert "must be a finite number" in problems_of(read, "a.tsv", "a\tnan\n", POSITIONS, task="feature-extraction")[0]
+    assert "must be a finite number" in problems_of(read, "a.tsv", "a\tnan\n", POSITIONS, labels="score")[0]
 
 
 def test_hub_without_datasets(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match="hub://glue/sst2:train needs the package datasets: pip install datasets"):
-        read_examples("hub://glue/sst2:train", {"text": "sentence"}, task="text-classification")
+        read_examples("hub://glue/sst2:train", {"text": "sentence"})
     with pytest.raises(DataError, match="has names, not positions"):
-        read_examples("hub://glue/sst2:train", POSITIONS, task="text-classification")
+        read_examples("hub://glue/sst2:train", POSITIONS)
 
 
 def test_hub_with_datasets(monkeypatch) -> None:
@@ -205,12 +200,12 @@ def test_hub_with_datasets(monkeypatch) -> None:
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
     columns = {"text": "sentence", "label": "label"}
-    found = read_examples("hub://glue/sst2:train", columns, task="text-classification", id2label=LABELS, limit=2)
+    found = read_examples("hub://glue/sst2:train", columns, id2label=LABELS, limit=2)
     assert [example.label for example in found] == [1, 0]
     with pytest.raises(DataError, match=r"(?s)1 mistake.*hub://org/glue/sst2:train\[:3\]:3: text is empty"):
-        read_examples("hub://org/glue/sst2:train[:3]", columns, task="text-classification")
+        read_examples("hub://org/glue/sst2:train[:3]", columns)
     with pytest.raises(DataError, match="hub://bad:x cannot be read: unknown split; check its name"):
-        read_examples("hub://bad:x", columns, task="text-classification")
+        read_examples("hub://bad:x", columns)
     assert asked == [
         ("glue/sst2", None, "train"),
         ("glue", "sst2", "train"),
@@ -226,11 +221,11 @@ def test_embedded_text() -> None:
     assert len(set(train)) == len(train)
     assert all(3 <= len(sentence.split()) <= 60 for sentence in train + validation)
     assert embedded_sentences("train") == train
-    found = read_examples("embedded:cpython:train", task="feature-extraction", limit=300)
+    found = read_examples("embedded:cpython:train", labels="score", limit=300)
     assert [example.text for example in found] == train[:300]
     for source in ("embedded:cpython:test", "embedded:cpython", "embedded:perl:train"):
         with pytest.raises(DataError, match="allowed: "):
-            read_examples(source, task="feature-extraction")
+            read_examples(source, labels="score")
 
 
 def test_sentences_are_prose() -> None:

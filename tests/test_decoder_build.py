@@ -13,20 +13,21 @@ import pytest
 import torch
 import yaml
 from built import build, quantize
+from task_models import load_model
 from tiny_models import DECODERS, SENTENCES
 from tokenizers import Tokenizer
 from torchserve_side import ask
 
 from archiver.errors import GateFailed, RecipeError
 from archiver.export.torch_packed import export_packed
-from archiver.models.load import load_model
 from archiver.packaging.entry import handler_of
 from archiver.packaging.mar import extracted
 from archiver.pipeline.check import check
+from archiver.recipe.load import load_recipe
 from archiver.recipe.starter import write_recipe
 from archiver.report.inspection import inspect_mar
 from archiver.report.summary import summarize
-from archiver.spec import Recipe, load_recipe
+from archiver.spec import Recipe
 from handlers.architecture.decoder import DecoderWithHead, load_decoder
 from handlers.examples import check_examples
 from handlers.inputs.text import TextInput

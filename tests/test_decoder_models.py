@@ -10,11 +10,12 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from task_models import inspect_model, load_model, skeleton
 from tiny_models import DECODERS
 
 from archiver.errors import UnsupportedModelError
-from archiver.models.facts import default_task, inspect_model
-from archiver.models.load import load_model, skeleton
+from archiver.models.facts import UNBOUNDED
+from archiver.tasks import default_task
 from handlers.architecture.conv1d import conv1d_to_linear
 
 TASK = "text-generation"
@@ -35,16 +36,19 @@ def changed(path: Path, folder: Path, **config: object) -> Path:
     return copy
 
 
-@pytest.mark.parametrize("kind", DECODERS)
+FAMILIES = (*DECODERS, "qwen3", "gemma3_text", "phi3", "gpt_neox")
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
 def test_facts(tiny_model, kind) -> None:
     facts = inspect_model(tiny_model(kind, TASK), TASK)
-    assert facts.decoder and default_task(facts) == TASK
+    assert facts.causal and default_task(tiny_model(kind, TASK)) == TASK
     assert (facts.num_layers, facts.hidden_size, facts.max_positions, facts.vocab_size) == (2, 32, 64, 400)
     assert (facts.pad_token_id, facts.end_token_ids, facts.id2label) == (1, (2,), {})
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize("kind", FAMILIES)
 def test_loads_as_transformers_does(tiny_model, kind, tied) -> None:
     path = tiny_model(kind, TASK, tie_word_embeddings=tied)
     model = load_model(path, TASK)
@@ -54,7 +58,7 @@ def test_loads_as_transformers_does(tiny_model, kind, tied) -> None:
     ids = torch.arange(5, 25).reshape(2, 10)
     with torch.no_grad():
         torch.testing.assert_close(model(ids).logits, reference(ids).logits, rtol=0, atol=1e-5)
-    assert (model.lm_head.weight is model.get_input_embeddings().weight) == tied
+    assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) == tied
     assert not any(type(module).__name__ == "Conv1D" for module in model.modules())
     with torch.device("meta"):
         bare = skeleton(path, TASK)
@@ -82,13 +86,31 @@ def test_a_file_with_a_head_of_its_own_keeps_it(tiny_model, tmp_path) -> None:
 
 def test_what_cannot_be_used(tiny_model, tmp_path) -> None:
     tied = tiny_model("llama", TASK, tie_word_embeddings=True)
-    assert "have no lm_head.weight" in refused(changed(tied, tmp_path / "a", tie_word_embeddings=False))
-    assert "max_position_embeddings is None" in refused(changed(tied, tmp_path / "b", max_position_embeddings=None))
+    found = refused(changed(tied, tmp_path / "a", tie_word_embeddings=False))
+    assert "it has no head for text-generation (lm_head.weight; its architecture is LlamaForCausalLM)" in found
+    assert "max_position_embeddings is 1; allowed" in refused(changed(tied, tmp_path / "b", max_position_embeddings=1))
     assert "cross-attention" in refused(changed(tied, tmp_path / "c", add_cross_attention=True))
-    assert "is a decoder, the task is 'text-classification'; allowed: text-generation" in refused(
+    assert "it has no head for text-classification (score.weight; its architecture is LlamaForCausalLM)" in refused(
         tied, "text-classification"
     )
-    assert "model_type bert is an encoder, text-generation needs one of llama" in refused(tiny_model("bert"))
+    assert "model_type 'bert' is an encoder, whose tokens see those behind them too: text-generation needs" in refused(
+        tiny_model("bert")
+    )
+    assert "transformers has no AutoModelForCausalLM for model_type 'distilbert'" in refused(tiny_model("distilbert"))
+    # A classifier on top of a language model predicts no tokens.
+    assert "it has no head for text-generation (lm_head.weight" in refused(tiny_model("qwen3", "text-classification"))
+
+
+def test_positions_that_nothing_bounds(tiny_model, tmp_path) -> None:
+    path = tiny_model("bloom", TASK, hidden_size=32, n_layer=2, n_head=4, max_position_embeddings=None)
+    assert inspect_model(changed(path, tmp_path), TASK).max_positions == UNBOUNDED
+
+
+def test_attention_that_is_made_bidirectional_is_no_language_model(tiny_model, tmp_path) -> None:
+    path = changed(tiny_model("gemma3_text", TASK), tmp_path, use_bidirectional_attention=True)
+    assert "model_type 'gemma3_text' is an encoder" in refused(path)
+    facts = inspect_model(path, "feature-extraction")
+    assert (facts.causal, facts.pooling.mode) == (False, "mean")
 
 
 def test_a_surplus_layer_is_refused(tiny_model, tmp_path) -> None:
@@ -112,3 +134,19 @@ def test_end_tokens_of_generation_config_win(tiny_model, tmp_path) -> None:
     assert inspect_model(path, TASK).end_token_ids == (2, 7)
     (path / "generation_config.json").write_text('{"eos_token_id": ["x"]}')
     assert "eos_token_id is ['x']; allowed: a token's id, or a list of ids" in refused(path)
+
+
+def test_experts_are_matched_as_transformers_fuses_them(tiny_model, tmp_path) -> None:
+    """A file holds each expert's matrices, the model one tensor of all: a missing one is found, a surplus one too."""
+    sizes = {"num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 8}
+    path = changed(tiny_model("mixtral", TASK, **sizes), tmp_path)
+    tensors = load_file(path / "model.safetensors")
+    assert any("experts.1.w1" in name for name in tensors)
+    assert inspect_model(path, TASK).num_parameters == sum(tensor.numel() for tensor in tensors.values())
+    load_model(path, TASK)
+    tensors["model.layers.2.block_sparse_moe.gate.weight"] = torch.zeros(2, 32)
+    del tensors["model.layers.0.block_sparse_moe.experts.1.w2.weight"]
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    found = refused(path)
+    assert "model.layers.2.mlp.gate.weight is in the file and has no place by config.json" in found
+    assert "model.layers.0.mlp.experts.down_proj is [1, 32, 64] in the file, [2, 32, 64] by config.json" in found

@@ -8,14 +8,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from task_models import inspect_model
 
 from archiver.data.files import Row
 from archiver.data.windows import cut_windows, read_text, windows_of
 from archiver.errors import DataError
 from archiver.evaluation.perplexity import language_metrics, predict_windows
-from archiver.models.load import inspect_model, resolve_model
+from archiver.models.source import resolve_model
 from archiver.spec import DataSpec, Recipe
-from archiver.tasks.text.generation_workload import DecoderSubject, context_of
+from archiver.tasks import TASKS
+from archiver.tasks.text.generation import context_of
+from archiver.tasks.text.generation_workload import GenerationWorkload
 
 TASK = "text-generation"
 
@@ -91,63 +94,67 @@ def test_texts(tmp_path, monkeypatch) -> None:
 
 
 @pytest.fixture
-def subject(tiny_model, sentences) -> DecoderSubject:
+def workload(tiny_model, sentences) -> GenerationWorkload:
     path = tiny_model("llama", TASK)
     recipe = Recipe("x", "1", TASK, path, DataSpec(context=16))
     text = "\n".join(sentences) * 4
-    return DecoderSubject.load(recipe, resolve_model(path), inspect_model(path, TASK), text, text)
+    return TASKS[TASK].load(recipe, resolve_model(path), inspect_model(path, TASK), [text], [text])
 
 
-def test_subject(subject) -> None:
-    assert subject.original_metrics == subject.measure()
-    assert subject.original_metrics["agreement"] == 1.0
-    count = len(windows_of(subject.train, subject.tokenizer_bytes, 16))
-    batches = subject.training_batches(4, seed=1)
+def test_subject(workload) -> None:
+    assert workload.original_metrics == workload.measure()
+    assert workload.original_metrics["agreement"] == 1.0
+    count = len(windows_of(workload.train, workload.tokenizer_bytes, 16))
+    batches = workload.training_batches(4, seed=1)
     assert sum(len(batch["input_ids"]) for batch in batches) == count
     assert all(batch["labels"] is batch["input_ids"] and batch["attention_mask"].all() for batch in batches)
-    assert all((a["labels"] == b["labels"]).all() for a, b in zip(batches, subject.training_batches(4, 1), strict=True))
-    first, second = (list(map(str, torch.cat([b["labels"] for b in subject.training_batches(4, s)]))) for s in (1, 2))
+    assert all(
+        (a["labels"] == b["labels"]).all() for a, b in zip(batches, workload.training_batches(4, 1), strict=True)
+    )
+    first, second = (list(map(str, torch.cat([b["labels"] for b in workload.training_batches(4, s)]))) for s in (1, 2))
     assert first != second and sorted(first) == sorted(second)
-    calibration = subject.calibration_batches(3)
+    calibration = workload.calibration_batches(3)
     assert [batch["input_ids"].shape for batch in calibration] == [(1, 16)] * 3
-    assert calibration[0]["input_ids"][0].tolist() == windows_of(subject.train, subject.tokenizer_bytes, 16)[0].tolist()
-    (batch,) = subject.speed_batches()
-    assert subject.items_of(batch) == batch["input_ids"].size and subject.unit == "tokens"
-    assert subject.run_of(subject.original)(batch).shape == (*batch["input_ids"].shape, 400)
-    assert subject.extent == {"examples": min(count, 200), "context": 16}
+    assert (
+        calibration[0]["input_ids"][0].tolist() == windows_of(workload.train, workload.tokenizer_bytes, 16)[0].tolist()
+    )
+    (batch,) = workload.speed_batches()
+    assert workload.items_of(batch) == batch["input_ids"].size and workload.task.unit == "tokens"
+    assert workload.run_of(workload.original)(batch).shape == (*batch["input_ids"].shape, 400)
+    assert workload.extent == {"examples": min(count, 200), "context": 16}
 
 
-def test_measure_sees_the_change(subject) -> None:
+def test_measure_sees_the_change(workload) -> None:
     with torch.no_grad():
-        subject.model.lm_head.weight.zero_()  # every one of 400 tokens is as likely as the others
-    after = subject.measure()
+        workload.model.lm_head.weight.zero_()  # every one of 400 tokens is as likely as the others
+    after = workload.measure()
     assert after["perplexity"] == pytest.approx(400, abs=0.01)
     assert after["agreement"] < 0.2
 
 
-def test_padding_on_either_side_changes_no_answer(subject) -> None:
+def test_padding_on_either_side_changes_no_answer(workload) -> None:
     ids = torch.tensor([[5, 6, 7, 8]])
     right = torch.tensor([[5, 6, 7, 8, 1, 1]]), torch.tensor([[1, 1, 1, 1, 0, 0]])
     left = torch.tensor([[1, 1, 5, 6, 7, 8]]), torch.tensor([[0, 0, 1, 1, 1, 1]])
     with torch.no_grad():
-        alone = subject.module(ids)[0]
-        torch.testing.assert_close(subject.module(*right)[0, :4], alone, rtol=0, atol=1e-4)
-        torch.testing.assert_close(subject.module(*left)[0, 2:], alone, rtol=0, atol=1e-4)
+        alone = workload.module(ids)[0]
+        torch.testing.assert_close(workload.module(*right)[0, :4], alone, rtol=0, atol=1e-4)
+        torch.testing.assert_close(workload.module(*left)[0, 2:], alone, rtol=0, atol=1e-4)
 
 
-def test_tokens_that_are_gone_still_agree(subject) -> None:
+def test_tokens_that_are_gone_still_agree(workload) -> None:
     """Only the last ids are gone, and no text has them: every number stays."""
     from archiver.state.constraints import state_of
 
-    before = subject.original_metrics
-    used = int(max(subject.windows(subject.tokenizer_bytes).max(), predict_windows(
-        subject.original, subject.windows(subject.tokenizer_bytes)
+    before = workload.original_metrics
+    used = int(max(workload.windows(workload.tokenizer_bytes).max(), predict_windows(
+        workload.original, workload.windows(workload.tokenizer_bytes)
     ).best.max())) + 1  # fmt: skip
     order = torch.arange(used)
-    state = state_of(subject.model)
-    state.old_ids, state.tokenizer_json = order, subject.tokenizer_bytes
-    assert subject.measure()["agreement"] == before["agreement"] == 1.0
-    assert subject.pad_id == 1 and subject.end_ids == [2]
+    state = state_of(workload.model)
+    state.old_ids, state.tokenizer_json = order, workload.tokenizer_bytes
+    assert workload.measure()["agreement"] == before["agreement"] == 1.0
+    assert workload.pad_id == 1 and workload.end_ids == [2]
 
 
 def test_context_defaults_to_what_the_model_has() -> None:
@@ -162,12 +169,12 @@ def test_the_reference_perplexity(shared) -> None:
     path = shared / "models" / "docs-lm"
     recipe = Recipe("x", "1", TASK, path)
     text = read_text(shared / "data" / "docs" / "validation.txt")
-    subject = DecoderSubject.load(recipe, resolve_model(path), inspect_model(path, TASK), text, "")
-    windows = subject.windows(subject.tokenizer_bytes)
+    workload = TASKS[TASK].load(recipe, resolve_model(path), inspect_model(path, TASK), [text], [])
+    windows = workload.windows(workload.tokenizer_bytes)
     assert windows.shape == (200, 256)
     losses = []
     for window in windows[:4]:
         ids = torch.tensor(window)[None]
         with torch.no_grad():
-            losses.append(float(subject.model(ids, labels=ids).loss))  # transformers' own
-    assert predict_windows(subject.module, windows[:4]).nll == pytest.approx(np.mean(losses), abs=1e-5)
+            losses.append(float(workload.model(ids, labels=ids).loss))  # transformers' own
+    assert predict_windows(workload.module, windows[:4]).nll == pytest.approx(np.mean(losses), abs=1e-5)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from greedy import continue_greedily
+from task_models import load_model
 from tokenizers import Tokenizer
 
-from archiver.models.load import load_model
 from handlers.generation.backend import FAILED, LENGTH, STOP, Load, Sampling, Step
 from handlers.generation.engine import Engine, Job
 from handlers.protocols.continuation import STOP_STRING, TIME

@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 import torch
 from sessions import open_session
-from stage_examples import calibrated_on
+from stage_context import calibrated_on
+from task_models import load_model
 
-from archiver.compression.modules import DynamicInt8, StaticInt8, WeightOnly
 from archiver.compression.quantize.int8 import dynamic_int8, static_int8, weight_only
+from archiver.compression.quantize.options import DynamicInt8, StaticInt8, WeightOnly
 from archiver.export.onnx import OnnxGraph, export_onnx, save_onnx
 from archiver.export.onnx_int8 import quantize_graph
 from archiver.export.openvino import export_openvino
 from archiver.export.torch_packed import export_packed
-from archiver.models.load import load_model, resolve_model
+from archiver.models.source import resolve_model
 from archiver.state.plan import plan_of
 from handlers.architecture.encoder import EncoderWithHead, load_encoder
 
@@ -59,7 +60,7 @@ def exported(tiny_model) -> Callable[..., tuple[EncoderWithHead, OnnxGraph]]:
             # One layer: an export takes seconds, and a second layer is the first one again.
             layers = {"n_layers" if kind == "distilbert" else "num_hidden_layers": 1}
             model = load_model(resolve_model(tiny_model(kind, task, **layers)), task)
-            encoder = EncoderWithHead(model, task, TASKS[task])
+            encoder = EncoderWithHead(model, TASKS[task])
             done[kind, task] = encoder, export_onnx(encoder, max_length=MAX_LENGTH)
         return done[kind, task]
 
@@ -171,8 +172,9 @@ def test_no_metadata_in_the_graph(exported):
 @pytest.mark.parametrize("kind", KINDS)
 def test_packed_for_torch(tiny_model, tmp_path, kind, task):
     model = load_model(resolve_model(tiny_model(kind, task)), task)
-    encoder = EncoderWithHead(model, task, TASKS[task])
-    spec = {"model": "model.safetensors", "config": "config.json", "task": task, "pooling": TASKS[task]}
+    encoder = EncoderWithHead(model, TASKS[task])
+    auto_class = {"text-classification": "AutoModelForSequenceClassification", "feature-extraction": "AutoModel"}[task]
+    spec = {"model": "model.safetensors", "config": "config.json", "auto_class": auto_class, "pooling": TASKS[task]}
     batch = arrays(3, 17)
     for name, chosen in (("plain", None), ("small", plan(encoder, "weight-only"))):
         (tmp_path / name).mkdir()
@@ -194,8 +196,8 @@ def test_pooling_by_hand(pooling, expected):
         def forward(self, input_ids, attention_mask):
             return SimpleNamespace(last_hidden_state=torch.tensor([[[1.0, 5.0], [3.0, 1.0], [9.0, 9.0]]]))
 
-    encoder = EncoderWithHead(Fixed(), "feature-extraction", pooling)
+    encoder = EncoderWithHead(Fixed(), pooling)
     found = encoder(torch.zeros(1, 3, dtype=torch.int64), torch.tensor([[1, 1, 0]]), None)
     assert found.tolist() == [expected]
     with pytest.raises(ValueError, match="pooling is 'sum'; allowed: mean, cls, max"):
-        EncoderWithHead(Fixed(), "feature-extraction", "sum")
+        EncoderWithHead(Fixed(), "sum")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from stage_examples import calibrated_on
+from stage_context import calibrated_on
 
-from archiver.compression.calibration import input_moments
+from archiver.compression.calibration import input_moments, watched_inputs
+from archiver.compression.context import calibration_forward
 from archiver.compression.quantize.gptq import DAMPING, gptq
 from archiver.compression.quantize.grids import round_to_nearest
 from archiver.compression.quantize.options import WeightOnly
@@ -132,13 +133,15 @@ def test_stage_rounds_layer_after_layer():
 
 
 def test_twins_moments_add_up():
-    from archiver.compression.quantize.gptq import moments_of_twins
-
     model = Deep()
-    examples = calibrated_on([{"input_ids": torch.randint(50, (1, 30))}], model)
-    alone = input_moments(model, ["second", "third"], examples, 1)
-    both = moments_of_twins(model, ["second"], examples, 1)
+    context = calibrated_on([{"input_ids": torch.randint(50, (1, 30))}], model)
+    seen: dict[str, torch.Tensor] = {}
+    with watched_inputs(model, ["second", "third"], lambda name, x: seen.update({name: x.detach().flatten(0, -2)})):
+        calibration_forward(model, context.calibrate(1))
+    both = input_moments(model, ["second"], context, 1)
     assert list(both) == ["second"]
-    torch.testing.assert_close(both["second"].gram, alone["second"].gram + alone["third"].gram)
+    every = torch.cat([seen["second"], seen["third"]]).double()
+    torch.testing.assert_close(both["second"].gram, every.T @ every, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(both["second"].absolute, every.abs().sum(0).float())
     assert both["second"].tokens == 60
     assert DAMPING == 0.01

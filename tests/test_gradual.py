@@ -101,7 +101,7 @@ def test_wanda_looks_at_the_inputs_of_every_layer_that_shares_the_weight():
             only = [torch.tensor([1.0, 0.0]), torch.tensor([0.0, 10.0])]
             return sum(layer(x * one) for layer, one in zip(self.encoder.layer, only, strict=True))
 
-    from stage_examples import calibrated_on
+    from stage_context import calibrated_on
 
     model = Pair()
     batch = {"input_ids": torch.tensor([[1, 1]]), "attention_mask": torch.ones(1, 2)}

@@ -28,15 +28,8 @@ from archiver.compression.quantize.options import (
     parse_widths,
 )
 from archiver.compression.quantize.quantizers import FixedPointGrid, Grid, Signs, TernaryGrid
-from archiver.compression.quantize.weights import (
-    binary,
-    check_fixed_point,
-    check_targets,
-    check_weight_only,
-    fixed_point,
-    ternary,
-    weight_only,
-)
+from archiver.compression.quantize.targets import check_fixed_point, check_targets, check_weight_only
+from archiver.compression.quantize.weights import binary, fixed_point, ternary, weight_only
 from archiver.errors import RecipeError
 from archiver.state.constraints import Mask, constrain, constrained, state_of
 
@@ -304,21 +297,21 @@ def test_options_that_cannot_work_together():
 
 
 @pytest.mark.parametrize(
-    ("parse", "value"),
+    ("parse", "value", "match"),
     [
-        (parse_group_size, 0),
-        (parse_group_size, True),
-        (parse_group_size, "all"),
-        (parse_binary_scale, 0),
-        (parse_binary_scale, "max"),
-        (parse_binary_scale, float("nan")),
-        (parse_widths, [4]),
-        (parse_widths, [4, 5]),
-        (parse_widths, 4),
+        (parse_group_size, 0, "a group has at least one weight"),
+        (parse_group_size, True, "a group has at least one weight"),
+        (parse_group_size, "all", "a group has at least one weight"),
+        (parse_binary_scale, 0, "no scale"),
+        (parse_binary_scale, "max", "no scale"),
+        (parse_binary_scale, float("nan"), "no scale"),
+        (parse_widths, [4], "no list of widths"),
+        (parse_widths, [4, 5], "no list of widths"),
+        (parse_widths, 4, "no list of widths"),
     ],
 )
-def test_values_that_are_refused(parse, value):
-    with pytest.raises(ValueError):
+def test_values_that_are_refused(parse, value, match):
+    with pytest.raises(ValueError, match=match):
         parse(value)
 
 

@@ -71,7 +71,7 @@ def test_the_page_holds_the_numbers(built):
 
 def test_what_is_no_archive(tmp_path, built):
     path = tmp_path / "x.mar"
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="No such file or directory: .*x.mar"):
         inspect_mar(path)
     path.write_bytes(built.path.read_bytes()[:-30])
     with pytest.raises(PackagingError, match="x.mar is no sound archive"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from archiver.compression.quantize.int8_rows import quantize_rows
+from archiver.storage.int8_rows import quantize_rows
 
 
 def test_by_hand():

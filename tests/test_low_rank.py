@@ -8,19 +8,20 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from stage_examples import calibrated_on
+from stage_context import calibrated_on
+from task_models import load_model
 
-from archiver.compression.factorize.low_rank import activation_svd, check, svd
+from archiver.compression.factorize.low_rank import activation_svd, svd
 from archiver.compression.factorize.low_rank_math import decompose
 from archiver.compression.factorize.options import ActivationSvd, Svd
-from archiver.compression.modules import DynamicInt8
+from archiver.compression.factorize.targets import check
 from archiver.compression.quantize.int8 import dynamic_int8
+from archiver.compression.quantize.options import DynamicInt8
 from archiver.errors import RecipeError
 from archiver.export.onnx import export_onnx, save_onnx
 from archiver.export.onnx_int8 import quantize_graph
 from archiver.export.openvino import export_openvino
-from archiver.models.load import load_model
-from archiver.spec import load_recipe
+from archiver.recipe.load import load_recipe
 from archiver.state.constraints import constrained, state_of
 from archiver.state.plan import plan_of
 from handlers.architecture.encoder import EncoderWithHead
@@ -40,7 +41,7 @@ def _ids(rows: int = 4, length: int = 9, seed: int = 0) -> dict[str, torch.Tenso
 
 @pytest.fixture
 def encoder(tiny_model) -> EncoderWithHead:
-    return EncoderWithHead(load_model(tiny_model(), "text-classification"), "text-classification")
+    return EncoderWithHead(load_model(tiny_model(), "text-classification"))
 
 
 @pytest.fixture
@@ -282,7 +283,7 @@ def test_mistakes_of_a_recipe(recipe_folder, options, match):
 
 @pytest.fixture(scope="module")
 def factored(tiny_model) -> EncoderWithHead:
-    encoder = EncoderWithHead(load_model(tiny_model(), "text-classification"), "text-classification").eval()
+    encoder = EncoderWithHead(load_model(tiny_model(), "text-classification")).eval()
     svd(encoder.model, Svd(rank=8, targets=(*FEED_FORWARD, "*word_embeddings"), execute="factored"), None)
     return encoder
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from archiver.data.examples import Example
 from archiver.errors import DataError
-from archiver.evaluation.metrics import (
-    classification_metrics,
-    embedding_metrics,
-    measure,
-    neighbour_recall,
-    unique_texts,
-)
+from archiver.evaluation.classification import classification_metrics
+from archiver.evaluation.embedding import embedding_metrics, neighbour_recall, unique_texts
+from archiver.tasks import TASKS
+from archiver.tasks.workload import require_finite
 from handlers.inputs.text import TextInput
 from handlers.tasks.text.classification import sigmoid, softmax
 
@@ -139,14 +138,15 @@ def test_texts_once_in_order():
     assert unique_texts(examples) == [TextInput("b"), TextInput("a"), TextInput("c")]
 
 
-def test_measure_refuses_what_is_no_number_and_leaves_regression_out():
+def test_what_is_no_number_is_refused_and_regression_left_out():
     good = np.zeros((2, 2), np.float32)
-    how = {"task": "text-classification", "multi_label": False}
-    inputs, examples = [TextInput("a"), TextInput("b")], labelled([0, 1])
+    inputs, facts = [TextInput("a"), TextInput("b")], SimpleNamespace(multi_label=False)
+    metrics_of = TASKS["text-classification"].metrics_of
     with pytest.raises(DataError, match="not finite on a validation text"):
-        measure(np.array([[np.nan, 0], [0, 0]], np.float32), good, inputs, examples, **how)
-    assert measure(good[:, :1], good[:, :1], inputs, labelled([0.5, 1.5]), **how) == {}
-    assert measure(good, good, inputs, examples, **how).keys() == {"agreement", "accuracy", "f1", "cross_entropy"}
+        require_finite(np.array([[np.nan, 0], [0, 0]], np.float32))
+    assert metrics_of(good[:, :1], good[:, :1], inputs, labelled([0.5, 1.5]), facts) == {}
+    found = metrics_of(good, good, inputs, labelled([0, 1]), facts)
+    assert found.keys() == {"agreement", "accuracy", "f1", "cross_entropy"}
 
 
 def test_activations():

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from archiver.errors import UnsupportedModelError
-from archiver.models import load as models
-from archiver.models.load import inspect_model, resolve_model
+from archiver.models import source as models
+from archiver.models.facts import inspect_model
+from archiver.models.source import resolve_model
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_the_embedded_model(monkeypatch) -> None:
     source = resolve_model("embedded:all-MiniLM-L6-v2")
     assert source.sha256 == models.EMBEDDED_SHA256
     assert source.source == "sentence-transformers/all-MiniLM-L6-v2"
-    facts = inspect_model(source.path, "feature-extraction")
+    facts = inspect_model(source.path)
     assert (facts.num_layers, facts.hidden_size, facts.max_positions) == (6, 384, 512)
     pooling = facts.pooling
     assert (pooling.mode, pooling.normalize, pooling.max_seq_length) == ("mean", True, 256)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from archiver.compression.quantize.int8_rows import quantize_rows
 from archiver.export.onnx import OnnxGraph, save_onnx
 from archiver.export.onnx_int8 import quantize_graph
 from archiver.state.plan import QuantizationPlan
+from archiver.storage.int8_rows import quantize_rows
 
 
 def graph(nodes: list[tuple], weights: dict[str, list], *, width: int, rank: int = 3, kind: int = TensorProto.FLOAT):

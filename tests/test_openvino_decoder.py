@@ -13,25 +13,25 @@ import numpy as np
 import pytest
 import torch
 from greedy import continue_greedily
-from stage_examples import calibrated_on
+from stage_context import calibrated_on
+from task_models import load_model
 from tiny_models import DECODERS
 
-from archiver.compression.modules import WeightOnly
+from archiver.architecture import keep_layers, layer_parts
 from archiver.compression.prune.structured import cut_layer
 from archiver.compression.prune.structured_options import ShareLayers
-from archiver.compression.quantize.int8_rows import quantize_rows
+from archiver.compression.quantize.options import WeightOnly
 from archiver.compression.quantize.weights import weight_only
 from archiver.compression.share.layers import share_layers
 from archiver.errors import UnsupportedModelError
 from archiver.export.graph_weights import pack_openvino
 from archiver.export.integer_constants import as_rows, decompression, on_grid
 from archiver.export.openvino_decoder import IR, export_decoder
-from archiver.models.load import load_model
 from archiver.state.constraints import state_of
 from archiver.state.plan import plan_of
-from archiver.storage.codec_choice import Hint
-from archiver.storage.layouts import by_content
-from handlers.architecture.anatomy import keep_layers, layer_parts
+from archiver.storage.codec_choice import WeightLayout
+from archiver.storage.int8_rows import quantize_rows
+from archiver.storage.layouts import layouts_by_content
 from handlers.architecture.factored import factored_like, put
 from handlers.storage.graph_weights import PACKED, read_image
 
@@ -84,9 +84,9 @@ def _note(operation: Any, key: str) -> str:
 
 def uneven(model: torch.nn.Module) -> None:
     first, second = layer_parts(model)
-    cut_layer(model, first, "heads", torch.tensor([1]))
-    cut_layer(model, first, "neurons", torch.arange(45))
-    cut_layer(model, second, "neurons", torch.arange(10, 40))
+    cut_layer(model, first.of_kind("heads")[0], torch.tensor([1]))
+    cut_layer(model, first.of_kind("neurons")[0], torch.arange(45))
+    cut_layer(model, second.of_kind("neurons")[0], torch.arange(10, 40))
 
 
 def factored(model: torch.nn.Module) -> None:
@@ -215,10 +215,10 @@ def test_weights_come_back_bit_for_bit(bits, groups):
     # From the smallest half-precision number to the largest.
     scale = np.float16(2.0 ** draw.uniform(-24, 15.9, (48, groups))).astype(np.float32)
     weight = ((q - zero[..., None]).astype(np.float32) * scale[..., None]).reshape(48, 64)
-    found = on_grid(weight, Hint(grouping=(scale, zero, bits)))
+    found = on_grid(weight, WeightLayout(grouping=(scale, zero, bits)))
     assert found is not None and found.bits == (8 if bits == 8 else 4)
     assert np.array_equal(answers(decompression(found), weight), weight)
-    assert on_grid(weight * np.float32(1.001), Hint(grouping=(scale, zero, bits))) is None
+    assert on_grid(weight * np.float32(1.001), WeightLayout(grouping=(scale, zero, bits))) is None
     noise = draw.normal(size=(48, 64)).astype(np.float32)
     rows = as_rows(noise)  # whose scales are no half-precision numbers
     assert np.array_equal(answers(decompression(rows), noise), rows.values())
@@ -233,7 +233,7 @@ def test_packed_at_rest_the_integers_survive(tiny_model, tmp_path):
             table.weight.copy_(table.weight.sign() * table.weight.abs().mean())
     export_decoder(model, plan_of(model), tmp_path)
     binary, xml = (tmp_path / "openvino_model.bin").read_bytes(), (tmp_path / IR).read_text()
-    assert pack_openvino(tmp_path / IR, by_content(model))
+    assert pack_openvino(tmp_path / IR, layouts_by_content(model))
     assert read_image(tmp_path / PACKED).tobytes() == binary
     assert (tmp_path / PACKED).stat().st_size < 0.5 * len(binary)
     assert (tmp_path / IR).read_text() == xml and not (tmp_path / "openvino_model.bin").exists()
@@ -273,7 +273,7 @@ ALONE = """
 import sys
 from pathlib import Path
 from archiver.export.openvino_decoder import export_decoder
-from archiver.models import load_model
+from task_models import load_model
 export_decoder(load_model(Path(sys.argv[1]), "text-generation"), None, Path(sys.argv[2]))
 """
 

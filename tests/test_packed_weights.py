@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from archiver.storage.codec_choice import Hint, encode
+from archiver.storage.codec_choice import WeightLayout, encode
 from archiver.storage.packing import encoded_bytes, write_packed
 from handlers.errors import UnsoundArchive
 from handlers.storage.bit_packing import pack, packed_size, unpack, width_of
@@ -98,30 +98,30 @@ def test_a_transposed_weight_is_as_small(tmp_path, name):
 def test_grids_in_groups(tmp_path, bits, zero, turned):
     array, grouping = grid(bits, 4, zero)
     array = np.ascontiguousarray(array.T) if turned else array
-    hint = Hint(grouping=grouping)
+    layout = WeightLayout(grouping=grouping)
     # q at its bits; scales of 4 groups a row; zero points as bytes at most.
-    assert encode(array, hint).nbytes <= bits * 256 + ROWS * 4 * 4 + (ROWS * 4 if zero else 0) + 2**bits + 16
-    write_packed(tmp_path / "w", {"w": array}, {"w": hint})
+    assert encode(array, layout).nbytes <= bits * 256 + ROWS * 4 * 4 + (ROWS * 4 if zero else 0) + 2**bits + 16
+    write_packed(tmp_path / "w", {"w": array}, {"w": layout})
     assert np.array_equal(load_packed(tmp_path / "w")["w"], array)
 
 
 def test_a_grid_that_is_not_the_weights_is_not_believed(tmp_path):
     array, grouping = grid(4, 4, False)
     array[3, 5] += np.float32(1e-4)
-    write_packed(tmp_path / "w", {"w": array}, {"w": Hint(grouping=grouping)})
+    write_packed(tmp_path / "w", {"w": array}, {"w": WeightLayout(grouping=grouping)})
     assert np.array_equal(load_packed(tmp_path / "w")["w"], array)
 
 
 def test_factors(tmp_path):
     u, v = (DRAW.normal(size=(size, 4)).astype(np.float32) for size in (ROWS, COLUMNS))
     product = (u.astype(np.float64) @ v.astype(np.float64).T).astype(np.float32)
-    hint = Hint(factors=(u, v))
-    found = encode(product, hint)
+    layout = WeightLayout(factors=(u, v))
+    found = encode(product, layout)
     assert found.entry["codec"] == "factors"
     assert found.nbytes == 4 * 4 * (ROWS + COLUMNS)
-    write_packed(tmp_path / "w", {"w": product}, {"w": hint})
+    write_packed(tmp_path / "w", {"w": product}, {"w": layout})
     assert np.array_equal(load_packed(tmp_path / "w")["w"], product)
-    assert encode(NOISE, hint).entry["codec"] == "plain"
+    assert encode(NOISE, layout).entry["codec"] == "plain"
 
 
 def test_codecs_nest(tmp_path):

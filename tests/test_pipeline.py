@@ -21,8 +21,9 @@ from archiver.compression.report import StageReport
 from archiver.errors import GateFailed, RecipeError
 from archiver.packaging.verify import verify
 from archiver.pipeline import build as pipeline
-from archiver.pipeline import check as preparation
+from archiver.pipeline.check import check
 from archiver.pipeline.stages import compress
+from archiver.pipeline.workspace import workspace
 from archiver.progress import Progress
 from archiver.spec import Stage
 
@@ -224,7 +225,7 @@ def test_another_stages_bound_is_measured_after_it_and_before_the_next(tiny_mode
 
     def run(*stages: Stage) -> list[StageReport]:
         recipe = replace(plain, compress=stages)
-        return compress(preparation.load(preparation.check(recipe)), Progress(quiet=True)).reports
+        return compress(check(recipe).load(), Progress(quiet=True)).reports
 
     assert len(run(kept, kept)) == 2
     with pytest.raises(GateFailed, match="the gate is not passed") as caught:
@@ -232,7 +233,7 @@ def test_another_stages_bound_is_measured_after_it_and_before_the_next(tiny_mode
     assert "scale/head: max_drop.agreement: 1 measured, 0.1 allowed" in caught.value.problems[0]
     # Turned and turned back: right in the end, and only a bound in between would have noticed.
     assert len(run(free, replace(kept, options=Factor(-1.0)))) == 2
-    with pytest.raises(GateFailed):
+    with pytest.raises(GateFailed, match="the gate is not passed"):
         run(turned, free)
 
 
@@ -245,7 +246,7 @@ def test_all_mistakes_at_once_and_before_any_work(tiny_model, tmp_path):
     text = "\n".join(caught.value.problems)
     for piece in ("serve.max_length is 4000", "data.tsv:2: label '7'", "data.tsv:3: text is empty"):
         assert piece in text
-    with pytest.raises(RecipeError):
+    with pytest.raises(RecipeError, match="does not fit its model and data"):
         build(recipe, tmp_path / "store")
     assert left_in(tmp_path / "store") == []
 
@@ -254,14 +255,15 @@ def test_the_workspace_goes_away_and_abandoned_ones_too(tmp_path):
     store = tmp_path / "store"
     (store / ".building/999999999-dead").mkdir(parents=True)
     (store / f".building/{os.getppid()}-alive").mkdir()
-    with pytest.raises(KeyboardInterrupt):
-        with pipeline.workspace(store) as folder:
+    # A bare KeyboardInterrupt, as Ctrl-C is one.
+    with pytest.raises(KeyboardInterrupt, match="^$"):
+        with workspace(store) as folder:
             (folder / "half").write_text("written")
             assert left_in(store) == sorted([".building", f"{os.getppid()}-alive", folder.name, "half"])
             os.kill(os.getpid(), signal.SIGTERM)
     assert left_in(store) == [".building", f"{os.getppid()}-alive"]
     (store / f".building/{os.getppid()}-alive").rmdir()
-    with pipeline.workspace(store):
+    with workspace(store):
         pass
     assert left_in(store) == []
 

@@ -7,9 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from task_models import inspect_model
 
 from archiver.errors import UnsupportedModelError
-from archiver.models.load import inspect_model
+from archiver.tasks import default_task
 
 
 @pytest.fixture
@@ -44,6 +45,24 @@ def test_pooling(path) -> None:
     assert inspect_model(path).pooling.mode == "max"
 
 
+def test_the_last_token_of_a_causal_model(tiny_model, tmp_path) -> None:
+    """A decoder-type embedder is saved as the language model's base: its architecture alone would make it write text."""
+    source = tiny_model("qwen3", "text-generation")
+    assert inspect_model(source).pooling.mode == "last"
+    assert inspect_model(source, "feature-extraction").pooling.mode == "last"
+    assert inspect_model(tiny_model("bert", "feature-extraction"), "feature-extraction").pooling.mode == "mean"
+    path = Path(shutil.copytree(source, tmp_path / "model"))
+    sentence_transformer(path, "Transformer", "Pooling", "Normalize", pooling_mode_lasttoken=True)
+    prompts = {"prompts": {"query": "Instruct: find it. Query: ", "document": ""}, "default_prompt_name": None}
+    (path / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    facts = inspect_model(path, "feature-extraction")
+    assert (facts.pooling.mode, facts.pooling.normalize, facts.pooling.declared) == ("last", True, True)
+    assert default_task(source) == "text-generation"
+    assert default_task(path) == "feature-extraction"
+    sentence_transformer(path, "Transformer", "Pooling", pooling_mode="lasttoken")
+    assert inspect_model(path).pooling.mode == "last"
+
+
 def test_pooling_that_is_refused(path) -> None:
     both = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}
     sentence_transformer(path, "Transformer", "Pooling", "Dense", **both)
@@ -52,7 +71,7 @@ def test_pooling_that_is_refused(path) -> None:
     (path / "config_sentence_transformers.json").write_text(json.dumps(prompts))
     found = refused(path)
     for problem in (
-        "1_Pooling/config.json pools by cls + mean; allowed: one of mean, cls, max",
+        "1_Pooling/config.json pools by cls + mean; allowed: one of mean, cls, max, last",
         "modules.json has a module 'Dense'; allowed: Transformer, Pooling, Normalize",
         "sentence_bert_config.json sets do_lower_case",
         "max_seq_length 'long' must be a positive integer",

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from stage_examples import calibrated_on
+from stage_context import calibrated_on
 from test_structured import Head, examples, tiny
 
 from archiver.compression.modules import choose_modules

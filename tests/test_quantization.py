@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from stage_examples import calibrated_on
+from stage_context import calibrated_on
 
-from archiver.compression.modules import DynamicInt8, StaticInt8, WeightOnly
 from archiver.compression.quantize.int8 import activation_ranges, affine_uint8, dynamic_int8, static_int8, weight_only
+from archiver.compression.quantize.options import DynamicInt8, StaticInt8, WeightOnly
 from archiver.errors import RecipeError
 from archiver.state.plan import plan_of
 from archiver.storage.sizes import stored_bytes
@@ -73,7 +73,7 @@ def test_ranges_need_a_module_that_is_reached():
 
 def test_hooks_go_away_also_when_the_model_fails():
     model = Two()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         activation_ranges(model, ["first"], [{"x": torch.zeros(1, 3)}])
     assert not model.first._forward_pre_hooks
 

@@ -93,8 +93,8 @@ def test_predict_as_shown(server: TorchServe) -> None:
 
 
 def test_what_the_readme_names_exists() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert {word for word in re.findall(r"`make ([a-z]+)", README)} <= targets
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {word for word in re.findall(r"`make ([a-z-]+)", README)} <= targets
     links = re.findall(r"\]\(([\w./-]+)\)", README)
     assert links and all((ROOT / link).exists() for link in links)
 
@@ -104,14 +104,14 @@ def test_the_recipe_that_is_shown_is_a_recipe(tmp_path: Path) -> None:
     for name in ("train.tsv", "dev.tsv"):
         (tmp_path / name).write_text("a fine film\t1\na dull one\t0\n", encoding="utf-8")
     (tmp_path / "minilm-sst2").mkdir()
-    from archiver.spec import load_recipe
+    from archiver.recipe.load import load_recipe
 
     assert load_recipe(tmp_path / "my.yaml").compress[-1].label == "quantize/static-int8"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "archiver" / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_recipes_are_sound(path: Path) -> None:
-    from archiver.spec import load_recipe
+    from archiver.recipe.load import load_recipe
 
     recipe = load_recipe(path)
     assert isinstance(recipe.model, str), "a recipe that ships names a public id"

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from archiver.compression import METHODS
-from archiver.compression.modules import StaticInt8
+from archiver.compression.quantize.options import StaticInt8
 from archiver.errors import RecipeError
-from archiver.spec import DataSpec, Recipe, ServeSpec, as_dict, load_recipe
+from archiver.recipe.load import load_recipe
+from archiver.recipe.plain import as_dict
+from archiver.spec import DataSpec, Recipe, ServeSpec
 
 CONTRACT = """\
 name: sst2                                # archive and model name
@@ -100,7 +102,7 @@ SINGLE = [
     ("version: true", "version must be a string of letters"),
     ("version: 1/2", "version must be a string of letters"),
     ("serve: 3", "serve must be a mapping with keys among runtime"),
-    ("serve: {runtime: onxruntime}", "serve.runtime must be one of auto, onnxruntime, openvino, torch, vllm; found"),
+    ("serve: {runtime: onxruntime}", "serve.runtime must be one of auto, openvino, onnxruntime, torch, vllm; found"),
     ("serve: {device: gpu}", "serve.device must be one of cpu, cuda; found 'gpu'"),
     ("serve: {batch_size: true}", "serve.batch_size must be an integer from 1 to 4096; found true"),
     ("serve: {batch_size: 8.5}", "serve.batch_size must be an integer from 1 to 4096; found 8.5"),
@@ -245,9 +247,7 @@ def test_the_archives_copy_holds_no_host_paths(folder) -> None:
 
 def test_checking_a_recipe_imports_no_torch(folder) -> None:
     (folder / "recipe.yaml").write_text(CONTRACT)
-    code = (
-        "import sys; from archiver.spec import load_recipe; load_recipe('recipe.yaml'); print('torch' in sys.modules)"
-    )
+    code = "import sys, archiver; archiver.load_recipe('recipe.yaml'); print('torch' in sys.modules)"
     environment = {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("False\n", "")

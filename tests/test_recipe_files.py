@@ -9,7 +9,8 @@ import pytest
 from test_recipe import CONTRACT, LEAST, load, mistakes
 
 from archiver.errors import RecipeError
-from archiver.spec import as_dict, load_recipe
+from archiver.recipe.load import load_recipe
+from archiver.recipe.plain import as_dict
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from test_recipe import CONTRACT, LEAST, load, mistakes
 
-from archiver.compression.modules import StaticInt8
+from archiver.compression.quantize.options import StaticInt8
 
 
 @pytest.fixture

@@ -98,15 +98,17 @@ def test_a_batch_answers_as_single_requests_do(handler, sentences):
 
 @pytest.mark.parametrize(("task", "width"), [("text-classification", 2), ("feature-extraction", 32)])
 def test_a_batch_equals_single_ones_through_a_real_model(tiny_model, sentences, task, width):
-    from archiver.models.load import load_model, resolve_model
-    from archiver.tasks.encoders import EncoderSubject
+    from task_models import load_model
+
+    from archiver.models.source import resolve_model
+    from archiver.tasks.encoders import EncoderWorkload
     from handlers.architecture.encoder import EncoderWithHead
 
     kinds = {"text-classification": TextClassificationHandler, "feature-extraction": FeatureExtractionHandler}
     handler = made(kinds[task](), tiny_model, normalize=True, activation="softmax", labels=["a", "b"])
     pooling = "mean" if task == "feature-extraction" else None
-    encoder = EncoderWithHead(load_model(resolve_model(tiny_model("bert", task)), task), task, pooling)
-    handler.session.run = EncoderSubject.run_of(None, encoder)
+    encoder = EncoderWithHead(load_model(resolve_model(tiny_model("bert", task)), task), pooling)
+    handler.session.run = EncoderWorkload.run_of(None, encoder)
     asked = [{"inputs": text} for text in sentences]
     together, _, _ = ask(handler, *asked)
     for document, answer in zip(asked, together, strict=True):

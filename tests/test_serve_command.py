@@ -11,12 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-import yaml
+import pytest
+from built import small_archive
 from serving_mar import echo_mar
 
-from archiver.pipeline import build as pipeline
-from archiver.progress import Progress
-from archiver.spec import load_recipe
 from archiver.torchserve.client import predict_rest
 from archiver.torchserve.server import TorchServe
 from archiver.torchserve.settings import free_ports
@@ -25,9 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_start_tells_how_to_ask_and_stop_ends_that_server_alone(
-    tiny_model: Callable[..., Path], sentences: tuple[str, ...], tmp_path: Path
+    tiny_model: Callable[..., Path], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    _build(tmp_path, tiny_model("bert", "text-classification"), sentences)
+    (tmp_path / "model_store").mkdir()
+    shutil.copy(small_archive(tiny_model, tmp_path_factory).path, tmp_path / "model_store")
     _config(tmp_path)
     with TorchServe([echo_mar(tmp_path, "bystander")]) as bystander:
         try:
@@ -61,7 +60,7 @@ def _check_said(folder: Path, said: str) -> None:
     """The URLs, an answer, and a curl line that works as it stands."""
     lines = said.splitlines()
     assert lines[0].startswith("ready in ") and lines[0].endswith("tiny")
-    assert 'tiny: {"inputs": "this film is very good"} → [{"label":"LABEL_' in said
+    assert 'tiny: {"inputs": "this film is very good , this film is very good"} → [{"label":"LABEL_' in said
     config = (folder / "config.properties").read_text()
     for key in ("inference_address=", "management_address="):
         assert next(line for line in config.splitlines() if line.startswith(key)).removeprefix(key) in said
@@ -89,19 +88,6 @@ def _serve(folder: Path, verb: str) -> subprocess.CompletedProcess[str]:
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess(done.args, done.returncode, out.read(), err.read())
-
-
-def _build(folder: Path, model: Path, sentences: tuple[str, ...]) -> None:
-    (folder / "dev.txt").write_text("\n".join(sentences) + "\n")
-    recipe = {
-        "name": "tiny",
-        "task": "text-classification",
-        "model": str(model),
-        "data": {"validation": "dev.txt"},
-        "serve": {"runtime": "onnxruntime", "max_length": 32, "workers": 1, "examples": 1},
-    }
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    pipeline.build(load_recipe(folder / "recipe.yaml"), folder / "model_store", Progress(quiet=True))
 
 
 def _config(folder: Path) -> None:

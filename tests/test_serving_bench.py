@@ -10,7 +10,7 @@ import psutil
 import pytest
 from serving_mar import ECHO, echo_mar, write_mar
 
-from archiver.bench.interval import ratio_interval, student_probability, student_t
+from archiver.bench.interval import ratio_interval, student_t
 from archiver.bench.load import LoadResult
 from archiver.bench.rounds import Cell, cell_confidence, run_bench
 from archiver.bench.table import format_bench
@@ -48,7 +48,6 @@ def test_order_effects_cancel_in_the_mean_and_widen_the_interval() -> None:
 )
 def test_students_t_is_the_printed_table(freedom: int, confidence: float, t: float) -> None:
     assert student_t(freedom, confidence) == pytest.approx(t, abs=1e-4)
-    assert student_probability(t, freedom) == pytest.approx(confidence, abs=1e-5)
 
 
 def test_an_interval_needs_two_positive_ratios() -> None:

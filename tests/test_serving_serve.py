@@ -29,6 +29,8 @@ def _config(folder: Path) -> Path:
     return path
 
 
+# The server outlives the command that started it, and here that command is this process.
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 def test_start_answers_and_stop_ends_that_server_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

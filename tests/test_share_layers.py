@@ -7,10 +7,10 @@ import torch
 import transformers
 from test_structured import SIZES, examples, run, tiny
 
+from archiver.architecture import layer_list
 from archiver.compression.prune.structured_options import ShareLayers, parse_groups
 from archiver.compression.share.layers import check, groups_of, share_layers
 from archiver.export.torch_packed import export_packed
-from handlers.architecture.anatomy import layer_list
 from handlers.architecture.structure import describe, shared_names
 
 

@@ -11,13 +11,14 @@ import pytest
 import torch
 import transformers
 from sessions import open_session
-from stage_examples import calibrated_on
+from stage_context import calibrated_on
 from test_structured import SIZES, run, tiny
 
-from archiver.compression.modules import StaticInt8
+from archiver.architecture import keep_layers, layer_list, layer_parts
 from archiver.compression.prune.structured import cut_layer
 from archiver.compression.prune.structured_options import ShareLayers
 from archiver.compression.quantize.int8 import static_int8
+from archiver.compression.quantize.options import StaticInt8
 from archiver.compression.share.layers import share_layers
 from archiver.export.graph_weights import pack_onnx, pack_openvino
 from archiver.export.onnx import OnnxGraph, export_onnx, save_onnx
@@ -25,14 +26,18 @@ from archiver.export.onnx_int8 import quantize_graph
 from archiver.export.openvino import export_openvino
 from archiver.export.torch_packed import export_packed
 from archiver.state.plan import plan_of
-from handlers.architecture.anatomy import keep_layers, layer_parts
 from handlers.architecture.conv1d import conv1d_to_linear
 from handlers.architecture.encoder import EncoderWithHead, load_encoder
 from handlers.architecture.structure import STRUCTURE, describe, rebuild
 from handlers.errors import UnsoundArchive
 from handlers.storage.graph_weights import PACKED
 
-SPEC = {"model": "model.safetensors", "config": "config.json", "task": "text-classification"}
+SPEC = {
+    "model": "model.safetensors",
+    "config": "config.json",
+    "auto_class": "AutoModelForSequenceClassification",
+    "pooling": None,
+}
 HEADS = ([0, 2], [1], [0, 1, 3])
 NEURONS = (45, 48, 7)
 
@@ -40,8 +45,9 @@ NEURONS = (45, 48, 7)
 def uneven(model: torch.nn.Module) -> None:
     """Every layer another size, and none a multiple of anything."""
     for index in range(3):
-        cut_layer(model, layer_parts(model)[index], "heads", torch.tensor(HEADS[index]))
-        cut_layer(model, layer_parts(model)[index], "neurons", torch.arange(NEURONS[index]))
+        heads, neurons = layer_parts(model)[index].cuts
+        cut_layer(model, heads, torch.tensor(HEADS[index]))
+        cut_layer(model, neurons, torch.arange(NEURONS[index]))
 
 
 def shared(model: torch.nn.Module) -> None:
@@ -74,8 +80,8 @@ def test_the_torch_folder_gives_the_same_model_again(tmp_path, kind, change):
     assert describe(loaded.model) == describe(model)
     structure = json.loads((tmp_path / STRUCTURE).read_text())
     assert bool(structure["shared"]) == (change == "shared")
-    first = layer_parts(model)[0]
-    assert structure["linears"][first.down] == [32, 45 if change == "uneven" else 48]
+    first = layer_parts(model)[0].of_kind("neurons")[0]
+    assert structure["linears"][first.consumer] == [32, 45 if change == "uneven" else 48]
 
 
 def test_a_layer_keeps_the_scale_of_its_place_in_the_original():
@@ -90,9 +96,9 @@ def test_a_layer_keeps_the_scale_of_its_place_in_the_original():
     fresh = conv1d_to_linear(transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")).eval()
     rebuild(fresh, json.loads(json.dumps(describe(model))))
     fresh.load_state_dict(model.state_dict())
-    scales = [model.get_submodule(parts.attention).scaling for parts in layer_parts(model)]
+    scales = [layer.attn.scaling for layer in layer_list(model)[1]]
     assert scales == pytest.approx([8**-0.5, 8**-0.5 / 3])
-    assert [fresh.get_submodule(parts.attention).scaling for parts in layer_parts(fresh)] == scales
+    assert [layer.attn.scaling for layer in layer_list(fresh)[1]] == scales
     assert torch.equal(run(fresh), run(model))
 
 
@@ -102,6 +108,9 @@ def test_a_layer_keeps_the_scale_of_its_place_in_the_original():
         ({"version": 9}, "version 9"),
         ({"linears": {"bert.nowhere": [4, 4]}}, "does not fit the model"),
         ({"linears": {"bert.embeddings.word_embeddings": [4, 4]}}, "is no linear layer"),
+        ({"settings": {"bert.encoder.layer.0.attention.self": {"heads": 3}}}, "does not fit the model"),
+        ({"settings": {"bert.encoder.layer.0.attention.self": {"all_head_size": [3]}}}, "a number, text, true, false"),
+        ({"settings": {"bert.encoder.layer.0.attention.self": {"_forward_hooks": 1}}}, "is no plain number or text"),
     ],
 )
 def test_a_structure_that_does_not_fit(change, message):
@@ -139,7 +148,7 @@ def sessions(folder: Path, encoder: EncoderWithHead, graph: OnnxGraph, chosen: A
 def test_the_other_runtimes_answer_as_torch_does(tmp_path, change):
     model = tiny("bert")
     CHANGES[change](model)
-    encoder = EncoderWithHead(model, "text-classification")
+    encoder = EncoderWithHead(model)
     graph = export_onnx(encoder, max_length=16)
     linears = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     products = [node.name for node in graph.model.graph.node if node.op_type in ("MatMul", "Gemm")]

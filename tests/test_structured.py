@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from stage_examples import calibrated_on
+from objectives import OBJECTIVES
+from stage_context import calibrated_on
 
-from archiver.compression.context import Examples
+from archiver.architecture import cuts_of, keep_layers, layer_list, layer_parts, without_layers
+from archiver.compression.context import StageContext
 from archiver.compression.prune.importance import layer_order
-from archiver.compression.prune.structured import check, choose, cut_layer, kept_of, structured, without_layers
+from archiver.compression.prune.structured import check, choose, cut_layer, kept_of, structured
 from archiver.compression.prune.structured_options import Structured
 from archiver.state.constraints import state_of
-from handlers.architecture.anatomy import keep_layers, layer_list, layer_parts
 from handlers.architecture.conv1d import conv1d_to_linear
 from handlers.architecture.structure import describe, rebuild
 
@@ -70,11 +71,11 @@ def run(model: torch.nn.Module) -> torch.Tensor:
         return Head(model)(IDS, torch.ones_like(IDS))
 
 
-def examples(model: torch.nn.Module, kind: str) -> Examples:
+def examples(model: torch.nn.Module, kind: str) -> StageContext:
     found = calibrated_on(BATCHES, Head(model))
     if kind in DECODERS:
         found = calibrated_on([{**BATCHES[0], "labels": IDS}], Head(model))
-        found.task = "text-generation"
+        found.objective = OBJECTIVES["text-generation"]
     return found
 
 
@@ -85,14 +86,16 @@ def test_a_cut_equals_zeros(kind, what):
     model = tiny(kind)
     masked = copy.deepcopy(model)
     kept = torch.tensor([0]) if what == "heads" and kind in ("llama", "qwen2") else torch.tensor([0, 2, 3])
-    for parts in layer_parts(masked):
-        width = parts.head_dim * parts.heads // parts.key_heads if what == "heads" else 1
-        weight = masked.get_submodule(parts.output if what == "heads" else parts.down).get_parameter("weight")
+    cuts = cuts_of(masked, what)
+    assert len(cuts) == 3
+    for cut in cuts:
+        weight = masked.get_submodule(cut.consumer).get_parameter("weight")
+        width = {"neurons": 1, "heads": 8 * 4 // cut.blocks}[what]  # heads of 8, four for queries
         columns = torch.zeros(weight.shape[1])
         columns.view(-1, width)[kept] = 1.0
         weight.data *= columns
-    for parts in layer_parts(model):
-        cut_layer(model, parts, what, kept)
+    for cut in cuts_of(model, what):
+        cut_layer(model, cut, kept)
     assert torch.allclose(run(model), run(masked), atol=1e-5)
     assert not torch.allclose(run(model), run(tiny(kind)), atol=1e-3)
     assert sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in masked.parameters())
@@ -125,17 +128,18 @@ def test_what_matters_little_goes_first(importance):
     model = tiny("bert")
     with torch.no_grad():
         for parts in layer_parts(model):
-            for name in (parts.up[0], *parts.inputs):
-                layer = model.get_submodule(name)
-                rows = slice(8, None) if name in parts.up else slice(24, None)
-                layer.get_parameter("weight")[rows] *= 1e-4
-                layer.get_parameter("bias")[rows] *= 1e-4
-            model.get_submodule(parts.down).get_parameter("weight")[:, 8:] *= 1e-3
-            model.get_submodule(parts.output).get_parameter("weight")[:, 24:] *= 1e-3
+            for cut in parts.cuts:
+                rows = slice(8, None) if cut.kind == "neurons" else slice(24, None)
+                assert len(cut.producers) == {"neurons": 1, "heads": 3}[cut.kind]
+                for name in cut.producers:
+                    layer = model.get_submodule(name)
+                    layer.get_parameter("weight")[rows] *= 1e-4
+                    layer.get_parameter("bias")[rows] *= 1e-4
+                model.get_submodule(cut.consumer).get_parameter("weight")[:, rows] *= 1e-3
     before = run(model)
     structured(model, Structured(heads=0.25, neurons=0.8, importance=importance, samples=3), examples(model, "bert"))
     for parts in layer_parts(model):
-        assert (parts.heads, model.get_submodule(parts.down).get_parameter("weight").shape[1]) == (3, 10)
+        assert {cut.kind: cut.blocks for cut in parts.cuts} == {"heads": 3, "neurons": 10}, parts.refused
     assert torch.allclose(run(model), before, atol=1e-3)
 
 
@@ -199,7 +203,7 @@ def test_global_scope_by_hand():
         (Structured(layers=(0, 3, 7)), "layers: 3, 7 of the list that stays: the model has layers 0 to 2"),
         (Structured(layers=0.1), "0.1 of 3 layers is 0"),
         (Structured(layers=0.9), "0.9 of 3 layers is 3"),
-        (Structured(heads=0.05), "heads: 0.05 of the 4 of bert.encoder.layer.0.attention.self is none"),
+        (Structured(heads=0.05), "heads: 0.05 of the 4 that bert.encoder.layer.0.attention.output.dense takes is none"),
     ],
 )
 def test_cuts_that_cannot_be_are_found_before_any_work(options, message):
@@ -217,9 +221,11 @@ def test_the_check_gives_the_shapes_that_will_be():
             transformers.AutoConfig.for_model("bert", vocab_size=40, **SIZES["bert"])
         )
     assert check(model, Structured(heads=0.5, neurons=0.5, layers=0.34)) == []
-    assert [(p.heads, tuple(model.get_submodule(p.down).weight.shape)) for p in layer_parts(model)] == [
-        (2, (32, 24))
-    ] * 2  # fmt: skip
+    assert [[(cut.kind, cut.blocks) for cut in parts.cuts] for parts in layer_parts(model)] == [
+        [("heads", 2), ("neurons", 24)]
+    ] * 2
+    down = model.get_submodule("bert.encoder.layer.1.output.dense")
+    assert (down.in_features, tuple(down.weight.shape)) == (24, (32, 24))
 
 
 def test_cutting_nothing_is_a_mistake():

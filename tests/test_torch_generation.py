@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 import torch
 from greedy import continue_greedily
+from task_models import load_model
 from test_structured import tiny
 from tiny_models import DECODERS
 
+from archiver.architecture import cuts_of
 from archiver.compression.prune.structured import cut_layer
-from archiver.models.load import load_model
-from handlers.architecture.anatomy import layer_parts
 from handlers.generation.backend import FAILED, LENGTH, STOP, Backend, Load, Sampling, Step
 from handlers.runtimes.torch_generation import TorchBackend
 
@@ -101,8 +101,9 @@ def test_a_window_of_attention(tiny_model) -> None:
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_layers_with_different_numbers_of_heads(kind) -> None:
     model = tiny(kind)
-    for index, heads in enumerate([[0, 1], [1], [0]] if kind == "llama" else [[0, 2], [1], [0, 1, 3]]):
-        cut_layer(model, layer_parts(model)[index], "heads", torch.tensor(heads))
+    every = [[0, 1], [1], [0]] if kind == "llama" else [[0, 2], [1], [0, 1, 3]]
+    for cut, heads in zip(cuts_of(model, "heads"), every, strict=True):
+        cut_layer(model, cut, torch.tensor(heads))
     prompts = ([3, 4, 5], [9], [11, 12, 13, 14, 15])
     joining = {at: [(at, ids, Sampling(max_new_tokens=8))] for at, ids in enumerate(prompts)}
     together = run(TorchBackend.of_model(model, [], max_running=3), joining)

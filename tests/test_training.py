@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from objectives import OBJECTIVES
+from task_models import load_model
 
-from archiver.compression.context import Examples
+from archiver.compression.context import StageContext
 from archiver.compression.retrain import training
 from archiver.compression.retrain.checkpoint import Checkpoint
-from archiver.compression.retrain.objectives import OBJECTIVES, hidden_distance, softened_divergence
+from archiver.compression.retrain.objectives import hidden_distance, softened_divergence
 from archiver.compression.retrain.options import Distill, Retrain
 from archiver.compression.retrain.training import rate, train
 from archiver.errors import ArchiverError
-from archiver.models.load import load_model, resolve_model
+from archiver.models.source import resolve_model
 from archiver.state.constraints import Mask, constrain, state_of
 from handlers.architecture.encoder import EncoderWithHead
 
@@ -40,23 +42,23 @@ def batches(count: int = 6, rows: int = 4) -> list[dict[str, torch.Tensor]]:
 
 
 @pytest.fixture
-def made(tiny_model: Callable[..., Path]) -> Callable[..., tuple[torch.nn.Module, Examples]]:
-    """Factory → a fresh tiny classifier and the Examples around it."""
+def made(tiny_model: Callable[..., Path]) -> Callable[..., tuple[torch.nn.Module, StageContext]]:
+    """Factory → a fresh tiny classifier and the StageContext around it."""
 
-    def make(checkpoint: Path | None = None) -> tuple[torch.nn.Module, Examples]:
+    def make(checkpoint: Path | None = None) -> tuple[torch.nn.Module, StageContext]:
         model = load_model(resolve_model(tiny_model()), TASK)
-        module = EncoderWithHead(model, TASK)
+        module = EncoderWithHead(model)
         data = batches()
 
         def measure() -> dict[str, float]:
             with torch.no_grad():
                 outputs = [module(**{k: v for k, v in batch.items() if k != "labels"}) for batch in data]
-            loss = OBJECTIVES[TASK].against_labels(torch.cat(outputs), torch.cat([b["labels"] for b in data]))
+            loss = OBJECTIVES[TASK].loss(torch.cat(outputs), torch.cat([b["labels"] for b in data]))
             return {"cross_entropy": loss.item()}
 
         teacher = copy.deepcopy(module)
-        return model, Examples(
-            module, teacher, TASK, lambda n: data, lambda size, seed: data, measure, checkpoint=checkpoint
+        return model, StageContext(
+            module, teacher, OBJECTIVES[TASK], lambda n: data, lambda size, seed: data, measure, checkpoint=checkpoint
         )
 
     return make
@@ -120,11 +122,11 @@ def test_an_interrupted_run_goes_on_and_ends_where_an_uninterrupted_one_does(mad
             # What a kill leaves: the last checkpoint, and a half-written next one.
             if interruption == "kill":
                 (tmp_path / "stage.partial.999").write_bytes(b"half")
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("at step 10")
         return steps(run, step, place)
 
     monkeypatch.setattr(training._Run, "_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="at step 10"):
         train(model, MIXED, examples)
 
     def counted(run: training._Run, step: int, place: int) -> float:

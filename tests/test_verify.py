@@ -150,7 +150,7 @@ def test_torchserves_own_manifest_must_name_our_entry(folder):
 
 
 def test_no_archive_at_all(folder, tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="No such file or directory: .*absent.mar"):
         verify(tmp_path / "absent.mar")
     (tmp_path / "text.mar").write_text("no zip")
     assert "text.mar is damaged" in verify(tmp_path / "text.mar")[0]

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from archiver.errors import DataError
-from archiver.tasks.text import generation_staging
+from archiver.runtimes.vllm import score
 from handlers.errors import UnsoundArchive
 from handlers.generation.backend import FAILED, LENGTH, STOP, Backend, Load, Sampling, Step
 from handlers.runtimes.vllm import VllmBackend
@@ -265,20 +265,12 @@ def test_an_engine_that_tells_no_likelihoods(model, stand_in) -> None:
 def test_the_metrics_of_an_archive_for_vllm_are_measured_by_its_engine(model, stand_in) -> None:
     """Two windows by hand: ln p of their tokens, and the likeliest ones."""
     windows = np.array([[10, 11, 20], [3, 4, 5]])
-    subject: Any = types.SimpleNamespace(
-        windows=lambda tokenizer: windows,
-        tokenizer_json=b"",
-        metrics_from=lambda found, windows: {"nll": found.nll, "best": found.best.tolist()},
-        facts=types.SimpleNamespace(max_positions=8),
-    )
     handler: Any = types.SimpleNamespace(backend=opened(model))
-    assert generation_staging._metrics(subject, handler, model) == {
-        "nll": pytest.approx((1 + 4 + 1 + 1) / 4),
-        "best": [[11, 12], [4, 5]],
-    }
-    windows = np.array([[5] * 8])
-    with pytest.raises(DataError, match=r"longer than the maximum.*8 positions: lower data.context \(8\)"):
-        generation_staging._metrics(subject, handler, model)
+    found = score(handler, model, windows)
+    assert found.nll == pytest.approx((1 + 4 + 1 + 1) / 4)
+    assert found.best.tolist() == [[11, 12], [4, 5]]
+    with pytest.raises(DataError, match=r"longer than the maximum.*positions: lower data.context \(8\)"):
+        score(handler, model, np.array([[5] * 8]))
 
 
 def test_what_is_refused(model, stand_in) -> None:

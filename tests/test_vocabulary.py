@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from stage_examples import calibrated_on
+from objectives import OBJECTIVES
+from stage_context import calibrated_on
+from task_models import load_model
 from tiny_models import SENTENCES
 from tokenizers import Tokenizer
 
-from archiver.compression.context import Examples
+from archiver.compression.context import StageContext
 from archiver.compression.factorize.low_rank import svd
 from archiver.compression.factorize.options import Svd
 from archiver.compression.retrain.options import Retrain
@@ -19,8 +21,7 @@ from archiver.compression.retrain.training import train
 from archiver.compression.share.options import Vocabulary
 from archiver.compression.share.vocabulary import check, chosen_ids, token_counts, vocabulary
 from archiver.errors import RecipeError
-from archiver.models.load import load_model
-from archiver.spec import load_recipe
+from archiver.recipe.load import load_recipe
 from archiver.state.constraints import Constraint, Mask, constrain, constrained, state_of
 from handlers.architecture.structure import describe, rebuild
 
@@ -36,7 +37,7 @@ KINDS = [
 
 
 class Case:
-    """A tiny model, its tokenizer, and an Examples over sentences."""
+    """A tiny model, its tokenizer, and a StageContext over sentences."""
 
     def __init__(self, tiny_model, kind: str, task: str, texts: Sequence[str] = TRAIN, **config: object) -> None:
         path = tiny_model(kind, task, **config)
@@ -45,7 +46,7 @@ class Case:
         self.old = Tokenizer.from_buffer(self.json)
         self.texts = texts
         module = torch.nn.Identity()
-        self.examples: Examples = dataclasses.replace(
+        self.examples: StageContext = dataclasses.replace(
             calibrated_on([], module),
             train=lambda size, seed: [self.batch(text) for text in self.texts],
             tokenizer_json=lambda: state_of(self.model).tokenizer_json or self.json,
@@ -206,7 +207,9 @@ def test_the_original_teaches_by_its_own_ids(tiny_model, kind):
             return self.model(input_ids=input_ids, attention_mask=attention_mask)[0]
 
     teacher = Module(load_model(tiny_model(kind, task), task))
-    examples = dataclasses.replace(case.examples, module=Module(case.model), teacher=teacher, task=task)
+    examples = dataclasses.replace(
+        case.examples, module=Module(case.model), teacher=teacher, objective=OBJECTIVES[task]
+    )
     vocabulary(case.model, Vocabulary(), examples)
     case.texts = TRAIN[:1]
     seen.clear()

@@ -13,8 +13,9 @@ import pytest
 
 import handlers
 from archiver.packaging.closure import import_closure
-from archiver.packaging.layout import requirements, write_code
-from archiver.tasks.base import TASKS
+from archiver.packaging.layout import write_code
+from archiver.runtimes import RUNTIMES
+from archiver.tasks import TASKS
 
 FOLDER = Path(handlers.__file__).parent
 FILES = {path.relative_to(FOLDER).as_posix(): path for path in sorted(FOLDER.rglob("*.py"))}
@@ -33,12 +34,12 @@ LAZY = {
 }
 # These compute on torch tensors themselves, and are imported where the runtime is torch.
 ON_TORCH = {"runtimes/torch_generation.py", "generation/sampling.py"}
-BY_TASK = {
-    "text-classification": ("onnxruntime:OnnxRuntimeSession", "openvino:OpenVinoSession", "torch_forward:TorchSession"),
-    "feature-extraction": ("onnxruntime:OnnxRuntimeSession", "openvino:OpenVinoSession", "torch_forward:TorchSession"),
-    "text-generation": ("openvino_genai:OpenVinoBackend", "torch_generation:TorchBackend", "vllm:VllmBackend"),
-}
-ARCHIVES = [(task, session) for task, sessions in BY_TASK.items() for session in sessions]
+ARCHIVES = [
+    (name, runtime.ways[task.execution].session.removeprefix("handlers.runtimes."))
+    for name, task in TASKS.items()
+    for runtime in RUNTIMES.values()
+    if task.execution in runtime.ways
+]
 
 
 def imports(path: Path) -> tuple[set[str], set[str]]:
@@ -94,7 +95,7 @@ def test_the_life_of_a_batch_knows_no_tokenizer():
 
 def stage(folder: Path, task: str, session: str) -> None:
     more: dict[str, Any] = {"handler": TASKS[task].handler, "session": f"handlers.runtimes.{session}"}
-    write_code(folder, name="m", version="1", requirements=requirements("openvino", task), config={}, **more)
+    write_code(folder, name="m", version="1", requirements=[], config={}, **more)
 
 
 @pytest.mark.parametrize(("task", "session"), ARCHIVES)

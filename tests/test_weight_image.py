@@ -15,7 +15,7 @@ from sessions import open_session
 
 from archiver.export.graph_weights import pack_onnx, pack_openvino
 from archiver.packaging.verify import verify
-from archiver.storage.codec_choice import Hint
+from archiver.storage.codec_choice import WeightLayout
 from archiver.storage.layouts import content_key
 from archiver.storage.packing import encode_all, write_encoded
 from handlers.errors import UnsoundArchive
@@ -159,7 +159,7 @@ def test_a_hint_reaches_the_transposed_constant(tmp_path):
     q = draw.integers(-8, 8, (64, 2, 32)).astype(np.float32)
     weight = (q * scale[:, :, None]).reshape(64, 64)
     write_graph(tmp_path / "model.onnx", {"val_3": np.ascontiguousarray(weight.T)})
-    assert pack_onnx(tmp_path / "model.onnx", {content_key(weight): Hint(grouping=(scale, None, 4))})
+    assert pack_onnx(tmp_path / "model.onnx", {content_key(weight): WeightLayout(grouping=(scale, None, 4))})
     entry = read_description(tmp_path / PACKED)["tensors"]["val_3"]
     assert (entry["codec"], entry["transposed"]) == ("groups", True)
     assert np.array_equal(read_image(tmp_path / PACKED).view(np.float32).reshape(64, 64), weight.T)

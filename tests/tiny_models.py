@@ -21,6 +21,20 @@ SENTENCES = (
 
 
 DECODERS = ("llama", "mistral", "qwen2", "gpt2")
+# What some families need beside the common sizes to be small and like their real models.
+_MORE: dict[str, dict[str, object]] = {
+    "electra": {"embedding_size": 16},
+    "albert": {"embedding_size": 16},
+    "mpnet": {"max_position_embeddings": 66},
+    "deberta-v2": {
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
+        "type_vocab_size": 0,
+    },
+    "qwen3": {"num_key_value_heads": 2, "head_dim": 8},
+    "gemma3_text": {"num_key_value_heads": 2, "head_dim": 8},
+}
 
 
 def build_tiny_model(path: Path, kind: str, task: str, **config: object) -> None:
@@ -28,7 +42,7 @@ def build_tiny_model(path: Path, kind: str, task: str, **config: object) -> None
     import torch
     import transformers
 
-    if kind in DECODERS:
+    if task == "text-generation":
         return build_tiny_decoder(path, kind, **config)
     tokenizer = _bpe_tokenizer() if kind in ("roberta", "xlm-roberta", "camembert") else _wordpiece_tokenizer()
     sizes = (
@@ -39,10 +53,8 @@ def build_tiny_model(path: Path, kind: str, task: str, **config: object) -> None
     positions = {"max_position_embeddings": 66, "pad_token_id": 1} if tokenizer.pad_token_id == 1 else {
         "max_position_embeddings": 64, "pad_token_id": 0
     }  # fmt: skip
-    if kind == "electra":
-        sizes["embedding_size"] = 16
     labels = {} if "id2label" in config else {"num_labels": 2}
-    settings = {"vocab_size": len(tokenizer), **labels, **sizes, **positions, **config}
+    settings = {"vocab_size": len(tokenizer), **labels, **sizes, **positions, **_MORE.get(kind, {}), **config}
     auto = transformers.AutoModelForSequenceClassification if task == "text-classification" else transformers.AutoModel
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -57,7 +69,7 @@ def build_tiny_model(path: Path, kind: str, task: str, **config: object) -> None
 
 
 def build_tiny_decoder(path: Path, kind: str, **config: object) -> None:
-    """Save a random language model of 2 layers × 32, 4 heads, 64 positions: llama, mistral, qwen2 (2 KV heads) or gpt2.
+    """Save a random language model of 2 layers × 32, 4 heads, 64 positions, 2 KV heads where the family groups them.
 
     Its byte-level BPE of some 400 tokens takes every text; llama and mistral begin with <s>. Tied where the family ties.
     """
@@ -76,7 +88,7 @@ def build_tiny_decoder(path: Path, kind: str, **config: object) -> None:
     if kind == "gpt2":
         sizes = {"n_embd": 32, "n_inner": 64, "n_layer": 2, "n_head": 4, "n_positions": 64}
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 1}
-    settings = {"vocab_size": len(tokenizer), **sizes, **special, **config}
+    settings = {"vocab_size": len(tokenizer), **sizes, **special, **_MORE.get(kind, {}), **config}
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(kind, **settings))

@@ -6,6 +6,7 @@ import itertools
 import json
 import socket
 import struct
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,7 +65,8 @@ class Wire:
 
     def __init__(self) -> None:
         self.messages: list[bytes] = []
-        self._quiet, self._other = socket.socketpair()  # nothing comes in
+        self._quiet, other = socket.socketpair()  # nothing comes in
+        weakref.finalize(self, _close, self._quiet, other)
 
     def fileno(self) -> int:
         return self._quiet.fileno()
@@ -74,6 +76,11 @@ class Wire:
 
     def responses(self, request_id: str) -> list[Response]:
         return [found for found in responses(b"".join(self.messages)) if found.request_id == request_id]
+
+
+def _close(*sockets: socket.socket) -> None:
+    for each in sockets:
+        each.close()
 
 
 @dataclass

@@ -13,8 +13,10 @@ from archiver.bench.table import format_bench
 from archiver.data.examples import read_examples
 from archiver.errors import ArchiverError, PackagingError, RecipeError
 from archiver.packaging.verify import verify
+from archiver.recipe.load import load_recipe
 from archiver.report.inspection import inspect_mar
-from archiver.spec import Recipe, load_recipe
+from archiver.spec import Recipe
+from archiver.tasks import FALLBACK_VALIDATION, TASKS
 from handlers.manifest import EXAMPLES
 
 STOCK = "stock"
@@ -79,9 +81,9 @@ def _check(mar: Path) -> None:
 def _bodies(mar: Path, recipe: Recipe | None) -> list[bytes]:
     """Texts to send: the recipe's validation texts, else the archive's examples. Text pairs travel as JSON."""
     if recipe is not None:
-        source = recipe.data.validation or "embedded:cpython:validation"
+        source = recipe.data.validation or FALLBACK_VALIDATION
         columns = {key: value for key, value in recipe.data.columns.items() if key != "label"}
-        found = read_examples(source, columns, task=recipe.task, limit=_MAX_BODIES)
+        found = read_examples(source, columns, labels="none", limit=_MAX_BODIES)
         texts: list[Any] = [
             item.text if item.text_pair is None else {"text": item.text, "text_pair": item.text_pair} for item in found
         ]
@@ -93,8 +95,9 @@ def _bodies(mar: Path, recipe: Recipe | None) -> list[bytes]:
 
 
 def _stock(recipe: Recipe, folder: Path) -> Path:
-    from archiver.models.load import inspect_model, resolve_model
+    from archiver.models.facts import inspect_model
+    from archiver.models.source import resolve_model
 
-    source = resolve_model(recipe.model)
-    inspect_model(source.path, recipe.task)
+    source, task = resolve_model(recipe.model), TASKS[recipe.task]
+    inspect_model(source.path, task.auto_class)
     return build_stock(source.path, recipe.task, folder, max_length=recipe.serve.max_length)

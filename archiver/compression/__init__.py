@@ -1,78 +1,107 @@
 """Every compression method there is: METHODS[verb][method].
 
 A recipe's stage `- quantize: {method: static-int8, samples: 300}` names the verb (`quantize`), the method
-(`static-int8`) and the method's options. A verb with one method needs no `method:`. Checking a recipe must not cost
-an import of torch, so a method names its function and `load()` imports it.
+(`static-int8`) and the method's options. A verb with one method needs no `method:`. A new method is one entry here, its
+options dataclass and its function; archiver.compression.method says what an entry may declare.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 from archiver.compression.factorize.options import ActivationSvd, Svd
-from archiver.compression.modules import DynamicInt8, StaticInt8
+from archiver.compression.method import MOVES_WEIGHTS, PUT_LAST, Effect, Only, Refusal
+from archiver.compression.method import Method as Method
 from archiver.compression.prune.options import L1, SparseGpt, Wanda
 from archiver.compression.prune.structured_options import ShareLayers, Structured
-from archiver.compression.quantize.options import Binary, Codebook, FixedPoint, Ternary, WeightOnly
+from archiver.compression.quantize.options import (
+    Binary,
+    Codebook,
+    DynamicInt8,
+    FixedPoint,
+    StaticInt8,
+    Ternary,
+    WeightOnly,
+)
 from archiver.compression.retrain.options import Retrain
 from archiver.compression.share.options import Vocabulary
 
+_ONCE = Refusal("{stage} stands after {earlier}: quantize once, as the last stage")
+_EACH_ONCE = Refusal(
+    "{stage} stands after {earlier}: each weight is quantized once; give both `targets` that differ, or remove one",
+    unless_targets=True,
+)
+_SCALES_STAY = Refusal(
+    "{stage} stands after {earlier} without `aware`: its scales were fitted to weights that would now move; "
+    "put {stage} before it, or give {earlier} `aware: {{…}}`"
+)
+_WHOLE_TABLE = Refusal(
+    "{stage} stands after {earlier}, whose grids belong to all rows of the table: put {stage} before it"
+)
+_CUT_FIRST = Refusal(
+    "{stage} stands after {earlier}, whose parts it cannot tell apart any more: cut first, then {earlier}"
+)
 
-@dataclass(frozen=True)
-class Method:
-    """One way to compress.
+# Integers are made from the weights as they are by then: on a grid, they are computed in int8 and stored as it says.
+_PLANS: Mapping[Effect, Refusal] = {Effect.PLANNED_INTEGERS: _ONCE}
+_QUANTIZES: Mapping[Effect, Refusal] = {
+    **MOVES_WEIGHTS,
+    Effect.PLANNED_INTEGERS: _ONCE,
+    Effect.FIXED_GRID: _EACH_ONCE,
+    Effect.GRID: _EACH_ONCE,
+}
+_TRAINS: Mapping[Effect, Refusal] = {Effect.PLANNED_INTEGERS: PUT_LAST, Effect.FIXED_GRID: _SCALES_STAY}
+_FACTORIZES: Mapping[Effect, Refusal] = {
+    **MOVES_WEIGHTS,
+    Effect.ZEROS: Refusal(
+        "{stage} stands after {earlier}: factors of a sparse matrix are dense, its zeros would be lost; swap them"
+    ),
+}
 
-    options: frozen dataclass whose fields are made with `archiver.fields.option`
-    function: "module:name" of `(model: torch.nn.Module, options, examples: Examples) -> StageReport`, in place
-    needs_data: it cannot work without the recipe's data.train; where only some options need it, the options class has a
-        property `needs_data`
-    check: "module:name" of `(model, options) -> list[str]`: what in the model's modules and shapes it cannot work with,
-        every bad module named. It gets the model without weights (meta device) before work starts, and changes the
-        shapes as the function will
-    search: option name -> the values worth trying when a search is run over this method
-    """
-
-    options: type
-    function: str
-    needs_data: bool
-    check: str = ""
-    search: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-
-    def load(self) -> Callable[..., Any]:
-        """Import and return the function."""
-        return _import(self.function)
-
-    def load_check(self) -> Callable[..., list[str]] | None:
-        """Import and return the check, None for a method that works on every model."""
-        return _import(self.check) if self.check else None
+_INT8_DEVICES = Only(("cpu",), "int8 activations run on the CPU only: use weight-only, or device: cpu")
+_INT8_EXECUTIONS = Only(
+    ("forward",),
+    "is for encoders; the runtimes of text-generation quantize activations themselves where that is faster: "
+    "use weight-only",
+)
 
 
-def _import(place: str) -> Any:
-    module, _, name = place.partition(":")
-    return getattr(importlib.import_module(module), name)
+def _weight_only_leaves(options: Any) -> Effect:
+    if not options.in_place:
+        return Effect.PLANNED_INTEGERS
+    return Effect.FIXED_GRID if options.aware is None else Effect.GRID
+
+
+def _weight_only_refuses(options: Any) -> Mapping[Effect, Refusal]:
+    return _QUANTIZES if options.in_place else _PLANS
 
 
 METHODS: dict[str, dict[str, Method]] = {
     "retrain": {
-        "retrain": Method(Retrain, "archiver.compression.retrain.stage:retrain", needs_data=True),
+        "retrain": Method(
+            options=Retrain,
+            function="archiver.compression.retrain.stage:retrain",
+            needs_data=True,
+            refuses=_TRAINS,
+        ),
     },
     "factorize": {
         "svd": Method(
             options=Svd,
             function="archiver.compression.factorize.low_rank:svd",
             needs_data=False,
-            check="archiver.compression.factorize.low_rank:check",
-            search={"ratio": (0.3, 0.5, 0.7)},
+            check="archiver.compression.factorize.targets:check",
+            leaves=Effect.FACTORS,
+            refuses=_FACTORIZES,
         ),
         "activation-svd": Method(
             options=ActivationSvd,
             function="archiver.compression.factorize.low_rank:activation_svd",
             needs_data=True,
-            check="archiver.compression.factorize.low_rank:check",
-            search={"ratio": (0.3, 0.5, 0.7), "samples": (100, 300, 1000)},
+            check="archiver.compression.factorize.targets:check",
+            leaves=Effect.FACTORS,
+            refuses=_FACTORIZES,
         ),
     },
     "quantize": {
@@ -80,40 +109,56 @@ METHODS: dict[str, dict[str, Method]] = {
             options=DynamicInt8,
             function="archiver.compression.quantize.int8:dynamic_int8",
             needs_data=False,
+            devices=_INT8_DEVICES,
+            executions=_INT8_EXECUTIONS,
+            leaves=Effect.PLANNED_INTEGERS,
+            refuses=_PLANS,
         ),
         "static-int8": Method(
             options=StaticInt8,
             function="archiver.compression.quantize.int8:static_int8",
             needs_data=True,
-            search={"samples": (100, 300, 1000)},
+            devices=_INT8_DEVICES,
+            executions=_INT8_EXECUTIONS,
+            leaves=Effect.PLANNED_INTEGERS,
+            refuses=_PLANS,
         ),
         "weight-only": Method(
             options=WeightOnly,
             function="archiver.compression.quantize.weights:weight_only",
             needs_data=False,
-            check="archiver.compression.quantize.weights:check_weight_only",
-            search={"bits": (8, 4, 3), "group_size": (32, 64, 128), "algorithm": ("rtn", "gptq", "awq")},
+            check="archiver.compression.quantize.targets:check_weight_only",
+            leaves=_weight_only_leaves,
+            refuses=_weight_only_refuses,
         ),
         "fixed-point": Method(
             options=FixedPoint,
             function="archiver.compression.quantize.weights:fixed_point",
             needs_data=False,
-            check="archiver.compression.quantize.weights:check_fixed_point",
-            search={"format": ("q2.5", "q1.6", "q0.7", "q3.4")},
+            check="archiver.compression.quantize.targets:check_fixed_point",
+            leaves=Effect.GRID,
+            refuses=_QUANTIZES,
         ),
         "binary": Method(
             options=Binary,
             function="archiver.compression.quantize.weights:binary",
             needs_data=False,
-            check="archiver.compression.quantize.weights:check_targets",
-            search={"scale": ("mean", "learned"), "granularity": ("channel", "tensor")},
+            check="archiver.compression.quantize.targets:check_targets",
+            leaves=Effect.GRID,
+            refuses={
+                **_QUANTIZES,
+                Effect.ZEROS: Refusal(
+                    "{stage} stands after {earlier}: ±b has no zero for pruned weights; use ternary, or do not prune"
+                ),
+            },
         ),
         "ternary": Method(
             options=Ternary,
             function="archiver.compression.quantize.weights:ternary",
             needs_data=False,
-            check="archiver.compression.quantize.weights:check_targets",
-            search={"granularity": ("channel", "tensor")},
+            check="archiver.compression.quantize.targets:check_targets",
+            leaves=Effect.GRID,
+            refuses=_QUANTIZES,
         ),
     },
     "prune": {
@@ -122,28 +167,35 @@ METHODS: dict[str, dict[str, Method]] = {
             function="archiver.compression.prune.weights:l1",
             needs_data=False,
             check="archiver.compression.prune.weights:check",
-            search={"sparsity": (0.3, 0.5, 0.7), "scope": ("global", "layer")},
+            leaves=Effect.ZEROS,
         ),
         "wanda": Method(
             options=Wanda,
             function="archiver.compression.prune.weights:wanda",
             needs_data=True,
             check="archiver.compression.prune.weights:check",
-            search={"sparsity": (0.3, 0.5, 0.7), "scope": ("row", "layer")},
+            leaves=Effect.ZEROS,
         ),
         "sparsegpt": Method(
             options=SparseGpt,
             function="archiver.compression.prune.weights:sparsegpt",
             needs_data=True,
             check="archiver.compression.prune.weights:check",
-            search={"sparsity": (0.3, 0.5, 0.7), "damping": (0.01, 0.1)},
+            leaves=Effect.ZEROS,
         ),
         "structured": Method(
             options=Structured,
             function="archiver.compression.prune.structured:structured",
             needs_data=False,
             check="archiver.compression.prune.structured:check",
-            search={"neurons": (0.25, 0.5, 0.67), "heads": (0.33, 0.5), "layers": (0.33, 0.5)},
+            refuses={
+                **MOVES_WEIGHTS,
+                Effect.SHARED_LAYERS: _CUT_FIRST,
+                Effect.FACTORS: _CUT_FIRST,
+                Effect.ZEROS: Refusal(
+                    "{stage} stands after {earlier}: cut whole structures first, then single weights"
+                ),
+            },
         ),
     },
     "share": {
@@ -152,20 +204,34 @@ METHODS: dict[str, dict[str, Method]] = {
             function="archiver.compression.share.layers:share_layers",
             needs_data=False,
             check="archiver.compression.share.layers:check",
-            search={"groups": (2, 3), "init": ("mean", "first")},
+            leaves=Effect.SHARED_LAYERS,
+            refuses={
+                **MOVES_WEIGHTS,
+                Effect.ZEROS: Refusal(
+                    "{stage} stands after {earlier}: layers with zeros in different places cannot share; share first"
+                ),
+            },
         ),
         "vocabulary": Method(
             options=Vocabulary,
             function="archiver.compression.share.vocabulary:vocabulary",
             needs_data=True,
             check="archiver.compression.share.vocabulary:check",
+            leaves=Effect.FEWER_TOKENS,
+            refuses={
+                Effect.PLANNED_INTEGERS: PUT_LAST,
+                Effect.FIXED_GRID: _WHOLE_TABLE,
+                Effect.GRID: _WHOLE_TABLE,
+                Effect.CODEBOOK: _WHOLE_TABLE,
+                Effect.FEWER_TOKENS: Refusal("{stage} stands a second time: the tokens are gone already"),
+            },
         ),
         "codebook": Method(
             options=Codebook,
             function="archiver.compression.share.codebook:codebook",
             needs_data=False,
-            check="archiver.compression.quantize.weights:check_codebook",
-            search={"bits": (3, 4, 5), "granularity": ("tensor", "group")},
+            check="archiver.compression.quantize.targets:check_codebook",
+            leaves=Effect.CODEBOOK,
         ),
     },
 }

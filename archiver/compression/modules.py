@@ -1,46 +1,32 @@
-"""The options of each compression method, and how `targets` / `ignore` choose modules."""
+"""Which modules a stage works on: how `targets` and `ignore` choose among a model's linear layers and tables."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from archiver.compression.quantize.options import WeightOnly as WeightOnly  # its former home
 from archiver.errors import RecipeError
-from archiver.fields import option
 
-TARGETS_HELP = (
+_GLOBS = (
     "globs over module names, in which * also crosses dots, or @layers, @attention, @feed-forward, @embeddings, @head; "
-    "default: every linear layer and embedding table"
+    "default: "
 )
+# What the options `targets` and `ignore` say of themselves.
+LINEAR_HELP = _GLOBS + "every linear layer but the output head"
+ALL_HELP = _GLOBS + "every linear layer and embedding table"
 IGNORE_HELP = "globs over module names that are left alone, although targets names them"
-
-
-@dataclass(frozen=True)
-class DynamicInt8:
-    """int8 weights; activations are quantized as they come, with one scale per token where the runtime can."""
-
-    targets: tuple[str, ...] = option("globs", ("*",), help=TARGETS_HELP)
-    ignore: tuple[str, ...] = option("globs", (), help=IGNORE_HELP)
-
-
-@dataclass(frozen=True)
-class StaticInt8:
-    """int8 weights and activations; activation scales are calibrated on training text."""
-
-    targets: tuple[str, ...] = option("globs", ("*",), help=TARGETS_HELP)
-    ignore: tuple[str, ...] = option("globs", (), help=IGNORE_HELP)
-    samples: int = option("integer", 300, minimum=1, maximum=100_000, help="calibration texts, taken from data.train")
 
 
 def select_modules(names: Iterable[str], targets: Sequence[str], ignore: Sequence[str] = ()) -> list[str]:
     """The module names that some glob of `targets` matches and none of `ignore` does, in the order given.
 
-    names: fully qualified names of the modules a method can work on ("encoder.layer.0.output.dense")
-    raises RecipeError that lists every glob which matches no name, and when nothing is left
+    Args:
+        names: fully qualified names of the modules a method can work on ("encoder.layer.0.output.dense").
+        targets, ignore: globs, in which * also crosses dots, or roles ("@attention").
+    Returns: the names that are left.
+    Raises: RecipeError that lists every glob which matches no name, and when nothing is left.
     """
     candidates = list(names)
     problems = [
@@ -66,9 +52,8 @@ def _matches(name: str, glob: str) -> bool:
     return ROLES[glob](name) if glob in ROLES else fnmatchcase(name, glob)
 
 
-# Classification heads by their names in transformers: small, and the first to hurt.
+# Classification heads by their names in transformers: they are small, and quantizing them costs most accuracy.
 HEADS = ("classifier", "pre_classifier", "score")
-
 
 # Roles say the same of every family, where globs need its module names. They go by how transformers names modules.
 _LAYER = re.compile(r"(?:^|\.)(?:layer|layers|h)\.\d+\.")
@@ -83,16 +68,10 @@ ROLES: dict[str, Callable[[str], bool]] = {
 }
 
 
-LINEAR_HELP = (
-    "globs over module names, in which * also crosses dots, or @layers, @attention, @feed-forward, @embeddings, @head; "
-    "default: every linear layer but the output head"
-)
-
-
 def linear_names(model: Any) -> list[str]:
-    """Names of the model's linear layers in forward order, the output head and what shares the embeddings' weight left out.
+    """Names of the model's linear layers, without the output head and classification heads.
 
-    These are what pruning, factorizing and quantizing mean by «every linear layer» unless `targets` says otherwise.
+    These are what pruning, factorizing and quantizing mean by "every linear layer" unless `targets` says otherwise.
     """
     import torch
 
@@ -111,9 +90,13 @@ def weighted_names(model: Any) -> list[str]:
 
 
 def choose_modules(model: Any, targets: Sequence[str] | None, ignore: Sequence[str] = ()) -> list[str]:
-    """The modules a stage works on: every linear layer but heads (targets None), or what the globs name, tables included.
+    """The modules a stage works on.
 
-    raises RecipeError as `select_modules` does
+    Args:
+        targets: globs over linear layers (the head too) and embedding tables; None: every linear layer but heads.
+        ignore: globs over what is left alone.
+    Returns: names in the model's order.
+    Raises: RecipeError as `select_modules`.
     """
     if targets is None:
         return select_modules(linear_names(model), ("*",), ignore)

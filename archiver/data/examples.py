@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from archiver.data.embedded import SOURCE, embedded_sentences
 from archiver.data.files import BadRow, Row, read_rows
 from archiver.data.hub import HUB_PREFIX, read_hub_rows
 from archiver.errors import DataError
-from archiver.tasks.base import TASKS
 
 SHOWN_PROBLEMS = 20
 
@@ -37,7 +36,7 @@ def read_examples(
     source: Path | str,
     columns: Mapping[str, str | int] | None = None,
     *,
-    task: str,
+    labels: Literal["class", "score", "none"] = "class",
     id2label: Mapping[int, str] | None = None,
     multi_label: bool | None = None,
     limit: int | None = None,
@@ -47,13 +46,12 @@ def read_examples(
     source: a .tsv, .csv, .jsonl/.ndjson or .txt file; "hub://name[/config]:split"; "embedded:cpython:train|validation"
     columns: {"text" | "text_pair" | "label": column name (the file has a header) or position (it has none)};
         without it: columns named text, text_pair and label, of which only text must exist
+    labels: "score" where a label is a number whatever the model says, "none" where labels are not wanted, else "class"
     id2label: the model's labels; a label is one of these names, or an id. With one label only it is a score
     multi_label: labels are names or ids joined by `|`; None: decided by whether some label holds a `|`
     limit: read no more than this many examples
     raises DataError that lists every bad row (the first 20, then how many more), each with its line
     """
-    if task not in TASKS:
-        raise DataError(f"unknown task {task!r}; allowed: {', '.join(TASKS)}")
     name = source.name if isinstance(source, Path) else source
     problems: list[tuple[int, str]] = []
     good: list[Row] = []
@@ -65,12 +63,12 @@ def read_examples(
         problems += [(row.line, mistake) for mistake in mistakes]
         if not mistakes:
             good.append(row)
-    parse = _label_parser(task, id2label, multi_label, [row.values.get("label") for row in good])
+    parse = _label_parser(labels, id2label, multi_label, [row.values.get("label") for row in good])
     examples = []
     for row in good:
         raw = row.values.get("label")
         try:
-            label = None if raw is None else parse(raw)
+            label = None if raw is None or labels == "none" else parse(raw)
         except ValueError as error:
             problems.append((row.line, str(error)))
         else:
@@ -114,13 +112,13 @@ def _raise(name: str, problems: list[tuple[int, str]]) -> None:
 
 
 def _label_parser(
-    task: str, id2label: Mapping[int, str] | None, multi_label: bool | None, raw_labels: list[Any]
+    labels: str, id2label: Mapping[int, str] | None, multi_label: bool | None, raw_labels: list[Any]
 ) -> Callable[[Any], Label]:
     """The function that turns one label as read (str, int, float, list) into an Example's label.
 
     It raises ValueError that says what is wrong and what is allowed.
     """
-    if task == "feature-extraction" or (id2label is not None and len(id2label) == 1 and not multi_label):
+    if labels == "score" or (id2label is not None and len(id2label) == 1 and not multi_label):
         return _score
     ids = {name: index for index, name in (id2label or {}).items()}
     if multi_label is None:

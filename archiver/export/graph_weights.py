@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from archiver.storage.codec_choice import Hint
-from archiver.storage.layouts import hint_for
+from archiver.storage.codec_choice import WeightLayout
+from archiver.storage.layouts import layout_for
 from archiver.storage.packing import encode_all, write_encoded
 from handlers.storage.graph_weights import IMAGE, PACKED
 
@@ -22,10 +22,13 @@ _ALIGN = 64
 _ELEMENTS = {"f32": np.float32, "f16": np.float16, "i8": np.int8, "u8": np.uint8, "i64": np.int64, "i32": np.int32}
 
 
-def pack_onnx(path: Path, known: Mapping[bytes, Hint]) -> bool:
-    """Replace the constants of model.onnx by packed weights beside it; False when that saves too little.
+def pack_onnx(path: Path, known: Mapping[bytes, WeightLayout]) -> bool:
+    """Replace the constants of an ONNX graph by packed weights beside it.
 
-    known: hints by content, as archiver.storage.layouts.by_content gives them
+    Args:
+        path: of model.onnx, which is written anew.
+        known: layouts by content, as archiver.storage.layouts.layouts_by_content gives them.
+    Returns: False when packing saves too little and nothing was changed.
     """
     model = onnx.load(str(path))
     large = [item for item in model.graph.initializer if len(item.raw_data) >= _LEAST_BYTES]
@@ -44,8 +47,14 @@ def pack_onnx(path: Path, known: Mapping[bytes, Hint]) -> bool:
     return True
 
 
-def pack_openvino(xml: Path, known: Mapping[bytes, Hint]) -> bool:
-    """Replace model.bin by packed weights of the same image; model.xml stays as it is. False when that saves too little."""
+def pack_openvino(xml: Path, known: Mapping[bytes, WeightLayout]) -> bool:
+    """Replace the weights file of an OpenVINO IR by packed weights that give the same bytes back; model.xml stays as it is.
+
+    Args:
+        xml: of model.xml, with model.bin beside it.
+        known: layouts by content, as archiver.storage.layouts.layouts_by_content gives them.
+    Returns: False when packing saves too little and nothing was changed.
+    """
     binary = xml.with_suffix(".bin")
     content = np.frombuffer(binary.read_bytes(), np.uint8)
     arrays: dict[str, np.ndarray] = {}
@@ -95,10 +104,10 @@ def _write(
     arrays: Mapping[str, np.ndarray],
     places: Mapping[str, list[int]],
     size: int,
-    known: Mapping[bytes, Hint],
+    known: Mapping[bytes, WeightLayout],
 ) -> bool:
-    hints = {name: hint for name, array in arrays.items() if (hint := hint_for(array, known)) is not None}
-    encoded = encode_all(arrays, hints)
+    layouts = {name: layout for name, array in arrays.items() if (layout := layout_for(array, known)) is not None}
+    encoded = encode_all(arrays, layouts)
     plain = sum(array.nbytes for array in arrays.values())
     if not arrays or sum(item.nbytes for item in encoded.values()) > WORTH * plain:
         return False

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from archiver.compression.quantize.int8_rows import quantize_rows
 from archiver.state.plan import QuantizationPlan
-from archiver.storage.codec_choice import Hint
-from archiver.storage.layouts import by_content, content_key
+from archiver.storage.codec_choice import WeightLayout
+from archiver.storage.int8_rows import quantize_rows
+from archiver.storage.layouts import content_key, layouts_by_content
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ def _makers(
 ) -> dict[bytes, Callable[[np.ndarray], Integers | None]]:
     """By the content of a weight: what makes integers of it."""
 
-    def of_grid(hint: Hint) -> Callable[[np.ndarray], Integers | None]:
-        return lambda weight: on_grid(weight, hint)
+    def of_grid(layout: WeightLayout) -> Callable[[np.ndarray], Integers | None]:
+        return lambda weight: on_grid(weight, layout)
 
-    make = {key: of_grid(hint) for key, hint in by_content(model).items()}
+    make = {key: of_grid(layout) for key, layout in layouts_by_content(model).items()}
     for name in (*plan.linears, *plan.embeddings) if plan else ():
         make[content_key(model.get_parameter(f"{name}.weight").detach().cpu().numpy())] = as_rows
     return make
@@ -87,11 +87,11 @@ def as_rows(weight: np.ndarray) -> Integers:
     return Integers(q.numpy().astype(np.int16)[:, None], scale.numpy()[:, None], zero, 8)
 
 
-def on_grid(weight: np.ndarray, hint: Hint) -> Integers | None:
+def on_grid(weight: np.ndarray, layout: WeightLayout) -> Integers | None:
     """The integers of a weight whose grid is known; None when it is not exactly on a grid of at most 8 bits."""
-    if hint.grouping is None or hint.grouping[2] > 8:
+    if layout.grouping is None or layout.grouping[2] > 8:
         return None
-    scale, zeros, bits = hint.grouping
+    scale, zeros, bits = layout.grouping
     scale = np.asarray(scale, np.float32)[..., None]
     zero = np.zeros(scale.shape, np.int16) if zeros is None else np.asarray(zeros).astype(np.int16)[..., None]
     rows, groups, _ = scale.shape

@@ -24,9 +24,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from archiver.compression.quantize.int8 import affine_uint8
-from archiver.compression.quantize.int8_rows import quantize_rows
 from archiver.export.onnx import OnnxGraph
 from archiver.state.plan import QuantizationPlan
+from archiver.storage.int8_rows import quantize_rows
 
 MICROSOFT = "com.microsoft"
 # The least value an activation function gives, negated: min GELU(x) = −0.16997, min ReLU(x) = 0.

@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 
+from archiver.architecture import kv_shapes
 from archiver.errors import UnsupportedModelError
 from archiver.export.integer_constants import put_integers
 from archiver.state.plan import QuantizationPlan
-from handlers.architecture.anatomy import layer_parts
 from handlers.manifest import canonical_json
 
 IR = "openvino_model.xml"
@@ -66,7 +66,7 @@ def _config_class(model: torch.nn.Module) -> Any:
         raise UnsupportedModelError(
             f"exporting a language model to OpenVINO needs optimum-intel ({error}): pip install 'optimum-intel[openvino]'"
         ) from error
-    shapes = [(parts.key_heads, parts.head_dim) for parts in layer_parts(model)]
+    shapes = kv_shapes(model)
 
     class KeysAndValues(DummyPastKeyValuesGenerator):
         def generate(self, *_: Any, **__: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -90,7 +90,11 @@ def _trace(model: torch.nn.Module, config_class: Any, path: Path) -> None:
     config: Any = model.config
     with _quiet(), _as_it_was(model), torch.random.fork_rng(devices=[]):
         # Paged attention takes the place of this one operation; eager attention's many would first have to be recognised.
-        config._attn_implementation = "sdpa"
+        # Modules whose head counts were cut may have a config of their own.
+        for each in {
+            id(module.config): module.config for module in model.modules() if hasattr(module, "config")
+        }.values():
+            each._attn_implementation = "sdpa"
         examples = config_class(config, task=_TASK, use_past=True, use_past_in_inputs=True)
         export(model, examples, path, stateful=True, library_name="transformers")
 

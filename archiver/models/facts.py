@@ -1,79 +1,68 @@
-"""What a model directory holds, found without loading it: config.json, the tokenizer and the safetensors headers."""
+"""What a model directory is, found without reading its weights: by config.json, the module tree and the tensors' names.
+
+No list of model types decides what is taken: transformers' auto class for the task knows the type, and the weight files
+hold what that class needs.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from archiver.errors import RecipeError, UnsupportedModelError
-from archiver.models.decoder_facts import DECODERS, read_decoder
-from archiver.models.files import read_json, read_tensors, weight_files
+from archiver.models.config import CAUSAL, is_causal, model_class, read_config
+from archiver.models.files import ModelDirectory, architecture_of, look_into, read_json, unusable
 from archiver.models.pooling import Pooling, read_pooling
-from archiver.models.safetensors_header import TensorInfo
+from archiver.models.tensors import FLOATS, LEGACY_BUFFERS, TensorInfo, main_float
 from archiver.models.tokenizer import check_vocabulary, read_vocabulary
-from archiver.tasks.base import TASKS
 
-
-@dataclass(frozen=True)
-class Family:
-    """What models of one model_type have in common.
-
-    prefix: of the encoder's tensors in a model with a head; head: tensors of the classification head
-    padded_positions: position ids begin behind padding_idx, so that many positions are no tokens' (RoBERTa)
-    token_types: the encoder tells segments of a pair apart; pooler: the class takes add_pooling_layer
-    """
-
-    prefix: str
-    head: tuple[str, ...]
-    pad_token_id: int = 0
-    padded_positions: bool = False
-    token_types: bool = False
-    pooler: bool = False
-
-
-_OUT_PROJ = ("classifier.dense.weight", "classifier.out_proj.weight")
-_ROBERTA = Family("roberta.", _OUT_PROJ, pad_token_id=1, padded_positions=True, pooler=True)
-FAMILIES: dict[str, Family] = {
-    "bert": Family("bert.", ("classifier.weight",), token_types=True, pooler=True),
-    "distilbert": Family("distilbert.", ("pre_classifier.weight", "classifier.weight")),
-    "electra": Family("electra.", _OUT_PROJ, token_types=True),
-    "roberta": _ROBERTA,
-    "xlm-roberta": _ROBERTA,
-    "camembert": _ROBERTA,
-}
-PROBLEM_TYPES = (None, "single_label_classification", "multi_label_classification", "regression")
-FLOATS = ("F64", "F32", "F16", "BF16")
+# Tokens, where neither a table of positions nor config.json bounds a text (ALiBi, recurrent models).
+UNBOUNDED = 1_048_576
+_BOUNDS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "n_ctx",
+    "seq_length",
+)  # families differ in the name
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """architecture: the class config.json names, or None; id2label: {} for a model without classification head
+    """A model directory's sizes, tokens and labels.
+
+    architecture: the class config.json names, or None
     num_parameters: floating point values in the weight files; weight_bytes: what they take there
-    max_positions: the most tokens of one input; pad_token_id: what shorter inputs of a batch are filled with
-    has_token_type_ids: the encoder needs token_type_ids for pairs; end_token_ids: those that end a decoder's text
+    dtype: the type that most of these bytes have: "float32", "bfloat16", "float16" or "float64"
+    vocab_size: rows of the token embeddings; 0 where the model takes no token ids
+    id2label: {} where no classification head is wanted; problem_type: what the head was trained for, as config.json says
+    max_positions: the most tokens of one input; UNBOUNDED where nothing bounds them
+    pad_token_id: what shorter inputs of a batch are filled with
+    causal: each token sees those before it alone
+    end_token_ids: those that end a causal model's text
     """
 
     model_type: str
     architecture: str | None
     num_parameters: int
     weight_bytes: int
+    dtype: str
     num_layers: int
     hidden_size: int
     vocab_size: int
-    num_labels: int
     id2label: dict[int, str]
     problem_type: str | None
     max_positions: int
     pad_token_id: int
-    has_token_type_ids: bool
+    causal: bool
     pooling: Pooling
     end_token_ids: tuple[int, ...] = ()
 
     @property
-    def decoder(self) -> bool:
-        """It predicts the next token: a model for text-generation, and for nothing else here."""
-        return self.model_type in DECODERS
+    def num_labels(self) -> int:
+        """Outputs of the classification head."""
+        return len(self.id2label)
 
     @property
     def multi_label(self) -> bool:
@@ -81,223 +70,200 @@ class ModelFacts:
         return self.problem_type == "multi_label_classification"
 
 
-def inspect_model(path: Path, task: str | None = None) -> ModelFacts:
-    """The facts of a model directory, for one task or (None) whatever it can do.
+def inspect_model(
+    path: Path,
+    auto_class: str = "AutoModel",
+    *,
+    base_only: bool | None = None,
+    task: str | None = None,
+    input_name: str = "input_ids",
+) -> ModelFacts:
+    """The facts of a model directory as one of transformers' auto classes loads it.
 
-    raises UnsupportedModelError that lists every problem found
+    Args:
+        path: the directory.
+        auto_class: the class's name, as "AutoModelForSequenceClassification".
+        base_only: the model without head and pooler is wanted. Default: for AutoModel.
+        task: what messages call the purpose. Default: the auto class.
+        input_name: the model's main input; with "input_ids" a tokenizer is needed.
+    Raises: UnsupportedModelError that lists every problem found.
     """
-    path = Path(path)
-    problems: list[str] = []
-    if not path.is_dir():
-        raise UnsupportedModelError(f"model {path.name} is no directory: name one with config.json and its weights")
-    config: dict[str, Any] = {}
-    if (path / "config.json").is_file():
-        config = read_json(path / "config.json", problems)
-    else:
-        problems.append("it has no config.json: name the directory that save_pretrained wrote")
-    tensors = read_tensors(weight_files(path, problems), problems)
-    decoder = str(config.get("model_type")) in DECODERS
-    family = _check_config(config, problems) if config else None
-    tokenizer = read_vocabulary(path, problems)
-    pooling = read_pooling(path, problems) if task != "text-classification" and not decoder else Pooling()
+    base_only = auto_class == "AutoModel" if base_only is None else base_only
+    path, problems = Path(path), list[str]()
+    directory = look_into(path, problems)
+    tokenizer = read_vocabulary(path, problems) if input_name == "input_ids" else {}
+    _check_types(directory.tensors, problems)
     facts = None
-    if decoder and tensors:
-        facts = _decoder_facts(path, config, tensors, tokenizer, task, problems)
-    elif family is not None and tensors:
-        facts = _facts(config, family, tensors, tokenizer, pooling, task, problems)
+    if directory.config and directory.tensors:
+        purpose = task or auto_class
+        facts = _facts(directory, auto_class, base_only, purpose, input_name, tokenizer, problems)
     if problems or facts is None:
-        raise UnsupportedModelError(f"model directory {path.absolute().name!r} cannot be used:", problems)
+        raise unusable(path, problems)
     return facts
 
 
-def default_task(facts: ModelFacts) -> str:
-    """The task a model is made for: by its family, then text-classification when it has such a head."""
-    if facts.decoder:
-        return "text-generation"
-    return "text-classification" if facts.id2label else "feature-extraction"
-
-
-def check_max_length(facts: ModelFacts, max_length: int) -> None:
-    """raises RecipeError when inputs of `max_length` tokens would exceed the model's positions."""
-    if max_length > facts.max_positions:
-        raise RecipeError(
-            f"serve.max_length is {max_length}, the model has {facts.max_positions} positions: "
-            f"set serve.max_length to {facts.max_positions} or less"
-        )
-
-
-def _check_config(config: dict[str, Any], problems: list[str]) -> Family | None:
-    """The encoder's family; None for a decoder, or with a problem for what is neither."""
-    model_type = config.get("model_type")
-    decoder = str(model_type) in DECODERS
-    if config.get("auto_map"):
-        problems.append(
-            "config.json names remote code (auto_map), which is never run: use a model that transformers knows"
-        )
-    if config.get("quantization_config"):
-        problems.append("it is quantized already (quantization_config): give the original fp32, fp16 or bf16 model")
-    if config.get("add_cross_attention") and decoder:
-        problems.append("config.json gives it cross-attention (add_cross_attention): only pure decoders are supported")
-    if decoder:
-        return None
-    if config.get("is_decoder") or config.get("add_cross_attention") or config.get("is_encoder_decoder"):
-        problems.append("config.json makes it a decoder (is_decoder, add_cross_attention): only encoders are supported")
-    if config.get("position_embedding_type", "absolute") != "absolute":
-        problems.append(
-            f"position_embedding_type {config['position_embedding_type']!r} is not supported; allowed: absolute"
-        )
-    family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
-    if family is None:
-        allowed = ", ".join([*FAMILIES, *DECODERS])
-        problems.append(f"model_type {model_type!r} is not supported; allowed: {allowed}")
-    return family
-
-
 def _facts(
-    config: dict[str, Any],
-    family: Family,
-    tensors: dict[str, TensorInfo],
+    directory: ModelDirectory,
+    auto_class: str,
+    base_only: bool,
+    purpose: str,
+    input_name: str,
     tokenizer: dict[str, int],
-    pooling: Pooling,
-    task: str | None,
     problems: list[str],
 ) -> ModelFacts | None:
-    floats = _floats(tensors, problems)
-    words = _shape(tensors, family, "embeddings.word_embeddings.weight")
-    places = _shape(tensors, family, "embeddings.position_embeddings.weight")
-    if words is None or places is None:
-        problems.append("its weights have no word and position embeddings: they are not those of this model_type")
+    raw, path = directory.config, directory.path
+    labelled = "Classification" in auto_class and not base_only
+    labels = _id2label(raw, problems) if labelled else {}
+    known = len(problems)
+    config = read_config(path, raw, auto_class, problems)
+    cls = None
+    if config is not None:
+        cls, config = model_class(config, auto_class, problems)
+    if cls is None or len(problems) > known:
         return None
-    check_vocabulary(tokenizer, words[0], problems)
-    pad = _integer(config, ("pad_token_id",), family.pad_token_id, problems)
-    architecture = _architecture(config)
-    problem_type = config.get("problem_type")
-    if problem_type not in PROBLEM_TYPES:
+    from archiver.models.checkpoint import match_checkpoint
+
+    try:
+        checkpoint = match_checkpoint(cls, config, directory.tensors, base_only=base_only)
+    except ValueError as error:
+        problems.append(f"transformers cannot make {cls.__name__} from config.json and these weights: {error}")
+        return None
+    model, causal = checkpoint.model, is_causal(checkpoint.model)
+    if model.main_input_name != input_name:
         problems.append(
-            f"problem_type {problem_type!r} is not supported; allowed: {', '.join(map(str, PROBLEM_TYPES))}"
+            f"{cls.__name__} takes {model.main_input_name}; {purpose} needs a model that takes {input_name}"
         )
-    # A model without the head has no labels, whatever id2label its config carries.
-    has_head = all(name in tensors for name in family.head)
-    id2label = _id2label(config, tensors[family.head[-1]], problems) if has_head else {}
-    _check_task(task, has_head, family, architecture, config, len(id2label), problems)
+        return None
+    if auto_class == CAUSAL and not causal:
+        problems.append(
+            f"model_type {config.model_type!r} is an encoder, whose tokens see those behind them too: {purpose} needs a "
+            "model with causal attention"
+        )
+        return None
+    if not base_only:
+        _check_head(cls.__name__, raw, checkpoint.head, purpose, problems)
+    problems += checkpoint.problems
+    floats = [info for info in directory.tensors.values() if info.dtype in FLOATS]
+    text, rows = config.get_text_config(), _embedding_rows(model)
+    if input_name == "input_ids" and not rows:
+        problems.append(f"{cls.__name__} has no table of token embeddings: such models are not supported")
+        return None
+    check_vocabulary(tokenizer, rows, problems)
+    ends = end_tokens(path, getattr(text, "eos_token_id", None), problems) if causal else ()
+    if labelled and "id2label" not in raw:
+        labels = dict(config.id2label)
+    if labelled and config.problem_type == "regression" and len(labels) > 1:
+        problems.append(f"problem_type regression with {len(labels)} outputs is not supported; allowed: 1 output")
     return ModelFacts(
-        model_type=config["model_type"],
-        architecture=architecture,
+        model_type=config.model_type,
+        architecture=architecture_of(raw),
         num_parameters=sum(info.elements for info in floats),
         weight_bytes=sum(info.size for info in floats),
-        num_layers=_integer(config, ("num_hidden_layers", "n_layers"), 0, problems),
-        hidden_size=_integer(config, ("hidden_size", "dim"), places[1], problems),
-        vocab_size=words[0],
-        num_labels=len(id2label),
-        id2label=id2label,
-        problem_type=problem_type,
-        max_positions=places[0] - pad - 1 if family.padded_positions else places[0],
-        pad_token_id=pad,
-        has_token_type_ids=family.token_types and _integer(config, ("type_vocab_size",), 2, problems) > 1,
-        pooling=pooling,
+        dtype=main_float(directory.tensors),
+        num_layers=int(getattr(text, "num_hidden_layers", None) or 0),
+        hidden_size=int(getattr(text, "hidden_size", None) or 0),
+        vocab_size=rows,
+        id2label=labels,
+        problem_type=config.problem_type,
+        max_positions=_max_positions(text, model, problems),
+        pad_token_id=_pad_token(path, getattr(text, "pad_token_id", None), tokenizer, ends, rows, problems),
+        causal=causal,
+        pooling=read_pooling(path, causal=causal, problems=problems) if base_only else Pooling(),
+        end_token_ids=tuple(token for token in ends if token < rows),
     )
 
 
-def _decoder_facts(
-    path: Path,
-    config: dict[str, Any],
-    tensors: dict[str, TensorInfo],
-    tokenizer: dict[str, int],
-    task: str | None,
-    problems: list[str],
-) -> ModelFacts | None:
-    floats = _floats(tensors, problems)
-    found = read_decoder(path, config, tensors, problems)
-    if task is not None and task != "text-generation":
-        problems.append(
-            f"model_type {config['model_type']} is a decoder, the task is {task!r}; allowed: text-generation"
-        )
-    if found is None:
-        return None
-    check_vocabulary(tokenizer, found["vocab_size"], problems)
-    return ModelFacts(
-        model_type=config["model_type"],
-        architecture=_architecture(config),
-        num_parameters=sum(info.elements for info in floats),
-        weight_bytes=sum(info.size for info in floats),
-        num_labels=0,
-        id2label={},
-        problem_type=None,
-        has_token_type_ids=False,
-        pooling=Pooling(),
-        **found,
-    )
-
-
-def _architecture(config: dict[str, Any]) -> str | None:
-    architectures = config.get("architectures")
-    return str(architectures[0]) if isinstance(architectures, list) and architectures else None
-
-
-def _floats(tensors: dict[str, TensorInfo], problems: list[str]) -> list[TensorInfo]:
-    """The floating point tensors; integers among the others, which would be weights quantized already, are a problem."""
-    quantized = sorted({info.dtype for info in tensors.values() if info.elements > 1} - {*FLOATS, "I64", "I32", "BOOL"})
-    if quantized:
+def _check_types(tensors: Mapping[str, TensorInfo], problems: list[str]) -> None:
+    """Integers, other than masks and positions that old checkpoints carry, are weights quantized already."""
+    types = {info.dtype for name, info in tensors.items() if info.elements > 1 and not name.endswith(LEGACY_BUFFERS)}
+    if quantized := sorted(types - {*FLOATS, "I64", "I32", "BOOL"}):
         problems.append(f"its weights hold {', '.join(quantized)} tensors; allowed: {', '.join(FLOATS)}")
-    return [info for info in tensors.values() if info.dtype in FLOATS]
 
 
-def _integer(config: dict[str, Any], keys: tuple[str, ...], default: int, problems: list[str]) -> int:
-    """The first of the keys (families spell them differently) that config.json sets; null counts as not set."""
-    for key in keys:
-        value = config.get(key)
-        if type(value) is int and value >= 0:
-            return value
-        if value is not None:
-            problems.append(f"config.json: {key} {value!r} must be an integer from 0")
-    return default
+def _check_head(cls: str, raw: Mapping[str, Any], missing: Sequence[str], purpose: str, problems: list[str]) -> None:
+    """The head's weights are there, and those of the class that config.json names: heads of two tasks may look alike."""
+    architecture = architecture_of(raw)
+    ours, theirs = _head_of(cls), _head_of(architecture or "")
+    if missing or (theirs and theirs != ours):
+        shown = ", ".join(missing[:4]) + (" …" if len(missing) > 4 else "") or cls
+        problems.append(
+            f"it has no head for {purpose} ({shown}; its architecture is {architecture}): give a model "
+            "fine-tuned for it, or use another task"
+        )
 
 
-def _shape(tensors: dict[str, TensorInfo], family: Family, name: str) -> tuple[int, ...] | None:
-    """The shape of an encoder's matrix, whether or not its name carries the family's prefix."""
-    info = tensors.get(family.prefix + name) or tensors.get(name)
-    return info.shape if info is not None and len(info.shape) == 2 else None
+def _head_of(architecture: str) -> str:
+    """ "SequenceClassification" of BertForSequenceClassification; "" for a class without head."""
+    return "CausalLM" if architecture.endswith("LMHeadModel") else architecture.partition("For")[2]
 
 
-def _id2label(config: dict[str, Any], classifier: TensorInfo, problems: list[str]) -> dict[int, str]:
-    """{id: name} for as many labels as the classifier has outputs; LABEL_n where the config names none."""
-    outputs = classifier.shape[0] if classifier.shape else 0
+def _embedding_rows(model: Any) -> int:
+    """Rows of the token embeddings; 0 where the model's inputs are no tokens."""
+    try:
+        weight = getattr(model.get_input_embeddings(), "weight", None)
+    except NotImplementedError:  # a model that hashes characters has no table
+        return 0
+    return int(weight.shape[0]) if weight is not None and weight.dim() == 2 else 0
+
+
+def _max_positions(config: Any, model: Any, problems: list[str]) -> int:
+    """What config.json bounds a text to; fewer where a table's first positions, up to padding_idx, are no token's."""
+    import torch
+
+    # XLNet says -1 for no bound.
+    stated = next((value for name in _BOUNDS if (value := getattr(config, name, None)) not in (None, -1)), UNBOUNDED)
+    if type(stated) is not int or stated < 2:
+        problems.append(f"config.json: max_position_embeddings is {stated!r}; allowed: a whole number from 2")
+        return 0
+    tables = [
+        module.num_embeddings - module.padding_idx - 1
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Embedding)
+        and module.padding_idx is not None
+        and "position" in name.rpartition(".")[2]
+    ]
+    return min([stated, *tables])
+
+
+def _pad_token(
+    path: Path, stated: Any, tokenizer: dict[str, int], ends: Sequence[int], rows: int, problems: list[str]
+) -> int:
+    """config.json's padding token; else the tokenizer's; else one that ends a text; else 0: padding is masked."""
+    file = path / "tokenizer_config.json"
+    token = read_json(file, problems).get("pad_token") if file.is_file() else None
+    name = token.get("content") if isinstance(token, dict) else token
+    candidates = [stated, tokenizer.get(str(name)), *ends]
+    return next((found for found in candidates if type(found) is int and 0 <= found < rows), 0)
+
+
+def end_tokens(path: Path, stated: Any, problems: list[str]) -> tuple[int, ...]:
+    """The ids that end a text: generation_config.json's where it names some (chat models end turns), else config's.
+
+    Args:
+        stated: eos_token_id of config.json, a number, a list or None.
+    """
+    found, file = stated, path / "generation_config.json"
+    if file.is_file():
+        found = read_json(file, problems).get("eos_token_id", found)
+    ids = found if isinstance(found, list) else [] if found is None else [found]
+    if not all(type(token) is int and token >= 0 for token in ids):
+        problems.append(f"eos_token_id is {found!r}; allowed: a token's id, or a list of ids")
+        return ()
+    return tuple(ids)
+
+
+def _id2label(config: Mapping[str, Any], problems: list[str]) -> dict[int, str]:
+    """{id: name} as config.json has it, every id from 0 and every name once; {} where it names none."""
     raw = config.get("id2label")
     if raw is None:
-        return {index: f"LABEL_{index}" for index in range(outputs)}
+        return {}
     try:
         labels = {int(index): str(name) for index, name in raw.items()}
     except (AttributeError, ValueError):
         problems.append("config.json: id2label must map ids (0, 1, ...) to names")
         return {}
-    if sorted(labels) != list(range(outputs)):
-        problems.append(f"config.json: id2label has the ids {sorted(labels)[:10]}, the classifier {outputs} outputs")
+    if sorted(labels) != list(range(len(labels))):
+        problems.append(f"config.json: id2label has the ids {sorted(labels)[:10]}; allowed: 0, 1, … without a gap")
     elif len(set(labels.values())) < len(labels):
         problems.append("config.json: id2label gives one name to several ids: give each its own")
     return dict(sorted(labels.items()))
-
-
-def _check_task(
-    task: str | None,
-    has_head: bool,
-    family: Family,
-    architecture: str | None,
-    config: dict[str, Any],
-    num_labels: int,
-    problems: list[str],
-) -> None:
-    if task is not None and task not in TASKS:
-        problems.append(f"task {task!r} is not supported; allowed: {', '.join(TASKS)}")
-    if task == "text-generation":
-        allowed = ", ".join(DECODERS)
-        problems.append(f"model_type {config['model_type']} is an encoder, text-generation needs one of {allowed}")
-    if task != "text-classification":
-        return
-    if not has_head or (architecture is not None and not architecture.endswith("ForSequenceClassification")):
-        wanted = " and ".join(family.head)
-        problems.append(
-            f"it has no head for text-classification ({wanted}; its architecture is {architecture}): give a "
-            "model fine-tuned for it, or use task feature-extraction"
-        )
-    elif config.get("problem_type") == "regression" and num_labels > 1:
-        problems.append(f"problem_type regression with {num_labels} outputs is not supported; allowed: 1 output")

@@ -1,23 +1,72 @@
-"""The files of a model directory: which hold weights, which go with the tokenizer, and reading JSON among them."""
+"""The files of a model directory: config.json and the weights, read as far as that needs neither torch nor transformers."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from archiver.models.safetensors_header import TensorInfo, read_header
+from archiver.errors import UnsupportedModelError
+from archiver.models.tensors import TensorInfo, read_header
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-# tokenizer.json alone encodes; the other two say its model_max_length and special tokens.
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
-def tokenizer_files(path: Path) -> list[Path]:
-    """The tokenizer files of a model directory that travel in the archive, those that exist."""
-    return [path / name for name in TOKENIZER_FILES if (path / name).is_file()]
+@dataclass(frozen=True)
+class ModelDirectory:
+    """config: config.json as it stands. weights: the file, or the shards in sorted order. tensors: what they hold."""
+
+    path: Path
+    config: dict[str, Any]
+    weights: list[Path]
+    tensors: dict[str, TensorInfo]
+
+
+def read_directory(path: Path) -> ModelDirectory:
+    """What a model directory holds, whatever its task: nothing is loaded.
+
+    Raises: UnsupportedModelError that lists every problem: missing or damaged files, pickles, remote code, a model
+    that is quantized already.
+    """
+    problems: list[str] = []
+    directory = look_into(path, problems)
+    if problems:
+        raise unusable(path, problems)
+    return directory
+
+
+def look_into(path: Path, problems: list[str]) -> ModelDirectory:
+    """As `read_directory`; what is wrong is added to `problems`. Raises: UnsupportedModelError for no directory."""
+    if not path.is_dir():
+        raise UnsupportedModelError(f"model {path.name} is no directory: name one with config.json and its weights")
+    config: dict[str, Any] = {}
+    if (path / "config.json").is_file():
+        config = read_json(path / "config.json", problems)
+    else:
+        problems.append("it has no config.json: name the directory that save_pretrained wrote")
+    if config.get("auto_map"):
+        problems.append(
+            "config.json names remote code (auto_map), which is never run: use a model that transformers knows"
+        )
+    if config.get("quantization_config"):
+        problems.append("it is quantized already (quantization_config): give the original fp32, fp16 or bf16 model")
+    weights = weight_files(path, architecture_of(config), problems)
+    return ModelDirectory(path, config, weights, read_tensors(weights, problems))
+
+
+def architecture_of(config: Mapping[str, Any]) -> str | None:
+    """The class of transformers that config.json names; None where it names none."""
+    names = config.get("architectures")
+    return str(names[0]) if isinstance(names, list) and names else None
+
+
+def unusable(path: Path, problems: list[str]) -> UnsupportedModelError:
+    """The error that lists what keeps a model directory from being used."""
+    return UnsupportedModelError(f"model directory {path.absolute().name!r} cannot be used:", problems)
 
 
 def read_json(path: Path, problems: list[str]) -> dict[str, Any]:
@@ -33,7 +82,7 @@ def read_json(path: Path, problems: list[str]) -> dict[str, Any]:
     return value
 
 
-def weight_files(path: Path, problems: list[str]) -> list[Path]:
+def weight_files(path: Path, architecture: str | None, problems: list[str]) -> list[Path]:
     """model.safetensors, or the shards of its index in sorted order; what is missing becomes a problem."""
     if (path / WEIGHTS).is_file():
         return [path / WEIGHTS]
@@ -51,12 +100,11 @@ def weight_files(path: Path, problems: list[str]) -> list[Path]:
         return shards
     pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in path.glob(pattern))
     if pickles:
-        convert = (
-            "from transformers import AutoModelForSequenceClassification as M; M.from_pretrained(D).save_pretrained(D)"
-        )
+        name = architecture if architecture and architecture.isidentifier() else "AutoModel"
+        convert = f"from transformers import {name} as M; M.from_pretrained(D).save_pretrained(D)"
         problems.append(
             f"its weights are {', '.join(pickles)} only: a pickle can run code and is never loaded. If you trust its "
-            f"source, convert it with: python -c \"D = 'DIR'; {convert}\" (AutoModel for feature-extraction)"
+            f"source, convert it with: python -c \"D = 'DIR'; {convert}\""
         )
     else:
         problems.append(f"it has no weights: {WEIGHTS}, or {INDEX} with its shards")

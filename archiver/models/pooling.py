@@ -9,22 +9,23 @@ from typing import Any
 
 from archiver.models.files import read_json
 
-POOLING_MODES = ("mean", "cls", "max")
+POOLING_MODES = ("mean", "cls", "max", "last")
 _FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
+    "pooling_mode_lasttoken": "last",
 }
 
 
 @dataclass(frozen=True)
 class Pooling:
-    """How token vectors become one: mode "mean" (over real tokens), "cls" or "max"; then L2 normalisation, or not.
+    """How token vectors become one vector, with L2 normalisation behind it or not.
 
-    declared: False where the directory has no modules.json, so that this is sentence-transformers' own default
+    mode: over the real tokens: their "mean" or "max", the first ("cls") or the "last" one
+    declared: False where the directory has no modules.json, so that `mode` is a default
     max_seq_length: tokens, from sentence_bert_config.json; None when not stated
     """
 
@@ -34,12 +35,18 @@ class Pooling:
     max_seq_length: int | None = None
 
 
-def read_pooling(path: Path, problems: list[str]) -> Pooling:
-    """The pooling of a model directory; what cannot be reproduced becomes a problem."""
+def read_pooling(path: Path, *, causal: bool, problems: list[str]) -> Pooling:
+    """The pooling of a model directory; what cannot be reproduced becomes a problem.
+
+    Args:
+        causal: each token sees those before it alone, so that only the last one has seen the text: without modules.json
+            its vector is the text's. Otherwise the mean is, which is sentence-transformers' default.
+    """
+    default = "last" if causal else "mean"
     if not (path / "modules.json").is_file():
-        return Pooling()
+        return Pooling(default)
     modules = _modules(path, problems)
-    mode, normalize = "mean", False
+    mode, normalize = default, False
     for module in modules:
         kind = str(module.get("type", "")).rpartition(".")[2]
         folder = path / str(module.get("path", ""))
@@ -73,7 +80,9 @@ def _mode(config_path: Path, problems: list[str]) -> str:
     config = read_json(config_path, problems)
     name = f"{config_path.parent.name}/config.json"
     declared = config.get("pooling_mode")
-    modes = [declared] if isinstance(declared, str) else [mode for flag, mode in _FLAGS.items() if config.get(flag)]
+    modes = [mode for flag, mode in _FLAGS.items() if config.get(flag)]
+    if isinstance(declared, str):
+        modes = [_FLAGS.get(f"pooling_mode_{declared}", declared)]
     if len(modes) == 1 and modes[0] in POOLING_MODES:
         return modes[0]
     if config:

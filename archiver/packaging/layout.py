@@ -13,7 +13,7 @@ from archiver import __version__
 from archiver.packaging.closure import import_closure
 from archiver.packaging.entry import ENTRY, entry_source, split_name
 from archiver.packaging.mar import list_files
-from archiver.spec import Recipe
+from archiver.requirements import requirement
 from handlers.manifest import (
     EXAMPLES,
     FORMAT,
@@ -26,7 +26,6 @@ from handlers.manifest import (
     file_sha256,
     seal_timings,
 )
-from handlers.runtimes.vllm import REQUIREMENT as VLLM
 
 CONFIG = "model-config.yaml"
 REQUIREMENTS = "requirements.txt"
@@ -56,7 +55,7 @@ def write_code(
         shutil.copyfile(source, target)
     (folder / ENTRY).write_text(entry_source(handler, session), encoding="utf-8")
     (folder / CONFIG).write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
-    (folder / REQUIREMENTS).write_text("".join(f"{line}\n" for line in requirements), encoding="utf-8")
+    (folder / REQUIREMENTS).write_text("".join(f"{line}\n" for line in sorted(requirements)), encoding="utf-8")
     manifest = {
         "createdOn": "01/01/1980 00:00:00",
         "runtime": "python",
@@ -73,72 +72,20 @@ def write_code(
     (folder / TORCHSERVE_MANIFEST).write_bytes(canonical_json(manifest))
 
 
-def serving_config(recipe: Recipe) -> dict[str, Any]:
-    """TorchServe's settings for the model. Without minWorkers it starts one worker per core of the container."""
-    serve = recipe.serve
-    if recipe.task == "text-generation":
-        return _generation_config(recipe)
-    config: dict[str, Any] = {}
-    if serve.workers != "auto":
-        config |= {"minWorkers": serve.workers, "maxWorkers": serve.workers}
-    return config | {
-        "batchSize": serve.batch_size,
-        "maxBatchDelay": serve.max_batch_delay_ms,
-        "responseTimeout": 60,
-        "startupTimeout": 120,
-        "deviceType": {"cpu": "cpu", "cuda": "gpu"}[serve.device],
-    }
-
-
-def _generation_config(recipe: Recipe) -> dict[str, Any]:
-    """Requests reach the worker at once, and the worker batches: one a model, with all cores, as its batch fills them."""
-    serve = recipe.serve
-    workers = 1 if serve.workers == "auto" else serve.workers
-    return {
-        "minWorkers": workers,
-        "maxWorkers": workers,
-        "asyncCommunication": True,
-        "batchSize": 1,
-        "maxBatchDelay": 1,
-        "jobQueueSize": 1000,
-        "responseTimeout": 600,
-        "startupTimeout": 600,
-        "deviceType": {"cpu": "cpu", "cuda": "gpu"}[serve.device],
-    }
-
-
-def requirements(runtime: str, task: str = "") -> list[str]:
-    """What a host must have beside TorchServe and its torch, at least at the versions the archive was built with."""
-    lines = [requirement("tokenizers"), requirement("numpy", "1.24")]
-    if runtime == "vllm":
-        return sorted([*lines, VLLM])
-    lines.append(requirement("transformers" if runtime == "torch" else runtime))
-    if runtime == "openvino" and task == "text-generation":
-        lines.append(requirement("openvino-genai"))
-    if runtime == "torch":
-        lines.append(requirement("safetensors"))
-    return sorted(lines)
-
-
-def add_requirement(folder: Path, package: str) -> None:
-    """Add one more line to the staged requirements.txt."""
+def add_requirements(folder: Path, packages: Sequence[str]) -> None:
+    """Add the installed versions of more packages to the staged requirements.txt."""
     path = folder / REQUIREMENTS
-    lines = {*path.read_text(encoding="utf-8").splitlines(), requirement(package)}
+    lines = {*path.read_text(encoding="utf-8").splitlines(), *map(requirement, packages)}
     path.write_text("".join(f"{line}\n" for line in sorted(lines)), encoding="utf-8")
 
 
-def requirement(package: str, least: str | None = None) -> str:
-    """`package>=version`, the installed one's first two numbers unless `least` says otherwise."""
-    installed = importlib.metadata.version(package)
-    return f"{package}>={least or '.'.join(installed.split('.')[:2])}"
+def created_by(built_with: Sequence[str]) -> str:
+    """marpress and everything whose version can change the content, by name and version.
 
-
-def created_by(runtime: str, task: str = "") -> str:
-    """marpress and everything whose version can change the content, by name and version."""
-    packages = ["torch", "transformers", "tokenizers", "onnx", "onnxscript"]
-    packages += {"onnxruntime": ["onnxruntime"], "openvino": ["openvino", "nncf"]}.get(runtime, [])
-    if runtime == "openvino" and task == "text-generation":
-        packages = [name for name in packages if not name.startswith("onnx")] + ["optimum-intel", "openvino-genai"]
+    Args:
+        built_with: the runtime's packages.
+    """
+    packages = ["torch", "transformers", "tokenizers", *built_with]
     versions = [f"{name} {importlib.metadata.version(name).split('+')[0]}" for name in packages]
     return f"marpress {__version__} (python {platform.python_version()}, {', '.join(versions)})"
 
@@ -159,5 +106,5 @@ def seal(folder: Path, facts: Mapping[str, Any], examples: list[Any], timings: M
 
 
 def write_serving(folder: Path, serving: Mapping[str, Any]) -> None:
-    """Write serving.json, what the worker must know that is not in the model's files."""
+    """serving.json: everything that the worker must know beside the model's files."""
     (folder / SERVING).write_bytes(canonical_json(dict(serving)))

@@ -3,114 +3,81 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from archiver.data.examples import read_examples
-from archiver.data.windows import read_text, windows_of
 from archiver.errors import DataError, RecipeError
-from archiver.models.chat_template import read_chat_template
-from archiver.models.load import ModelFacts, ModelSource, inspect_model, resolve_model, skeleton
-from archiver.runtimes.openvino_assistance import draft_problems
+from archiver.models.facts import ModelFacts, inspect_model
+from archiver.models.load import skeleton
+from archiver.models.source import ModelSource, resolve_model
+from archiver.runtimes import RUNTIMES
 from archiver.spec import Recipe
-from archiver.tasks.encoders import EncoderSubject
-from archiver.tasks.text.generation_workload import DecoderSubject, context_of
-
-# Where a recipe names no validation data, speed and stored examples come from the English text CPython ships.
-FALLBACK_VALIDATION = "embedded:cpython:validation"
+from archiver.tasks import FALLBACK_VALIDATION, TASKS, Task
+from archiver.tasks.workload import Workload
 
 
 @dataclass(frozen=True)
 class Checked:
     """A recipe whose model, data and stages fit together.
 
-    validation, train: Examples; for text-generation one text each, or none
+    Args:
+        validation, train: as the task reads them; train is empty where no stage needs it.
     """
 
     recipe: Recipe
+    task: Task
     source: ModelSource
     facts: ModelFacts
     validation: list[Any]
     train: list[Any]
 
+    def load(self) -> Workload:
+        """Load the model and take the original's answers to the validation data."""
+        return self.task.load(self.recipe, self.source, self.facts, self.validation, self.train)
+
 
 def check(recipe: Recipe) -> Checked:
     """Read the model's facts and all data, and let every stage look at the model's shapes.
 
-    raises RecipeError that lists every problem
+    Raises: RecipeError that lists every problem; UnsupportedModelError where the model cannot be used at all.
     """
+    task = TASKS[recipe.task]
     source = resolve_model(recipe.model)
-    facts = inspect_model(source.path, recipe.task)
-    problems = _serving_problems(recipe, source, facts)
-    if facts.decoder:
-        read_chat_template(source.path)
-    if recipe.serve.draft is not None:
-        tokenizer = (source.path / "tokenizer.json").read_bytes()
-        problems += draft_problems(recipe.serve.draft, tokenizer, facts.vocab_size, recipe.task)
+    facts = inspect_model(source.path, task.auto_class, task=task.name)
+    problems = _runtime_problems(recipe) + _length_problems(recipe, source, facts) + task.check(recipe, source, facts)
     found: dict[str, list[Any]] = {"train": [], "validation": []}
     data = recipe.data
     wants_train = data.train is not None and any(stage.needs_data for stage in recipe.compress)
     sources = {"train": data.train if wants_train else None, "validation": data.validation or FALLBACK_VALIDATION}
-    how: dict[str, Any] = {"task": recipe.task, "id2label": facts.id2label or None, "multi_label": facts.multi_label}
     for part, where in sources.items():
         try:
-            if where is not None and facts.decoder:
-                found[part] = [_text(recipe, source, facts, where)]
-            elif where is not None:
-                found[part] = read_examples(where, None if where == FALLBACK_VALIDATION else data.columns, **how)
+            if where is not None:
+                found[part] = task.read(where, recipe, source, facts)
         except DataError as error:
             problems += [f"data.{part}: {error.message}", *error.problems]
-    problems += _stage_problems(recipe, source)
+    problems += _stage_problems(recipe, task, source)
     if problems:
         raise RecipeError(f"the recipe {recipe.name} does not fit its model and data:", problems)
-    return Checked(recipe, source, facts, found["validation"], found["train"])
+    return Checked(recipe, task, source, facts, found["validation"], found["train"])
 
 
-def load(checked: Checked) -> EncoderSubject | DecoderSubject:
-    """Load the model and take the original's answers to the validation inputs."""
-    if checked.facts.decoder:
-        train = checked.train[0] if checked.train else ""
-        return DecoderSubject.load(checked.recipe, checked.source, checked.facts, checked.validation[0], train)
-    return EncoderSubject.load(checked.recipe, checked.source, checked.facts, checked.validation, checked.train)
+def _runtime_problems(recipe: Recipe) -> list[str]:
+    """Packages that the runtime needs and this host has not: an archive is measured by the engine that serves it."""
+    runtime = RUNTIMES.get(recipe.serve.runtime)
+    return [f"serve.runtime {runtime.name}: {advice}" for advice in runtime.missing()] if runtime else []
 
 
-def _text(recipe: Recipe, source: ModelSource, facts: ModelFacts, where: Path | str) -> str:
-    """A language model's text, which must fill at least one window."""
-    text = read_text(where, str(recipe.data.columns.get("text", "text")))
-    context = context_of(recipe, facts)
-    if 2 <= context <= facts.max_positions:
-        windows_of(text, (source.path / "tokenizer.json").read_bytes(), context)
-    return text
+def _length_problems(recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[str]:
+    if recipe.serve.max_length <= facts.max_positions:
+        return []
+    return [
+        f"serve.max_length is {recipe.serve.max_length}; {source.source} has positions for {facts.max_positions} "
+        "tokens: set serve.max_length to at most that"
+    ]
 
 
-def _serving_problems(recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[str]:
-    problems = []
-    if recipe.serve.max_length > facts.max_positions:
-        problems.append(
-            f"serve.max_length is {recipe.serve.max_length}; {source.source} has positions for {facts.max_positions} "
-            f"tokens: set serve.max_length to at most that"
-        )
-    if recipe.data.context is not None and recipe.data.context > facts.max_positions:
-        problems.append(
-            f"data.context is {recipe.data.context}; {source.source} has positions for {facts.max_positions} tokens: "
-            "set data.context to at most that"
-        )
-    if recipe.serve.device == "cuda" and recipe.serve.runtime == "openvino":
-        problems.append(
-            "serve.device is cuda, which the runtime openvino cannot use: set runtime to onnxruntime or torch"
-        )
-    if recipe.serve.device == "cuda" and any(
-        stage.method in ("dynamic-int8", "static-int8") for stage in recipe.compress
-    ):
-        problems.append(
-            "serve.device is cuda, but int8 activations run on the CPU only: use weight-only, or device: cpu"
-        )
-    return problems
-
-
-def _stage_problems(recipe: Recipe, source: ModelSource) -> list[str]:
+def _stage_problems(recipe: Recipe, task: Task, source: ModelSource) -> list[str]:
     """What the stages say of the model's modules and shapes: each in turn, on a model without weights (meta device).
 
     A stage's check changes the shapes as the stage will, so that the next one sees what it will meet.
@@ -120,7 +87,7 @@ def _stage_problems(recipe: Recipe, source: ModelSource) -> list[str]:
         return []
     problems = []
     with torch.device("meta"):
-        model = skeleton(source, recipe.task)
+        model = skeleton(source, task.auto_class)
         for index, stage, function in checks:
             if function is not None:
                 found = function(model, stage.options)

@@ -14,8 +14,9 @@ from archiver.fields import REQUIRED, Allowed, options_of
 from archiver.recipe.combinations import check_combinations
 from archiver.recipe.sources import check_data_source, check_file, check_model
 from archiver.recipe.yaml_tree import Node, Problems, plain
+from archiver.runtimes import RUNTIMES
 from archiver.spec import DataSpec, GateSpec, Recipe, ServeSpec, Stage
-from archiver.tasks.base import TASKS, Task
+from archiver.tasks import TASKS, Task
 
 T = TypeVar("T")
 
@@ -38,7 +39,7 @@ def check_recipe(root: Node, base_dir: Path, problems: Problems) -> Recipe | Non
     task_name = choice(top["task"], "task", TASKS, problems) if "task" in top else None
     task = TASKS.get(task_name or "")
     model = check_model(top["model"], problems) if "model" in top else None
-    data = _data(top["data"], problems) if _given(top, "data") else DataSpec()
+    data = _data(top["data"], task, problems) if _given(top, "data") else DataSpec()
     stages = _stages(top["compress"], task, problems) if _given(top, "compress") else ()
     gate = _gate(top["gate"], task, problems) if _given(top, "gate") else None
     serve = _serve(top["serve"], problems) if _given(top, "serve") else ServeSpec()
@@ -154,20 +155,22 @@ def read_value(node: Node, what: str, allowed: Allowed, problems: Problems) -> A
     return float(value) if allowed.kind == "number" and not isinstance(value, str) else value
 
 
-def _data(node: Node, problems: Problems) -> DataSpec:
+def _data(node: Node, task: Task | None, problems: Problems) -> DataSpec:
     entries = mapping(node, "data", _SECTIONS["data"], problems) or {}
     train, validation = (
         check_data_source(entries[key], f"data.{key}", key, problems) if _given(entries, key) else None
         for key in ("train", "validation")
     )
-    columns = _columns(entries["columns"], problems) if _given(entries, "columns") else {}
+    columns = _columns(entries["columns"], task, problems) if _given(entries, "columns") else {}
     options = {key: node for key, node in entries.items() if key == "context" and node.value is not None}
     read = read_options(DataSpec, options, "data.", problems) or DataSpec()
     return DataSpec(train, validation, columns, read.context)
 
 
-def _columns(node: Node, problems: Problems) -> dict[str, str | int]:
-    entries = mapping(node, "data.columns", ("text", "text_pair", "label"), problems, required=("text",)) or {}
+def _columns(node: Node, task: Task | None, problems: Problems) -> dict[str, str | int]:
+    allowed_keys = dict.fromkeys(key for one in TASKS.values() for key in one.columns)
+    required = (task or next(iter(TASKS.values()))).columns[:1]
+    entries = mapping(node, "data.columns", allowed_keys, problems, required=required) or {}
     columns: dict[str, str | int] = {}
     for key, value in entries.items():
         position = isinstance(value.value, int) and not isinstance(value.value, bool) and 0 <= value.value < 10_000
@@ -301,6 +304,9 @@ def _serve(node: Node, problems: Problems) -> ServeSpec:
     if "draft" in entries:
         draft = _draft(entries["draft"], problems)
         entries = {key: value for key, value in entries.items() if key != "draft"}
+    runtimes = Allowed("string", choices=("auto", *RUNTIMES))
+    if "runtime" in entries and read_value(entries["runtime"], "serve.runtime", runtimes, problems) is None:
+        entries = {key: value for key, value in entries.items() if key != "runtime"}
     serve = read_options(ServeSpec, entries, "serve.", problems) or ServeSpec()
     return dataclasses.replace(serve, draft=draft, examples=serve.examples if file is None else file)
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from archiver.recipe.order import order_problems
 from archiver.recipe.yaml_tree import Node, Problems
-from archiver.spec import GENERATION_KEYS, DataSpec, GateSpec, ServeSpec, Stage
-from archiver.tasks.base import TASKS
+from archiver.runtimes import RUNTIMES, serving_runtimes
+from archiver.spec import DataSpec, GateSpec, ServeSpec, Stage
+from archiver.tasks import TASKS, Task
 
 
 def check_combinations(
@@ -44,46 +45,70 @@ def check_combinations(
             metrics = tuple(getattr(gate, key))
             if metrics:
                 _check_metrics(gate_node.value[key], f"gate.{key}", metrics, task, data, has_validation, problems)
-    if task == "text-generation":
-        _check_language_model(root, data, stages, serve, problems)
-    else:
-        if data.context is not None:
-            entry = root.value["data"].value["context"]
-            problems.add(entry, f"data.context is for text-generation, the task is {task}: remove it")
-        for key in sorted(_keys_of(root, "serve") & GENERATION_KEYS):
-            entry = root.value["serve"].value[key]
-            problems.add(entry, f"serve.{key} is for text-generation, the task is {task}: remove it")
-        if serve.runtime == "vllm":
-            problems.add(root.value["serve"].value["runtime"], "serve.runtime vllm is for text-generation: use auto")
-    if serve.device == "cuda" and serve.runtime == "openvino":
-        entry = root.value["serve"].value["device"]
-        problems.add(
-            entry, "serve.device cuda cannot be run by openvino: use onnxruntime, torch or auto, or device cpu"
-        )
+    if task is not None:
+        _check_task_keys(root, TASKS[task], problems)
+        _check_data_kind(root, TASKS[task], data, problems)
+        _check_runtime(root, TASKS[task], serve, problems)
+        _check_methods(root, TASKS[task], stages, serve, problems)
 
 
-def _check_language_model(
-    root: Node, data: DataSpec, stages: tuple[Stage | None, ...], serve: ServeSpec, problems: Problems
-) -> None:
-    """Its data is plain text, and torch serves it."""
+def _check_task_keys(root: Node, task: Task, problems: Problems) -> None:
+    """Keys that only other tasks take."""
+    for section, own in (("data", "data_keys"), ("serve", "serve_keys")):
+        owners = {key: other.name for other in TASKS.values() for key in getattr(other, own)}
+        for key in sorted(_keys_of(root, section)):
+            if key in owners and key not in getattr(task, own):
+                entry = root.value[section].value[key]
+                problems.add(entry, f"{section}.{key} is for {owners[key]}, the task is {task.name}: remove it")
+
+
+def _check_data_kind(root: Node, task: Task, data: DataSpec, problems: Problems) -> None:
+    """A task of running text takes plain text files, and no columns but its own."""
+    if not task.plain_text:
+        return
     for key in ("train", "validation"):
         source = getattr(data, key)
         if isinstance(source, Path) and source.suffix.lower() != ".txt":
             entry = root.value["data"].value[key]
             problems.add(entry, f"data.{key}: {source.name} is a table; a language model's data is plain text (.txt)")
-    unneeded = [key for key in data.columns if key != "text"]
+    unneeded = [key for key in data.columns if key not in task.columns]
     if unneeded:
         entry = root.value["data"].value["columns"]
         problems.add(entry, f"data.columns.{unneeded[0]} says nothing to a language model: give at most text")
-    if serve.runtime not in ("auto", "openvino", "torch", "vllm"):
-        entry = root.value["serve"].value["runtime"]
-        problems.add(entry, f"text-generation is not served with {serve.runtime}: use auto, openvino, torch or vllm")
+
+
+def _check_runtime(root: Node, task: Task, serve: ServeSpec, problems: Problems) -> None:
+    """A runtime that does not serve the task, or not on the device."""
+    runtime = RUNTIMES.get(serve.runtime)
+    if runtime is None:
+        return
+    entries = root.value["serve"].value
+    others = [one.name for one in RUNTIMES.values() if task.execution in one.ways]
+    if task.execution not in runtime.ways:
+        allowed = ", ".join(["auto", *others])
+        problems.add(entries["runtime"], f"{task.name} is not served with {runtime.name}; allowed: {allowed}")
+    elif serve.device not in runtime.devices:
+        able = ", ".join(one.name for one in serving_runtimes(task.execution, serve.device))
+        problems.add(
+            entries.get("device", entries["runtime"]),
+            f"serve.device {serve.device} cannot be run by {runtime.name}: use {able} or auto, or device {runtime.devices[0]}",
+        )
+
+
+def _check_methods(
+    root: Node, task: Task, stages: tuple[Stage | None, ...], serve: ServeSpec, problems: Problems
+) -> None:
+    """Methods that are not for this kind of task, or not for this device."""
     for index, stage in enumerate(stages):
-        if stage is not None and stage.method in ("static-int8", "dynamic-int8"):
+        if stage is None:
+            continue
+        entry = root.value["compress"].value[index]
+        executions, devices = stage.entry.executions, stage.entry.devices
+        if executions is not None and task.execution not in executions.allowed:
+            problems.add(entry, f"compress.{index}: {stage.label} {executions.reason}")
+        if devices is not None and serve.device not in devices.allowed:
             problems.add(
-                root.value["compress"].value[index],
-                f"compress.{index}: {stage.label} is for encoders; the runtimes of text-generation quantize activations "
-                "themselves where that is faster: use weight-only",
+                entry, f"compress.{index}: {stage.label}: serve.device is {serve.device}, but {devices.reason}"
             )
 
 

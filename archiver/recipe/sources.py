@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from archiver.models.source import EMBEDDED_MODELS, HUB_ID
 from archiver.recipe.yaml_tree import Node, Problems
 
 DATA_SUFFIXES = (".tsv", ".csv", ".jsonl", ".ndjson", ".txt")
-EMBEDDED_MODELS = ("embedded:all-MiniLM-L6-v2",)
 EMBEDDED_TEXT = "embedded:cpython"
 SPLITS = ("train", "validation")
 
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
-HUB_ID = re.compile(rf"({_PART}/{_PART})(?:@([A-Za-z0-9][A-Za-z0-9._/-]*))?\Z")
 HUB_DATA = re.compile(rf"hub://({_PART}(?:/{_PART}){{0,2}}):([A-Za-z0-9_.]+(?:\[[0-9:%]+\])?)\Z")
 
 

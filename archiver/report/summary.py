@@ -1,23 +1,29 @@
 """An archive's report for people: what went in, what it cost, what it won, on which host that was measured."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from archiver.tasks import TASKS
 
 
 def summarize(report: Mapping[str, Any], path: Path) -> str:
     """A page of plain text about `inspect_mar`'s report."""
     size, timings, metrics = report["size"], report["timings"], report["metrics"]
     host, unit = timings["host"], timings.get("unit", "sentences")
-    batches = "length-sorted batches of 16" if unit == "sentences" else "written in 8 streams at once"
+    task = TASKS.get(report["task"])
+    batches = task.batches if task else ""
+    original = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}.get(
+        size.get("original_dtype", ""), "original"
+    )
     lines = [
         f"{path}",
         f"  {report['name']} {report['version']} · {report['task']} · runs on {report['runtime']}",
         f"  from {report['model']['source']} (weights sha256 {report['model']['sha256'][:16]}…)",
         f"  content sha256 {report['content_sha256']}",
         "",
-        f"  size    weights {_mb(size['original_bytes'])} → {_mb(size['weight_bytes'])}, archive "
-        f"{_mb(size['archive_bytes'])}: 1/{size['original_bytes'] / size['archive_bytes']:.1f} of the fp32 weights",
+        f"  size    {original} weights {_mb(size['original_bytes'])} → {_mb(size['weight_bytes'])}, archive "
+        f"{_mb(size['archive_bytes'])}: 1/{size['original_bytes'] / size['archive_bytes']:.1f} of the {original} weights",
         f"  speed   {timings['original_per_s']:.0f} → {timings['compressed_per_s']:.0f} {unit}/s, "
         f"{timings['speedup']:.2f} × PyTorch eager fp32",
         f"          {batches} on {host['processor']}, {host['cores']} cores, {', '.join(host['isa'])}",
@@ -31,7 +37,8 @@ def summarize(report: Mapping[str, Any], path: Path) -> str:
         lines.append(
             f"          {stage['method']}: {stage['parameters']:,} parameters, weights {_mb(stage['weight_bytes'])}"
         )
-        lines += _stage(stage, next(speeds) if stage.get("metrics") else None)
+        shown = tuple(dict.fromkeys((*task.headlines, *task.fine))) if task else ()
+        lines += _stage(stage, next(speeds) if stage.get("metrics") else None, shown)
     lines += ["", *_metrics(metrics, report["measured_on"]), *_gate(report["gate"])]
     tolerance = report["tolerance"]
     lines.append(
@@ -41,10 +48,6 @@ def summarize(report: Mapping[str, Any], path: Path) -> str:
     for runtime, reason in timings["other_runtimes"].items():
         lines.append(f"  not {runtime}: {reason}")
     return "\n".join(lines)
-
-
-# The metric that tells most of each task, shown per stage; the rest stands in the JSON.
-_HEADLINES = ("accuracy", "cross_entropy", "perplexity", "cosine", "recall@10")
 
 
 def _assistance(measured: Mapping[str, Any] | None) -> list[str]:
@@ -57,10 +60,10 @@ def _assistance(measured: Mapping[str, Any] | None) -> list[str]:
     return [f"          {measured['kind']}, tokens/s by streams written at once {ratios}: {kept}"]
 
 
-def _stage(stage: Mapping[str, Any], speed: Mapping[str, Any] | None) -> list[str]:
+def _stage(stage: Mapping[str, Any], speed: Mapping[str, Any] | None, shown: Sequence[str]) -> list[str]:
     """What a stage cost and won, before → after; its own notes below."""
     found = []
-    for name in _HEADLINES:
+    for name in shown:
         before, after = (stage.get("metrics", {}).get(when, {}).get(name) for when in ("before", "after"))
         if before is not None and after is not None:
             found.append(f"{name} {before:.4f} → {after:.4f}")

@@ -1,0 +1,89 @@
+"""Every runtime there is: RUNTIMES[name], in the order in which `runtime: auto` prefers them.
+
+To add one, see CONTRIBUTING.md: one file here, one in handlers/runtimes, one row below.
+"""
+
+from __future__ import annotations
+
+from archiver.runtimes.base import Export, Runtime, Way
+from archiver.tasks.base import FORWARD, GENERATE
+
+__all__ = ["RUNTIMES", "Export", "Runtime", "Way", "serving_runtimes"]
+
+_VLLM = "vllm>=0.33"
+
+RUNTIMES: dict[str, Runtime] = {
+    "openvino": Runtime(
+        name="openvino",
+        devices=("cpu",),
+        ways={
+            FORWARD: Way(
+                session="handlers.runtimes.openvino:OpenVinoSession",
+                export="archiver.runtimes.openvino:export",
+                packages=("openvino",),
+                built_with=("onnx", "onnxscript", "openvino", "nncf"),
+            ),
+            GENERATE: Way(
+                session="handlers.runtimes.openvino_genai:OpenVinoBackend",
+                export="archiver.runtimes.openvino_genai:export",
+                packages=("openvino", "openvino-genai"),
+                built_with=("openvino", "nncf", "optimum-intel", "openvino-genai"),
+                score="archiver.runtimes.openvino_genai:score",
+            ),
+        },
+    ),
+    "onnxruntime": Runtime(
+        name="onnxruntime",
+        devices=("cpu", "cuda"),
+        ways={
+            FORWARD: Way(
+                session="handlers.runtimes.onnxruntime:OnnxRuntimeSession",
+                export="archiver.runtimes.onnxruntime:export",
+                packages=("onnxruntime",),
+                built_with=("onnx", "onnxscript", "onnxruntime"),
+            )
+        },
+    ),
+    "torch": Runtime(
+        name="torch",
+        devices=("cpu", "cuda"),
+        ways={
+            FORWARD: Way(
+                session="handlers.runtimes.torch_forward:TorchSession",
+                export="archiver.runtimes.torch:export",
+                packages=("transformers", "safetensors"),
+                built_with=("onnx", "onnxscript"),
+            ),
+            GENERATE: Way(
+                session="handlers.runtimes.torch_generation:TorchBackend",
+                export="archiver.runtimes.torch:export",
+                packages=("transformers", "safetensors"),
+                built_with=("onnx", "onnxscript"),
+                score="archiver.runtimes.torch:score",
+            ),
+        },
+        fallback=True,
+    ),
+    "vllm": Runtime(
+        name="vllm",
+        devices=("cuda",),
+        ways={
+            GENERATE: Way(
+                session="handlers.runtimes.vllm:VllmBackend",
+                export="archiver.runtimes.vllm:export",
+                requirements=(_VLLM,),
+                score="archiver.runtimes.vllm:score",
+            )
+        },
+        automatic=False,
+        needs={
+            "vllm": f"this host has no vLLM to build, measure and check the archive with; run `pip install '{_VLLM}'` on a "
+            "host with a CUDA device, or set serve.runtime to auto"
+        },
+    ),
+}
+
+
+def serving_runtimes(execution: str, device: str) -> list[Runtime]:
+    """The runtimes that serve an execution on a device, in the order of preference."""
+    return [runtime for runtime in RUNTIMES.values() if execution in runtime.ways and device in runtime.devices]

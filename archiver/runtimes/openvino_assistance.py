@@ -20,9 +20,10 @@ from archiver.compression.quantize.int8 import weight_only
 from archiver.compression.quantize.options import WeightOnly
 from archiver.errors import RecipeError, UnsupportedModelError
 from archiver.evaluation.generation_speed import run_streams
-from archiver.models.load import inspect_model, load_model, resolve_model
+from archiver.models.load import load_model
+from archiver.models.source import resolve_model
 from archiver.state.plan import plan_of
-from archiver.tasks.text.generation_workload import DecoderSubject
+from archiver.tasks.workload import Workload
 from handlers.cpu import container_cores
 from handlers.runtimes.openvino_genai import TOKENIZER_FILES, OpenVinoBackend
 
@@ -33,37 +34,37 @@ _WRITTEN = 48
 _LEAST_BEYOND = 0.9  # of the plain speed, with more streams than it helps
 
 
-def draft_problems(draft: Path, tokenizer: bytes, vocabulary: int, task: str) -> list[str]:
-    """What keeps the model in the folder `draft` from guessing for one with these tokens."""
-    facts = inspect_model(draft, task)
-    problems = []
-    if facts.vocab_size != vocabulary:
-        problems.append(
-            f"serve.draft {draft.name} has {facts.vocab_size} tokens, the model {vocabulary}: they must be equal"
-        )
-    elif (draft / "tokenizer.json").read_bytes() != tokenizer:
-        problems.append(
-            f"serve.draft {draft.name}: its tokenizer.json is not the model's own; both need the same tokens"
-        )
-    return problems
+def assist(workload: Workload, folder: Path, session: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Add what the recipe asks for, measure it, and leave it out where it is not faster.
+
+    Args:
+        session: the plain one, whose files lie in `folder`.
+    Returns: (what to add to serving.json's `session`, what was measured).
+    """
+    if workload.recipe.serve.draft is not None:
+        add_draft(workload, folder)
+    more, measured = choose_assistance(workload, folder, session)
+    if not more and (folder / DRAFT).exists():
+        remove_draft(folder)
+    return more, measured
 
 
-def add_draft(subject: DecoderSubject, folder: Path) -> None:
+def add_draft(workload: Any, folder: Path) -> None:
     """Export the draft model with 8-bit weights into the archive."""
     from archiver.export.openvino_decoder import export_decoder
 
-    draft = subject.recipe.serve.draft
+    draft = workload.recipe.serve.draft
     assert draft is not None
-    if subject.tokenizer_json != subject.tokenizer_bytes:
+    if workload.tokenizer_json != workload.tokenizer_bytes:
         raise RecipeError(
             "serve.draft: a stage changed the model's tokens, and the draft's are the old ones: remove one"
         )
-    model = load_model(resolve_model(draft), subject.recipe.task)
+    model = load_model(resolve_model(draft), workload.task.auto_class)
     options: Any = WeightOnly()
     weight_only(model, options, None)  # type: ignore[arg-type]  # 8 bits are a plan, no example is looked at
     (folder / DRAFT).mkdir()
     export_decoder(model, plan_of(model), folder / DRAFT)
-    _add_tokenizers(subject.tokenizer_bytes, [folder, folder / DRAFT])
+    _add_tokenizers(workload.tokenizer_bytes, [folder, folder / DRAFT])
 
 
 def _add_tokenizers(tokenizer_json: bytes, folders: list[Path]) -> None:
@@ -92,19 +93,19 @@ def remove_draft(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def choose_assistance(subject: DecoderSubject, folder: Path, session: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+def choose_assistance(workload: Any, folder: Path, session: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(what to add to serving.json's `session`, what was measured): nothing to add where it is not faster.
 
     session: the plain one, whose files lie in `folder`, the draft's too
     """
-    serve = subject.recipe.serve
+    serve = workload.recipe.serve
     extra: dict[str, Any] = {"assistant_tokens": serve.assistant_tokens}
     extra |= {"draft": DRAFT} if serve.draft is not None else {"prompt_lookup": True}
     spec = session | extra | {"assist_up_to": max(STREAMS)}
-    ends, threads = subject.end_ids, container_cores()
+    ends, threads = workload.end_ids, container_cores()
     pair = OpenVinoBackend(folder, session, threads, ends), OpenVinoBackend(folder, spec, threads, ends)
-    length = max(1, min(subject.context, serve.max_length - _WRITTEN) // 2)
-    windows = subject.windows(subject.tokenizer_json)[: max(STREAMS), :length]
+    length = max(1, min(workload.context, serve.max_length - _WRITTEN) // 2)
+    windows = workload.windows(workload.tokenizer_json)[: max(STREAMS), :length]
     written = max(1, min(_WRITTEN, serve.max_length - length))
     ratios = {count: _ratio(pair, windows[:count], written) for count in STREAMS}
     up_to = helped_up_to(ratios)

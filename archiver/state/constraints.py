@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch.nn.utils import parametrize
@@ -27,15 +28,22 @@ class Constraint(torch.nn.Module):
     """
 
     def grouping(self) -> tuple[Tensor, Tensor, int] | None:
-        """(scale [rows, groups], zero_point [rows, groups], bits) when the allowed weights are a grid per group.
+        """The grid per group that the allowed weights are on, for the storage codec `groups`.
 
-        The storage codec `groups` needs it; other structure (zeros, few distinct values, signs) it finds in the weight.
+        Other structure (zeros, few distinct values, signs) is found in the weight itself.
+
+        Returns: (scale [rows, groups], zero_point [rows, groups], bits); None where there is no such grid.
         """
         return None
 
 
 class Mask(Constraint):
-    """w·m with a fixed mask m of zeros and ones. mask: bool, the weight's shape; n_m: (n, m) when m has that pattern."""
+    """w·m with a fixed mask m of zeros and ones.
+
+    Args:
+        mask: bool, the weight's shape; True where a weight stays.
+        n_m: (n, m) when n of every m neighbours of a row stay.
+    """
 
     mask: Tensor
 
@@ -51,18 +59,24 @@ class Mask(Constraint):
 def straight_through(weight: Tensor, rounded: Tensor) -> Tensor:
     """`rounded` in the forward pass, the gradient of `weight` in the backward one.
 
-    Source: Bengio, Léonard & Courville 2013, arXiv:1308.3432. Bit-exact: the sum weight + (rounded − weight) is not.
+    Bit-exact, which the sum weight + (rounded − weight) is not.
+
+    Args:
+        weight, rounded: of one shape.
+    Returns: a copy of `rounded`.
+    Source: Bengio, Léonard & Courville 2013, arXiv:1308.3432.
     """
-    return _StraightThrough.apply(weight, rounded)
+    result: Tensor = _StraightThrough.apply(weight, rounded)  # type: ignore[no-untyped-call]
+    return result
 
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, weight: Tensor, rounded: Tensor) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, rounded: Tensor) -> Tensor:
         return rounded.clone()
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient, None
 
 
@@ -70,13 +84,14 @@ class _StraightThrough(torch.autograd.Function):
 class CompressionState:
     """What the stages leave on the model beside its weights.
 
-    constraints: module name → constraints on its `weight`, applied in this order; modules that share a Parameter have
-        the same list under each of their names
-    layer_origin: for each layer now, the index of the original's layer it came from; None while no layer is gone
-    old_ids: [kept] for each token id now, the original's id; None while no token is gone
-    tokenizer_json: the tokenizer that goes with it; None while it is the model directory's
-    factors: module name → (A [rows, rank], B [columns, rank]) whose product A·Bᵀ is its dense weight, as long as no later
-        constraint follows the one that computes it from them; for storage
+    Args:
+        constraints: module name → constraints on its `weight`, applied in this order; modules that share a Parameter have
+            the same list under each of their names.
+        layer_origin: for each layer now, the index of the original's layer it came from; None while no layer is gone.
+        old_ids: [kept], for each token id now, the original's id; None while no token is gone.
+        tokenizer_json: the tokenizer that goes with the model; None while it is the model directory's.
+        factors: module name → (A [rows, rank], B [columns, rank]) whose product A·Bᵀ is its dense weight, as long as no
+            later constraint follows the one that computes it from them; for storage.
     """
 
     constraints: dict[str, list[Constraint]] = field(default_factory=dict)
@@ -96,7 +111,11 @@ def state_of(model: torch.nn.Module) -> CompressionState:
 def constrain(model: torch.nn.Module, name: str, *constraints: Constraint, project: bool = True) -> None:
     """Add constraints to the weight of module `name` (and of those that share it), behind those it has.
 
-    project: put the weight onto them now; False where it is there already, or stays latent for the training that follows
+    Args:
+        name: of a module with a `weight`.
+        constraints: in the order in which they are applied.
+        project: put the weight onto them now; False where it is there already, or stays latent for the training that
+            follows.
     """
     state = state_of(model)
     module = model.get_submodule(name)
@@ -113,7 +132,7 @@ def constrain(model: torch.nn.Module, name: str, *constraints: Constraint, proje
 
 def sharing(model: torch.nn.Module, name: str) -> list[str]:
     """Names of all modules whose `weight` is the same Parameter as that of module `name`, itself among them."""
-    weight = model.get_submodule(name).weight
+    weight = model.get_submodule(name).get_parameter("weight")
     return [
         other
         for other, module in model.named_modules(remove_duplicate=False)

@@ -12,10 +12,13 @@ Batch = Mapping[str, torch.Tensor]
 
 @dataclass
 class QuantizationPlan:
-    """What the exporters do: `kind` is dynamic-int8, static-int8 or weight-only.
+    """The integers that the exporter of the chosen runtime writes.
 
-    linears, embeddings: names of the modules whose weights become int8. ranges: for static-int8, the activation range
-    (low ≤ 0 ≤ high) at each linear's input. calibration: the batches behind them, for runtimes that calibrate themselves.
+    Args:
+        kind: dynamic-int8, static-int8 or weight-only.
+        linears, embeddings: names of the modules whose weights become int8.
+        ranges: for static-int8, the activation range (low ≤ 0 ≤ high) at each linear layer's input.
+        calibration: the batches behind the ranges, for runtimes that calibrate themselves.
     """
 
     kind: str
@@ -26,5 +29,5 @@ class QuantizationPlan:
 
 
 def plan_of(model: torch.nn.Module) -> QuantizationPlan | None:
-    """What a quantize stage has hung on the model; None where there was none."""
+    """What a quantize stage has planned on the model; None where there was none."""
     return getattr(model, "quantization", None)

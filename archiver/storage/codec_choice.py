@@ -1,8 +1,8 @@
 """Storage codecs, the writing side: which structure a tensor has, and the codec that takes the fewest bytes.
 
 Every codec gives the tensor back value for value; −0.0 comes back as 0.0. Structure that shows in the values (zeros,
-few distinct values, signs, half precision) is found by looking; a grid per group and factor pairs are tried where a
-hint names them, and taken only where they reproduce the tensor. How the codecs lie in a file: handlers.storage.codecs.
+few distinct values, signs, half precision) is found in them; a grid per group and factor pairs are tried where a
+layout names them, and taken only where they reproduce the tensor. How the codecs lie in a file: handlers.storage.codecs.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from handlers.storage.codecs import multiply_factors
 
 LEAST_BYTES = 1024  # below, a tensor stays plain: its description would outweigh what it saves
 WORTH = 0.9  # a codec is taken when it needs at most this share of the plain bytes
-PATTERNS = ((1, 4), (2, 4), (4, 8))  # n:m looked for without a hint
+PATTERNS = ((1, 4), (2, 4), (4, 8))  # n:m looked for without a layout
 MOST_PATCHED = 0.001  # share of a product's values that may differ and are stored beside it
 _LEAST_PART = 64
 _SAMPLE = 4096
@@ -24,11 +24,13 @@ _CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)
-class Hint:
-    """What the build knows of a tensor [rows, columns].
+class WeightLayout:
+    """What the build knows of how a tensor [rows, columns] can be stored.
 
-    grouping: (scale [rows, groups] float, zero point of that shape or None, bits) of a grid, value = (q − zero) · scale
-    factors: (U [rows, rank], V [columns, rank]) float32 with U·Vᵀ the tensor. n_m: (n, m) when its rows have that pattern
+    Args:
+        grouping: (scale [rows, groups] float, zero point of that shape or None, bits) of a grid, value = (q − zero)·scale.
+        factors: (U [rows, rank], V [columns, rank]) float32 with U·Vᵀ the tensor.
+        n_m: (n, m) when at most n of every m neighbours of a row are not zero.
     """
 
     grouping: tuple[Any, Any, int] | None = None
@@ -38,20 +40,30 @@ class Hint:
 
 @dataclass(frozen=True)
 class Encoded:
-    """entry: the description, JSON. arrays: what lies in the file, by the path below the tensor's own name ("" itself)."""
+    """A tensor in one of the codecs.
+
+    Args:
+        entry: the description, JSON.
+        arrays: what lies in the file, by the path below the tensor's own name ("" for the name itself).
+    """
 
     entry: dict[str, Any]
     arrays: dict[str, np.ndarray]
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all arrays."""
         return sum(array.nbytes for array in self.arrays.values())
 
 
-def encode(array: np.ndarray, hint: Hint | None = None, least_bytes: int = LEAST_BYTES) -> Encoded:
+def encode(array: np.ndarray, layout: WeightLayout | None = None, least_bytes: int = LEAST_BYTES) -> Encoded:
     """`array` in the codec that takes the fewest bytes; plain where none saves a tenth.
 
-    array: float32, float16, int8 or uint8 of any shape; other types, and floats that are not all finite, stay plain.
+    Args:
+        array: float32, float16, int8 or uint8 of any shape; other types, and floats that are not all finite, stay plain.
+        layout: what is known of it.
+        least_bytes: smaller arrays stay plain.
+    Returns: the encoded array; it gives back the same values, −0.0 as 0.0.
     """
     array = np.asarray(array)
     plain = _plain(array)
@@ -62,11 +74,11 @@ def encode(array: np.ndarray, hint: Hint | None = None, least_bytes: int = LEAST
         if not np.isfinite(clean).all():
             return plain
         clean = clean + array.dtype.type(0)  # −0.0 + 0.0 = 0.0: one zero, not two distinct values
-    best = min(_candidates(clean, hint or Hint()), key=lambda found: found.nbytes, default=plain)
+    best = min(_candidates(clean, layout or WeightLayout()), key=lambda found: found.nbytes, default=plain)
     return best if best.nbytes <= WORTH * array.nbytes else plain
 
 
-def _candidates(array: np.ndarray, hint: Hint) -> Iterator[Encoded]:
+def _candidates(array: np.ndarray, layout: WeightLayout) -> Iterator[Encoded]:
     """Of equally small ones the first is taken: those by row come back fastest, transposed ones slowest."""
     by_value = list(_by_value(array))
     # A table for each row pays only where its indices are narrower than those into one table.
@@ -74,11 +86,11 @@ def _candidates(array: np.ndarray, hint: Hint) -> Iterator[Encoded]:
     most = 2 ** max(0, palette - 1) if palette < 8 else 256
     matrices = array.ndim == 2 and min(array.shape) > 1
     if matrices:
-        yield from _by_row(array, hint, most)
+        yield from _by_row(array, layout, most)
     yield from by_value
     if matrices:
         # A graph often holds the transposed weight [in, out]: rows of the weight are columns there.
-        for found in _by_row(np.ascontiguousarray(array.T), hint, most):
+        for found in _by_row(np.ascontiguousarray(array.T), layout, most):
             yield Encoded({**found.entry, "shape": list(array.shape), "transposed": True}, found.arrays)
 
 
@@ -103,10 +115,10 @@ def _by_value(array: np.ndarray) -> Iterator[Encoded]:
             yield _made("sign", array, signs, blocks=1)
 
 
-def _by_row(matrix: np.ndarray, hint: Hint, most: int) -> Iterator[Encoded]:
+def _by_row(matrix: np.ndarray, layout: WeightLayout, most: int) -> Iterator[Encoded]:
     """Codecs to which rows matter."""
     rows, columns = matrix.shape
-    for n, m in dict.fromkeys((*((hint.n_m,) if hint.n_m else ()), *PATTERNS)):
+    for n, m in dict.fromkeys((*((layout.n_m,) if layout.n_m else ()), *PATTERNS)):
         parts = _n_of_m(matrix, n, m)
         if parts is not None:
             yield _made("n:m", matrix, parts, n=n, m=m)
@@ -122,16 +134,20 @@ def _by_row(matrix: np.ndarray, hint: Hint, most: int) -> Iterator[Encoded]:
     signs = _signs(matrix)
     if signs is not None:
         yield _made("sign", matrix, signs, blocks=rows)
-    if hint.grouping is not None:
-        yield from _grouped(matrix, hint.grouping)
-    if hint.factors is not None:
-        yield from _factored(matrix, *hint.factors)
+    if layout.grouping is not None:
+        yield from _grouped(matrix, layout.grouping)
+    if layout.factors is not None:
+        yield from _factored(matrix, *layout.factors)
 
 
 def distinct(flat: np.ndarray, most: int = 256) -> tuple[np.ndarray, np.ndarray] | None:
-    """The sorted distinct values of [size], at most 256, and each value's position among them, uint8.
+    """The sorted distinct values of a vector and each value's position among them.
 
-    None when there are more than `most`, which a sample most often shows.
+    Args:
+        flat: [size].
+        most: at most 256.
+    Returns: (values, positions [size] uint8); None when there are more than `most` values, which a sample most often
+        shows.
     """
     known = np.unique(flat[:: max(1, flat.size // _SAMPLE)])
     indices = np.empty(flat.size, np.uint8)
@@ -162,9 +178,13 @@ def _lookup(table: np.ndarray, chunk: np.ndarray) -> np.ndarray:
 
 
 def row_tables(matrix: np.ndarray, most: int = 256) -> np.ndarray | None:
-    """[rows, k] the sorted distinct values of each row, the last one repeated where a row has fewer than k.
+    """The sorted distinct values of each row.
 
-    None when a row has so many that a table for each cannot pay.
+    Args:
+        matrix: [rows, columns].
+        most: most values of a row.
+    Returns: [rows, k], the last value repeated where a row has fewer than k; None when a row has so many that a table for
+        each row saves nothing.
     """
     rows, columns = matrix.shape
     most = min(most, columns // 2, 2 ** (8 * matrix.itemsize - 1))

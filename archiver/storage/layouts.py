@@ -9,11 +9,14 @@ import numpy as np
 import torch
 
 from archiver.state.constraints import Mask, state_of
-from archiver.storage.codec_choice import Hint
+from archiver.storage.codec_choice import WeightLayout
 
 
-def hints_of(model: torch.nn.Module) -> dict[str, Hint]:
-    """{Parameter's name: what is known of it}, for the weights that some stage has left structure in."""
+def layouts_of(model: torch.nn.Module) -> dict[str, WeightLayout]:
+    """What is known of the weights that some stage has left structure in.
+
+    Returns: Parameter's name → its layout.
+    """
     state = state_of(model)
     found = {}
     for name in dict.fromkeys((*state.constraints, *state.factors)):
@@ -23,7 +26,7 @@ def hints_of(model: torch.nn.Module) -> dict[str, Hint]:
         factors = state.factors.get(name)
         if grouping is None and n_m is None and factors is None:
             continue
-        found[f"{name}.weight"] = Hint(
+        found[f"{name}.weight"] = WeightLayout(
             grouping=None if grouping is None else (_array(grouping[0]), _array(grouping[1]), grouping[2]),
             factors=None if factors is None else (_array(factors[0]), _array(factors[1])),
             n_m=n_m,
@@ -31,15 +34,24 @@ def hints_of(model: torch.nn.Module) -> dict[str, Hint]:
     return found
 
 
-def by_content(model: torch.nn.Module) -> Mapping[bytes, Hint]:
-    """The hints by the content of their weights, for exporters that lose the names. Keys: `content_key`."""
+def layouts_by_content(model: torch.nn.Module) -> Mapping[bytes, WeightLayout]:
+    """The layouts by the content of their weights, for exporters that lose the names.
+
+    Returns: `content_key` of the weight → its layout.
+    """
     return {
-        content_key(_array(model.get_parameter(name))): hint for name, hint in hints_of(model).items()
+        content_key(_array(model.get_parameter(name))): layout for name, layout in layouts_of(model).items()
     }  # fmt: skip
 
 
-def hint_for(array: np.ndarray, known: Mapping[bytes, Hint]) -> Hint | None:
-    """The hint of the weight whose values `array` has, as it lies or transposed."""
+def layout_for(array: np.ndarray, known: Mapping[bytes, WeightLayout]) -> WeightLayout | None:
+    """The layout of the weight whose values an array has.
+
+    Args:
+        array: [rows, columns] or transposed; others than float32 matrices have no layout.
+        known: as `layouts_by_content` gives them.
+    Returns: the layout of the weight, None for an array that is none of them.
+    """
     if not known or array.dtype != np.float32 or array.ndim != 2:
         return None
     return known.get(content_key(array)) or known.get(content_key(np.ascontiguousarray(array.T)))
@@ -50,6 +62,6 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
 
 
 def content_key(array: np.ndarray) -> bytes:
-    """A digest of shape and values; −0.0 counts as 0.0."""
+    """A SHA-256 of shape and values; −0.0 counts as 0.0."""
     clean = np.ascontiguousarray(array) + np.float32(0)
     return hashlib.sha256(repr(array.shape).encode() + clean.tobytes()).digest()

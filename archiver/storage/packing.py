@@ -11,21 +11,32 @@ from typing import Any
 
 import numpy as np
 
-from archiver.storage.codec_choice import Encoded, Hint, encode
+from archiver.storage.codec_choice import Encoded, WeightLayout, encode
 from handlers.manifest import canonical_json
 from handlers.storage.packed import METADATA, VERSION
 
 
-def encoded_bytes(array: np.ndarray, grouping: Any = None, *, hint: Hint | None = None) -> int:
+def encoded_bytes(array: np.ndarray, layout: WeightLayout | None = None) -> int:
     """Bytes of `array` in its smallest codec, without its share of the description (some 100 bytes a tensor).
 
-    grouping: as in Hint, for a tensor of which only that is known
+    Args:
+        array: any shape and type.
+        layout: what is known of it.
+    Returns: a number of bytes.
     """
-    return encode(array, hint or Hint(grouping=grouping)).nbytes
+    return encode(array, layout).nbytes
 
 
-def encode_all(tensors: Mapping[str, np.ndarray], hints: Mapping[str, Hint] | None = None) -> dict[str, Encoded]:
-    """Every tensor in its smallest codec; a tensor that equals an earlier one, type and all, becomes its alias."""
+def encode_all(
+    tensors: Mapping[str, np.ndarray], layouts: Mapping[str, WeightLayout] | None = None
+) -> dict[str, Encoded]:
+    """Every tensor in its smallest codec; a tensor that equals an earlier one, type and all, becomes its alias.
+
+    Args:
+        tensors: name → array.
+        layouts: name → what is known of it, for some of them.
+    Returns: name → encoded tensor.
+    """
     encoded: dict[str, Encoded] = {}
     seen: dict[Any, str] = {}
     for name, tensor in tensors.items():
@@ -35,14 +46,17 @@ def encode_all(tensors: Mapping[str, np.ndarray], hints: Mapping[str, Hint] | No
         if first != name and np.array_equal(tensors[first], array):
             encoded[name] = Encoded({"codec": "alias", "of": first}, {})
         else:
-            encoded[name] = encode(array, (hints or {}).get(name))
+            encoded[name] = encode(array, (layouts or {}).get(name))
     return encoded
 
 
 def write_encoded(path: Path, encoded: Mapping[str, Encoded], more: Mapping[str, Any] | None = None) -> None:
     """Write tensors that `encode_all` has encoded; the same tensors give the same bytes.
 
-    more: JSON to keep beside the tensors' entries, see read_description
+    Args:
+        path: of a safetensors file.
+        encoded: name → encoded tensor.
+        more: JSON to keep beside the tensors' entries, which handlers.storage.packed.read_description gives back.
     """
     from safetensors.numpy import save_file
 
@@ -53,6 +67,14 @@ def write_encoded(path: Path, encoded: Mapping[str, Encoded], more: Mapping[str,
     save_file(arrays, path, metadata={METADATA: described})
 
 
-def write_packed(path: Path, tensors: Mapping[str, np.ndarray], hints: Mapping[str, Hint] | None = None) -> None:
-    """Write `tensors`, each in its smallest codec. hints: what is known of some of them, by name."""
-    write_encoded(path, encode_all(tensors, hints))
+def write_packed(
+    path: Path, tensors: Mapping[str, np.ndarray], layouts: Mapping[str, WeightLayout] | None = None
+) -> None:
+    """Write tensors, each in its smallest codec.
+
+    Args:
+        path: of a safetensors file.
+        tensors: name → array.
+        layouts: name → what is known of it, for some of them.
+    """
+    write_encoded(path, encode_all(tensors, layouts))

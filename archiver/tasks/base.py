@@ -1,17 +1,38 @@
-"""The tasks marpress knows, and the metrics a gate may bound for each."""
+"""What a task declares: its metrics, data, starter recipe, handler, and how a workload of it is made."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    import torch
+
+    from archiver.models.facts import ModelFacts
+    from archiver.models.source import ModelSource
+    from archiver.spec import Recipe, ServeSpec
+    from archiver.tasks.workload import Workload
+
+FORWARD = "forward"  # one pass through the model gives the answer
+GENERATE = "generate"  # the answer is written token by token
+
+# Where a recipe names no validation data, speed and stored examples come from the English text that CPython ships.
+FALLBACK_VALIDATION = "embedded:cpython:validation"
 
 
 @dataclass(frozen=True)
 class Metric:
-    """higher_is_better: what `max_drop` and `min` bound; a lower-is-better metric is bounded by `max_increase`.
+    """A number that a gate may bound.
 
-    needs_label: measured against the data's labels, not only against the original model's answers
-    needs_pair: measured on pairs of texts with a similarity as label
-    lowest: the least value it can take
+    Args:
+        higher_is_better: `max_drop` and `min` bound it; a metric that is better when lower is bounded by `max_increase`.
+        needs_label: measured against the data's labels, not only against the original model's answers.
+        needs_pair: measured on pairs of texts with a similarity as label.
+        lowest: the least value it can take.
     """
 
     higher_is_better: bool = True
@@ -20,42 +41,127 @@ class Metric:
     lowest: float = 0.0
 
 
-@dataclass(frozen=True)
-class Task:
-    """auto_class: the transformers class that loads a model for this task. handler: `module:Class` of its handler."""
+class Task(ABC):
+    """One task: everything the build must know that differs between tasks.
 
-    auto_class: str
-    handler: str
-    metrics: dict[str, Metric] = field(default_factory=dict)
+    Subclasses set the class variables and the methods below, in one file each; `TASKS` has one instance of each. Modules of
+    tasks import torch inside functions only: a recipe is checked without it.
+
+    Attributes:
+        name: a transformers task name, or ours where it has none.
+        auto_class: the transformers class that loads a model for the task.
+        architectures: endings of config.json's `architectures` that say a model was made for the task.
+        execution: FORWARD or GENERATE: which way of a runtime serves it.
+        metrics: what a gate may bound.
+        headlines: metrics that say most, the first of those that were measured before all: `mixed` bounds it.
+        fine: metrics by which two models of the task are told apart, the finest first.
+        learns_labels: whether `loss` can be learnt from. predicts_tokens: outputs are logits of every token at each place.
+        columns: names that `data.columns` may give. plain_text: its data is running text, not rows.
+        data_keys, serve_keys: keys of `data` and `serve` that only tasks which name them take.
+        unit: what speed counts. batches: how it was counted, for the report.
+        handler: "module:class" of the serving side. packages: what its input needs on the host.
+        batched: whether the handler cuts what comes together into sub-batches, as serving.json's `batching` says.
+        starter: the recipe body that `init` writes. starter_serve: its lines on batches.
+    """
+
+    name: ClassVar[str]
+    auto_class: ClassVar[str]
+    architectures: ClassVar[tuple[str, ...]] = ()
+    execution: ClassVar[str] = FORWARD
+    metrics: ClassVar[Mapping[str, Metric]]
+    headlines: ClassVar[tuple[str, ...]]
+    fine: ClassVar[tuple[str, ...]]
+    learns_labels: ClassVar[bool] = True
+    predicts_tokens: ClassVar[bool] = False
+    columns: ClassVar[tuple[str, ...]] = ("text", "text_pair", "label")
+    plain_text: ClassVar[bool] = False
+    data_keys: ClassVar[tuple[str, ...]] = ()
+    serve_keys: ClassVar[tuple[str, ...]] = ()
+    unit: ClassVar[str] = "sentences"
+    batches: ClassVar[str] = "length-sorted batches of 16"
+    handler: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]] = ("tokenizers",)
+    batched: ClassVar[bool] = True
+    starter: ClassVar[str]
+    starter_serve: ClassVar[str]
+    starter_length_note: ClassVar[str] = "longer inputs are cut"
+
+    @abstractmethod
+    def read(self, where: Path | str, recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[Any]:
+        """Read one data source.
+
+        Args:
+            where: a file, "hub://…" or "embedded:…", as `data.train` or `data.validation` name it.
+        Returns: its examples, at least one.
+        Raises: DataError that lists every bad row.
+        """
+
+    @abstractmethod
+    def load(
+        self, recipe: Recipe, source: ModelSource, facts: ModelFacts, validation: list[Any], train: list[Any]
+    ) -> Workload:
+        """Load the model and make the workload that the stages and the runtimes work on."""
+
+    @abstractmethod
+    def loss(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The task's own loss, a mean over examples (or tokens), as a scalar.
+
+        Args:
+            outputs: what the workload's module gives for a training batch.
+            labels: the batch's `labels`.
+        """
+
+    @abstractmethod
+    def distance(
+        self, outputs: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor, temperature: float
+    ) -> torch.Tensor:
+        """How far outputs are from the original's, a scalar.
+
+        Args:
+            outputs, teacher: of one shape.
+            mask: [rows, length], 1 for real tokens.
+            temperature: softens outputs that are logits.
+        """
+
+    def check(self, recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[str]:
+        """What cannot work with this model, one sentence each, beyond what every task needs."""
+        return []
+
+    def serve_problems(self, serve: ServeSpec) -> list[tuple[str, str]]:
+        """(key of `serve`, sentence) for settings that cannot work together, seen without the model."""
+        return []
+
+    @abstractmethod
+    def server_config(self, serve: ServeSpec) -> dict[str, Any]:
+        """TorchServe's model-config.yaml."""
+
+    @abstractmethod
+    def summary(self, facts: ModelFacts) -> list[str]:
+        """Lines on the model for a starter recipe's comment."""
+
+    def starter_body(self, facts: ModelFacts) -> str:
+        """The starter recipe between its head and `serve:`."""
+        return self.starter
+
+    def starter_length(self, facts: ModelFacts) -> int:
+        """`serve.max_length` of a starter recipe: what the model states, else 128, which covers most short texts."""
+        return max(4, min(facts.pooling.max_seq_length or 128, facts.max_positions))
 
 
-TASKS: dict[str, Task] = {
-    "text-classification": Task(
-        auto_class="AutoModelForSequenceClassification",
-        handler="handlers.tasks.text.classification:TextClassificationHandler",
-        metrics={
-            "accuracy": Metric(needs_label=True),
-            "f1": Metric(needs_label=True),  # macro
-            "cross_entropy": Metric(higher_is_better=False, needs_label=True),
-            "agreement": Metric(),  # share of answers equal to the original model's
-        },
-    ),
-    "feature-extraction": Task(
-        auto_class="AutoModel",
-        handler="handlers.tasks.text.feature_extraction:FeatureExtractionHandler",
-        metrics={
-            "cosine": Metric(lowest=-1.0),  # mean, between original and compressed vectors
-            "recall@10": Metric(),  # of the original model's 10 nearest neighbours
-            "spearman": Metric(needs_label=True, needs_pair=True, lowest=-1.0),
-        },
-    ),
-    "text-generation": Task(
-        auto_class="AutoModelForCausalLM",
-        handler="handlers.tasks.text.generation:TextGenerationHandler",
-        metrics={
-            "perplexity": Metric(higher_is_better=False),  # exp of the mean negative log-likelihood a predicted token
-            "cross_entropy": Metric(higher_is_better=False),  # that mean, in nats
-            "agreement": Metric(),  # share of next tokens (the likeliest one) equal to the original model's
-        },
-    ),
-}
+def load_object(place: str) -> Any:
+    """The object that "module:name" names."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def device_type(device: str) -> str:
+    """TorchServe's word for a recipe's device."""
+    return {"cpu": "cpu", "cuda": "gpu"}[device]
+
+
+def shown_labels(names: Sequence[str], most: int = 8) -> str:
+    """The first labels, each on one line whatever it holds, and how many more there are."""
+    import json
+
+    shown = ", ".join(json.dumps(name, ensure_ascii=True)[1:-1] for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")

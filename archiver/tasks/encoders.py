@@ -1,59 +1,136 @@
-"""Text classification and feature extraction: what a text becomes, and what is measured on it."""
+"""What tasks share that answer a text in one pass: inputs to batches, raw outputs to metrics, and what is served."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import torch
 
-from archiver.data.examples import Example
-from archiver.evaluation.metrics import measure, unique_texts
-from archiver.evaluation.speed import Arrays, Run, sorted_batches
-from archiver.models.load import ModelFacts, ModelSource, load_model
-from archiver.spec import Recipe
-from archiver.tasks.workload import Batch, Subject
-from handlers.architecture.encoder import EncoderWithHead
+from archiver.data.examples import Example, read_examples
+from archiver.evaluation.speed import Speed, compare_speed, sorted_batches
+from archiver.tasks.base import FALLBACK_VALIDATION, Task, device_type
+from archiver.tasks.workload import (
+    MAX_EXAMPLES,
+    TOLERANCE_FP32,
+    TOLERANCE_INT8,
+    Arrays,
+    Batch,
+    Workload,
+    require_finite,
+)
 from handlers.inputs.text import Encoded, Encoder, TextInput
 
+if TYPE_CHECKING:
+    import torch
+
+    from archiver.models.facts import ModelFacts
+    from archiver.models.source import ModelSource
+    from archiver.spec import Recipe, ServeSpec
+
+_COMPARED = 64
 _POOL = 50  # batches are cut from pools of this many, sorted by length: little padding, and yet another mix each seed
+
+SERVE_BATCHES = """\
+  batch_size: 32                # requests that one worker gets at once
+  max_batch_delay_ms: 2         # a lone request waits this long for company"""
+
+
+class EncoderTask(Task):
+    """A task whose answer to a text (or a pair) is one row of numbers.
+
+    Attributes:
+        labels: what a label is: "class" (an id or name, several where the model is multi-label) or "score" (a number).
+    """
+
+    labels: ClassVar[Literal["class", "score"]] = "class"
+    starter_serve = SERVE_BATCHES
+
+    def read(self, where: Path | str, recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[Any]:
+        columns = None if where == FALLBACK_VALIDATION else recipe.data.columns
+        return list(
+            read_examples(
+                where, columns, labels=self.labels, id2label=facts.id2label or None, multi_label=facts.multi_label
+            )
+        )
+
+    def load(
+        self, recipe: Recipe, source: ModelSource, facts: ModelFacts, validation: list[Any], train: list[Any]
+    ) -> EncoderWorkload:
+        from archiver.models.load import load_model
+        from handlers.architecture.encoder import EncoderWithHead
+
+        model = load_model(source, self.auto_class)
+        module = EncoderWithHead(model, self.pooling(facts))
+        original = copy.deepcopy(module).eval()
+        inputs = self.inputs(validation)
+        tokenizer = _tokenizer((source.path / "tokenizer.json").read_bytes(), recipe, facts.pad_token_id)
+        reference = raw_outputs(original, tokenizer, inputs)
+        return EncoderWorkload(
+            self, recipe, source, facts, validation, model, module, original, train, inputs, reference
+        )
+
+    def pooling(self, facts: ModelFacts) -> str | None:
+        """How token vectors become one; None where the model's own head does it."""
+        return None
+
+    def inputs(self, examples: Sequence[Example]) -> list[TextInput]:
+        """What the model sees of examples."""
+        return [TextInput(example.text, example.text_pair) for example in examples]
+
+    @abstractmethod
+    def metrics_of(
+        self,
+        outputs: np.ndarray,
+        reference: np.ndarray,
+        inputs: Sequence[TextInput],
+        examples: Sequence[Example],
+        facts: ModelFacts,
+    ) -> dict[str, float]:
+        """The task's metrics.
+
+        Args:
+            outputs, reference: [n, width] float32, of the model as it is now and of the original, for `inputs`.
+        """
+
+    @abstractmethod
+    def answer_settings(self, facts: ModelFacts) -> dict[str, Any]:
+        """What serving.json says of how a row of numbers becomes an answer."""
+
+    def server_config(self, serve: ServeSpec) -> dict[str, Any]:
+        """TorchServe's settings. Without minWorkers it starts one worker per core of the container."""
+        config: dict[str, Any] = {}
+        if serve.workers != "auto":
+            config |= {"minWorkers": serve.workers, "maxWorkers": serve.workers}
+        return config | {
+            "batchSize": serve.batch_size,
+            "maxBatchDelay": serve.max_batch_delay_ms,
+            "responseTimeout": 60,
+            "startupTimeout": 120,
+            "deviceType": device_type(serve.device),
+        }
 
 
 @dataclass
-class EncoderSubject(Subject):
-    """module, original: EncoderWithHead. inputs: what is measured on (feature-extraction: every single text once).
+class EncoderWorkload(Workload):
+    """A workload whose module gives one row of numbers for an input.
 
-    reference: the original's raw outputs on them. train: as read. normalize: as modules.json says.
+    Attributes:
+        task: its EncoderTask. train: training examples, as read.
+        inputs: what is measured on. reference: the original's raw outputs on them, [n, width] float32.
     """
 
-    module: EncoderWithHead
-    original: EncoderWithHead
+    task: EncoderTask
     examples: list[Example]
-    train: list[Example]
-    inputs: list[TextInput]
-    reference: np.ndarray
-    normalize: bool
-
-    @classmethod
-    def load(
-        cls, recipe: Recipe, source: ModelSource, facts: ModelFacts, examples: list[Example], train: list[Example]
-    ) -> EncoderSubject:
-        """Load the model and take the original's answers to the validation inputs."""
-        model = load_model(source, recipe.task)
-        pooling, normalize = None, False
-        if recipe.task == "feature-extraction":
-            pooling, normalize = facts.pooling.mode, facts.pooling.normalize
-        module = EncoderWithHead(model, recipe.task, pooling)
-        original = copy.deepcopy(module).eval()
-        inputs = _inputs(examples, recipe.task)
-        tokenizer = _tokenizer((source.path / "tokenizer.json").read_bytes(), recipe, facts.pad_token_id)
-        reference = raw_outputs(original, tokenizer, inputs)
-        return cls(recipe, source, facts, examples, model, module, original, train, inputs, reference, normalize)
+    train: list[Example] = field(default_factory=list)
+    inputs: list[TextInput] = field(default_factory=list)
+    reference: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
     @property
     def tokenizer(self) -> Encoder:
@@ -62,8 +139,8 @@ class EncoderSubject(Subject):
 
     def metrics(self, outputs: np.ndarray) -> dict[str, float]:
         """The task's metrics of raw outputs on `inputs`, against the labels and the original's outputs."""
-        how: dict[str, Any] = {"task": self.recipe.task, "multi_label": self.facts.multi_label}
-        return measure(outputs, self.reference, self.inputs, self.examples, **how)
+        require_finite(outputs)
+        return self.task.metrics_of(outputs, self.reference, self.inputs, self.examples, self.facts)
 
     def measure(self) -> dict[str, float]:
         return self.metrics(raw_outputs(self.module, self.tokenizer, self.inputs))
@@ -72,16 +149,20 @@ class EncoderSubject(Subject):
     def original_metrics(self) -> dict[str, float]:
         return self.metrics(self.reference)
 
+    def measure_served(self, handler: Any, way: Any, folder: Path) -> dict[str, float]:
+        return self.metrics(handler.predict(self.inputs))
+
     def calibration_batches(self, samples: int) -> list[Batch]:
         tokenizer = self.tokenizer
-        inputs = _inputs(self.train[:samples], self.recipe.task)[:samples]
+        inputs = self.task.inputs(self.train[:samples])[:samples]
         return [self._tensors(tokenizer.pad([item], len(item.ids))) for item in tokenizer.encode(inputs)]
 
     def training_batches(self, batch_size: int, seed: int) -> list[Batch]:
+        import torch
+
         tokenizer = self.tokenizer
-        inputs = _inputs(self.train, self.recipe.task)
-        encoded = tokenizer.encode(inputs)
-        labels = self._labels() if self.recipe.task == "text-classification" else None
+        encoded = tokenizer.encode(self.task.inputs(self.train))
+        labels = self._labels() if self.task.learns_labels else None
         order = torch.randperm(len(encoded), generator=torch.Generator().manual_seed(seed)).tolist()
         batches: list[Batch] = []
         for start in range(0, len(order), batch_size * _POOL):
@@ -98,36 +179,58 @@ class EncoderSubject(Subject):
         return hashlib.sha256(repr(self.train).encode()).hexdigest()
 
     def speed_batches(self) -> list[Arrays]:
-        return sorted_batches(self.inputs, self.tokenizer)
+        return list(sorted_batches(self.inputs, self.tokenizer))
 
     def original_speed_batches(self) -> list[Arrays]:
-        """The same texts as the original's own tokenizer cuts them."""
-        return sorted_batches(self.inputs, _tokenizer(self.tokenizer_bytes, self.recipe, self.facts.pad_token_id))
+        tokenizer = _tokenizer(self.tokenizer_bytes, self.recipe, self.facts.pad_token_id)
+        return list(sorted_batches(self.inputs, tokenizer))
 
     def items_of(self, batch: Any) -> int:
         return len(batch["input_ids"])
 
-    @property
-    def unit(self) -> str:
-        return "sentences"
+    def speed(self, handler: Any) -> Speed:
+        return compare_speed(
+            self.run_of(self.original),
+            handler.session.run,
+            self.original_speed_batches(),
+            compressed_batches=self.speed_batches(),
+            count=self.items_of,
+        )
 
     @property
     def extent(self) -> dict[str, int]:
         return {"examples": len(self.examples), "max_length": self.recipe.serve.max_length}
 
-    def run_of(self, module: torch.nn.Module) -> Run:
-        def run(arrays: Arrays) -> np.ndarray:
-            with torch.inference_mode():
-                return module(**{name: torch.from_numpy(value) for name, value in arrays.items()}).numpy()
+    def serving(self, session: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "max_length": self.recipe.serve.max_length,
+            "pad_id": self.pad_id,
+            "tolerance": TOLERANCE_INT8 if session["int8"] else TOLERANCE_FP32,
+            **self.task.answer_settings(self.facts),
+        }
 
-        return run
+    def choose_examples(self, handler: Any) -> tuple[list[TextInput], dict[str, Any]]:
+        """Validation inputs, or the recipe's own file of texts where validation data must not travel."""
+        wanted = self.recipe.serve.examples
+        if not isinstance(wanted, Path):
+            return self.inputs[:wanted], {}
+        found = read_examples(wanted, {"text": 0} if wanted.suffix == ".tsv" else None, labels=self.task.labels)
+        return [TextInput(example.text, example.text_pair) for example in found][:MAX_EXAMPLES], {}
+
+    def compared(self, examples: Sequence[Any]) -> Sequence[TextInput]:
+        """Up to 64 of all inputs."""
+        return self.inputs[:: -(-len(self.inputs) // _COMPARED)]
 
     def _tensors(self, arrays: Arrays) -> dict[str, torch.Tensor]:
+        import torch
+
         names = arrays if self.module.takes_type_ids else ("input_ids", "attention_mask")
         return {name: torch.from_numpy(arrays[name]) for name in names}
 
     def _labels(self) -> torch.Tensor | None:
         """[n] ids or numbers, or [n, labels] of zeros and ones; None when some training example has no label."""
+        import torch
+
         found: list[Any] = [example.label for example in self.train]
         if any(label is None for label in found):
             return None
@@ -143,15 +246,13 @@ def _tokenizer(tokenizer_json: bytes, recipe: Recipe, pad_id: int) -> Encoder:
     return Encoder(tokenizer_json, max_length=recipe.serve.max_length, pad_id=pad_id)
 
 
-def _inputs(examples: Sequence[Example], task: str) -> list[TextInput]:
-    """What the model sees of examples: pairs for a classifier, every single text once for embeddings."""
-    if task == "feature-extraction":
-        return unique_texts(examples)
-    return [TextInput(example.text, example.text_pair) for example in examples]
-
-
 def raw_outputs(module: torch.nn.Module, tokenizer: Encoder, inputs: Sequence[TextInput], rows: int = 32) -> np.ndarray:
-    """[n, width] float32 in the order of `inputs`, run in batches of like length, where the module's weights are."""
+    """What a module gives for inputs, run in batches of like length, where its weights are.
+
+    Returns: [n, width] float32 in the order of `inputs`.
+    """
+    import torch
+
     encoded: list[Encoded] = tokenizer.encode(inputs)
     device = next(module.parameters()).device
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))

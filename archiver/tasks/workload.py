@@ -1,33 +1,49 @@
-"""What a build works on: the recipe, the model with its facts, and how the model measures up as it is now.
-
-Subject is what every task shares; EncoderSubject knows what a text becomes and what is measured for its tasks.
-"""
+"""What a build works on: the recipe, the model with its data, and how the model measures up as it is now."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 
-from archiver.evaluation.speed import Run
-from archiver.models.load import ModelFacts, ModelSource
-from archiver.spec import Recipe
-from archiver.state.constraints import state_of
+from archiver.errors import DataError
 
-Batch = Mapping[str, torch.Tensor]
+if TYPE_CHECKING:
+    import torch
+
+    from archiver.evaluation.speed import Speed
+    from archiver.models.facts import ModelFacts
+    from archiver.models.source import ModelSource
+    from archiver.spec import Recipe
+    from archiver.tasks.base import Task
+
+Batch = Mapping[str, "torch.Tensor"]
+Arrays = Mapping[str, np.ndarray]
+
+# The largest difference allowed between an answer and the same answer elsewhere: alone or in a batch, here or on another
+# host. fp32 sums come in another order; next to a rounding threshold of int8 that flips one of 255 steps.
+TOLERANCE_FP32 = 0.001
+TOLERANCE_INT8 = 0.03
+MAX_EXAMPLES = 64
 
 
 @dataclass
-class Subject(ABC):
-    """model: the transformers module that the stages change. module: it with its head. original: an untouched copy of it.
+class Workload(ABC):
+    """One recipe's model and data, as the stages change the model and the runtimes export it.
 
-    examples: validation examples, as read
+    Attributes:
+        model: the transformers module that the stages change. module: it with its head, called with a batch's tensors.
+        original: an untouched copy of `module`.
+        examples: validation examples, as read.
+        shared: what the exports of several runtimes have in common, made once.
     """
 
+    task: Task
     recipe: Recipe
     source: ModelSource
     facts: ModelFacts
@@ -35,6 +51,29 @@ class Subject(ABC):
     model: torch.nn.Module
     module: torch.nn.Module
     original: torch.nn.Module
+    shared: dict[str, Any] = field(default_factory=dict, kw_only=True)
+
+    # ---- data ---------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def calibration_batches(self, samples: int) -> list[Batch]:
+        """The first `samples` examples of data.train, one a batch, without padding, in file order."""
+
+    @abstractmethod
+    def training_batches(self, batch_size: int, seed: int) -> list[Batch]:
+        """All of data.train in batches, composed by the seed, with `labels` where there are any."""
+
+    @property
+    @abstractmethod
+    def train_digest(self) -> str:
+        """SHA-256 of data.train as read."""
+
+    @property
+    @abstractmethod
+    def extent(self) -> dict[str, int]:
+        """How much the metrics were measured on: for the report's `measured_on`."""
+
+    # ---- quality ------------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def measure(self) -> dict[str, float]:
@@ -46,43 +85,72 @@ class Subject(ABC):
         """Those of the original, measured once."""
 
     @abstractmethod
-    def calibration_batches(self, samples: int) -> list[Batch]:
-        """data.train's first `samples` texts (or windows), one a batch, without padding, in file order."""
+    def measure_served(self, handler: Any, way: Any, folder: Path) -> dict[str, float]:
+        """The same through the handler that will serve.
+
+        Args:
+            handler: opened on `folder`, the staged archive.
+            way: the runtime's Way for the task's execution.
+        """
+
+    # ---- speed --------------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def training_batches(self, batch_size: int, seed: int) -> list[Batch]:
-        """All of data.train in batches, composed by the seed, with `labels` where there are any."""
-
-    @property
-    @abstractmethod
-    def train_digest(self) -> str:
-        """SHA-256 of data.train as read."""
+    def speed_batches(self) -> list[Any]:
+        """What speed is measured on; each goes to the functions that `run_of` gives."""
 
     @abstractmethod
     def original_speed_batches(self) -> list[Any]:
         """The same texts as the original's own tokenizer cuts them."""
 
     @abstractmethod
-    def speed_batches(self) -> list[Any]:
-        """What speed is measured on; each goes to the functions of `runs`."""
-
-    @abstractmethod
     def items_of(self, batch: Any) -> int:
-        """How many of what speed counts (`unit`) are in a batch of `speed_batches`."""
+        """How many of what speed counts (the task's `unit`) are in a batch of `speed_batches`."""
 
-    @property
-    @abstractmethod
-    def unit(self) -> str:
-        """What speed counts: "sentences" or "tokens"."""
-
-    @property
-    @abstractmethod
-    def extent(self) -> dict[str, int]:
-        """How much the metrics were measured on: for the report's `measured_on`."""
-
-    @abstractmethod
-    def run_of(self, module: torch.nn.Module) -> Run:
+    def run_of(self, module: torch.nn.Module) -> Callable[[Arrays], np.ndarray]:
         """A torch module as a function of a batch of `speed_batches`, for timing."""
+        import torch
+
+        def run(arrays: Arrays) -> np.ndarray:
+            with torch.inference_mode():
+                found: np.ndarray = module(**{name: torch.from_numpy(value) for name, value in arrays.items()}).numpy()
+                return found
+
+        return run
+
+    @abstractmethod
+    def speed(self, handler: Any) -> Speed:
+        """What will serve against PyTorch eager fp32, in turns in one run."""
+
+    # ---- the archive --------------------------------------------------------------------------------------------------
+
+    def write_inputs(self, folder: Path) -> None:
+        """What the serving side needs to read requests."""
+        (folder / "tokenizer.json").write_bytes(self.tokenizer_json)
+
+    @abstractmethod
+    def serving(self, session: Mapping[str, Any]) -> dict[str, Any]:
+        """What serving.json says beside what every archive's says.
+
+        Args:
+            session: the runtime's settings, as its export gave them.
+        """
+
+    def serving_packages(self, serving: Mapping[str, Any]) -> tuple[str, ...]:
+        """Packages that these settings need on the host beside the task's and the runtime's."""
+        return ()
+
+    @abstractmethod
+    def choose_examples(self, handler: Any) -> tuple[list[Any], dict[str, Any]]:
+        """(the inputs to store with their answers, what serving.json has to say of them)."""
+
+    def compared(self, examples: Sequence[Any]) -> Sequence[Any]:
+        """The inputs whose answers alone are compared with those in a batch.
+
+        Args:
+            examples: those that are stored.
+        """
+        return examples
 
     @cached_property
     def tokenizer_bytes(self) -> bytes:
@@ -92,12 +160,22 @@ class Subject(ABC):
     @property
     def tokenizer_json(self) -> bytes:
         """The tokenizer.json that goes with the model as it is now."""
+        from archiver.state.constraints import state_of
+
         return state_of(self.model).tokenizer_json or self.tokenizer_bytes
 
     @property
     def pad_id(self) -> int:
         """The padding token's id in the model as it is now."""
+        from archiver.state.constraints import state_of
+
         old_ids = state_of(self.model).old_ids
         if old_ids is None:
             return self.facts.pad_token_id
         return int((old_ids == self.facts.pad_token_id).nonzero()[0, 0])
+
+
+def require_finite(outputs: np.ndarray) -> None:
+    """DataError where the model's answers are no numbers: nothing can be measured then."""
+    if not np.isfinite(outputs).all():
+        raise DataError("the model gave an answer that is not finite on a validation text: nothing can be measured")

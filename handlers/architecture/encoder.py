@@ -25,9 +25,9 @@ class EncoderWithHead(torch.nn.Module):
     tokens, the first token, or the maximum over the real tokens), not normalised: a request may choose that.
     """
 
-    def __init__(self, model: torch.nn.Module, task: str, pooling: str | None = None) -> None:
+    def __init__(self, model: torch.nn.Module, pooling: str | None = None) -> None:
         super().__init__()
-        if task == "feature-extraction" and pooling not in POOLING:
+        if pooling is not None and pooling not in POOLING:
             raise ValueError(f"pooling is {pooling!r}; allowed: {', '.join(POOLING)}")
         self.model = model
         self.pooling = pooling
@@ -55,14 +55,10 @@ def load_encoder(folder: Path, spec: Mapping[str, Any]) -> EncoderWithHead:
 
     config_dict = json.loads((folder / spec["config"]).read_text())
     config = transformers.CONFIG_MAPPING[config_dict["model_type"]].from_dict(config_dict)
-    kinds = {
-        "text-classification": transformers.AutoModelForSequenceClassification,
-        "feature-extraction": transformers.AutoModel,
-    }
-    model = kinds[spec["task"]].from_config(config, attn_implementation="eager")
-    if spec["task"] == "feature-extraction" and getattr(model, "pooler", None) is not None:
+    model = getattr(transformers, spec["auto_class"]).from_config(config, attn_implementation="eager")
+    if spec["pooling"] is not None and getattr(model, "pooler", None) is not None:
         model.pooler = None  # as in the build: the token vectors are pooled by `pooling`, and its weights do not travel
     weights = load_packed(folder / spec["model"])
     tensors = {name: torch.as_tensor(value) for name, value in weights.items()}
     model = load_weights(model, folder, tensors)
-    return EncoderWithHead(model, spec["task"], spec.get("pooling"))
+    return EncoderWithHead(model, spec["pooling"])

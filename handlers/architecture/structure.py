@@ -1,8 +1,8 @@
 """How a model whose shapes differ from its config's travels: structure.json, from which a fresh skeleton is made to fit.
 
-The format's one owner. It names what the config cannot say: sizes of single linear layers (head counts follow from them),
-factored layers, which names share one tensor, and attention scales that hang on a layer's place in the original. How many
-layers and how many tokens there are, the config says itself.
+The format's one owner. It names what the config cannot say: sizes of single linear layers and other Parameters, factored
+layers, which names share one tensor, and attributes of modules (head counts, attention scales that depend on a layer's
+place in the original). How many layers and how many tokens there are, the config says itself.
 """
 
 import json
@@ -12,37 +12,32 @@ from typing import Any
 
 import torch
 
-from handlers.architecture.anatomy import fit_attention, layer_parts
 from handlers.architecture.factored import factored_ranks, install
+from handlers.architecture.skeleton import apply_settings, differences
 from handlers.errors import UnsoundArchive
 
 STRUCTURE = "structure.json"
-VERSION = 1
+VERSION = 2
 
 
 def describe(model: torch.nn.Module) -> dict[str, Any]:
     """JSON-able: version; factored {name: rank}; linears {name: [out, in]} of every linear layer; shared {name: the first
-    name of the same Parameter}; scaling {attention module: its factor} where the config lets it depend on the layer."""
+    name of the same Parameter}; parameters {name: shape} of other Parameters, and settings {module: {attribute: value}},
+    both only where they are not what the config gives."""
     linears = {
         name: [module.out_features, module.in_features]
         for name, module in model.named_modules(remove_duplicate=False)
         if isinstance(module, torch.nn.Linear)
     }
+    settings, parameters = differences(model)
     return {
         "version": VERSION,
         "factored": factored_ranks(model),
         "linears": linears,
         "shared": shared_names(model),
-        "scaling": _scaling(model),
+        "parameters": parameters,
+        "settings": settings,
     }
-
-
-def _scaling(model: torch.nn.Module) -> dict[str, float]:
-    """GPT-2 can divide by the layer's number: a layer keeps the factor it was trained with when others before it go."""
-    if not getattr(model.config, "scale_attn_by_inverse_layer_idx", False):
-        return {}
-    names = [parts.attention for parts in layer_parts(model)]
-    return {name: float(model.get_submodule(name).scaling) for name in names}  # type: ignore[arg-type]
 
 
 def shared_names(model: torch.nn.Module) -> dict[str, str]:
@@ -70,10 +65,14 @@ def rebuild(model: torch.nn.Module, structure: Mapping[str, Any]) -> None:
         for name, first in structure["shared"].items():
             owner, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(owner), attribute, model.get_parameter(first))
-        for parts in layer_parts(model):
-            fit_attention(model, parts)
-        for name, factor in structure["scaling"].items():
-            setattr(model.get_submodule(name), "scaling", float(factor))  # noqa: B010 - no tensor, so no Module attribute
+        for name, shape in structure["parameters"].items():
+            owner, _, attribute = name.rpartition(".")
+            before = model.get_parameter(name)
+            after = torch.nn.Parameter(
+                before.new_empty([int(side) for side in shape]), requires_grad=before.requires_grad
+            )
+            setattr(model.get_submodule(owner), attribute, after)
+        apply_settings(model, structure["settings"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UnsoundArchive(f"structure.json does not fit the model that config.json describes: {error}") from error
 

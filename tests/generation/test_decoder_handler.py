@@ -12,12 +12,12 @@ import pytest
 import torch
 from generating import TASK, ask_all, asked, ids_of, one, slowed, told_events
 from greedy import continue_greedily
+from task_models import load_model
 from tiny_models import DECODERS
 from torchserve_side import Told, ask
 
 from archiver.errors import DataError
-from archiver.models.load import load_model
-from archiver.tasks.text.generation_staging import choose_prompts
+from archiver.tasks.text.generation_examples import choose_prompts
 from handlers.architecture.decoder import DecoderWithHead, greedy_steps
 from handlers.inputs.text import TextInput
 from handlers.tasks.text import generation as text_generation

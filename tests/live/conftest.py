@@ -14,7 +14,7 @@ from archiver.packaging.entry import handler_of
 from archiver.packaging.mar import extract
 from archiver.pipeline import build as pipeline
 from archiver.progress import Progress
-from archiver.spec import load_recipe
+from archiver.recipe.load import load_recipe
 from archiver.torchserve.server import TorchServe
 from handlers.tasks.encoder import EncoderHandler
 

@@ -22,7 +22,7 @@ from archiver.packaging.entry import handler_of
 from archiver.packaging.mar import extracted
 from archiver.pipeline import build as pipeline
 from archiver.progress import Progress
-from archiver.spec import load_recipe
+from archiver.recipe.load import load_recipe
 from archiver.torchserve.server import TorchServe
 from handlers.inputs.text import TextInput
 from handlers.tasks.text.generation import TextGenerationHandler

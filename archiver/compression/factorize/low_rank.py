@@ -11,80 +11,28 @@ from dataclasses import dataclass, field
 
 import torch
 
-from archiver.compression.calibration import input_moments, removed
-from archiver.compression.context import Examples, calibration_forward
+from archiver.compression.bisect import bisect
+from archiver.compression.calibration import input_moments, watched_inputs
+from archiver.compression.context import StageContext, calibration_forward
+from archiver.compression.factorize.constraint import LowRank
 from archiver.compression.factorize.low_rank_math import (
     Decomposition,
     decompose,
     decompose_on,
     decompose_rows,
     rank_for_energy,
-    rank_for_ratio,
     saves,
 )
 from archiver.compression.factorize.options import ActivationSvd, Svd
-from archiver.compression.modules import choose_modules
+from archiver.compression.factorize.targets import ALONE, FACTORED, RECOMBINED, Target, is_table, targets_of
 from archiver.compression.report import StageReport, report_stage
-from archiver.errors import RecipeError
-from archiver.state.constraints import Constraint, constrain, free, sharing, state_of
-from handlers.architecture.factored import FactoredEmbedding, FactoredLinear, factored_like, install, put
+from archiver.state.constraints import constrain, free, state_of
+from handlers.architecture.factored import FactoredEmbedding, FactoredLinear, factored_like, put
 
 Tensor = torch.Tensor
 
-FACTORED, RECOMBINED, ALONE = "factored", "recombined", "left alone"
 _TRIALS = 8
 _LEAST_DROPPED = 1e-4  # a search for the energy ends here: less than this share dropped is not worth two factors
-
-
-class LowRank(Constraint):
-    """A·Bᵀ: the weight is computed from its two factors alone. a [rows, rank], b [columns, rank], both trained.
-
-    Without gradients it is rounded once from float64, as the storage codec multiplies factors: the same bits come back.
-    """
-
-    def __init__(self, a: Tensor, b: Tensor) -> None:
-        super().__init__()
-        self.a = torch.nn.Parameter(a)
-        self.b = torch.nn.Parameter(b)
-
-    def forward(self, weight: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
-            return (self.a.double() @ self.b.double().T).to(self.a.dtype)
-        with torch.autocast(self.a.device.type, enabled=False):
-            return self.a @ self.b.T
-
-
-@dataclass
-class Target:
-    """One weight [rows, columns]: names of all modules that share it. table: it is looked up, not multiplied with."""
-
-    names: list[str]
-    rows: int
-    columns: int
-    table: bool
-    tied: bool
-
-    @property
-    def full_rank(self) -> int:
-        return min(self.rows, self.columns)
-
-    def execution(self, execute: str, rank: int) -> str:
-        """How it is computed with a rank: factored, recombined, or left alone where two factors gain nothing."""
-        if rank >= self.full_rank:
-            return ALONE
-        if execute != "auto":
-            return execute
-        if not saves(self.rows, self.columns, rank):
-            return ALONE
-        return RECOMBINED if self.table else FACTORED
-
-    def rank(self, options: Svd) -> int | None:
-        """As rank or ratio say; None where the weight itself decides."""
-        if options.rank is not None:
-            return options.rank
-        if options.ratio is not None:
-            return min(self.full_rank, rank_for_ratio(self.rows, self.columns, options.ratio))
-        return None
 
 
 @dataclass
@@ -96,91 +44,56 @@ class _Split:
     rank: int = field(default=0)
 
 
-def svd(model: torch.nn.Module, options: Svd, examples: Examples) -> StageReport:
-    """W ≈ U·diag(d)·Vᵀ, nearest in ‖W − W'‖_F (Eckart & Young 1936)."""
+def svd(model: torch.nn.Module, options: Svd, context: StageContext) -> StageReport:
+    """W ≈ U·diag(d)·Vᵀ, nearest in ‖W − W'‖_F.
+
+    Args:
+        model: changed in place.
+        options: modules, and how much is kept.
+        context: measures, where the energy is searched.
+    Returns: the report.
+    Raises: RecipeError for modules that do not fit.
+    Source: Eckart & Young 1936.
+    """
     targets = targets_of(model, options)
     splits = [_Split(target, decompose(_weight(model, target))) for target in targets]
-    return _factorize("factorize/svd", model, options, examples, splits)
+    return _factorize("factorize/svd", model, options, context, splits)
 
 
-def activation_svd(model: torch.nn.Module, options: ActivationSvd, examples: Examples) -> StageReport:
-    """W ≈ A·Bᵀ, nearest in ‖X·(W − W')ᵀ‖_F on calibration inputs X (SVD-LLM, arXiv:2403.07378)."""
+def activation_svd(model: torch.nn.Module, options: ActivationSvd, context: StageContext) -> StageReport:
+    """W ≈ A·Bᵀ, nearest in ‖X·(W − W')ᵀ‖_F on calibration inputs X.
+
+    Args:
+        model: changed in place.
+        options: modules, how much is kept, number of calibration texts.
+        context: gives calibration texts, and measures.
+    Returns: the report.
+    Raises: RecipeError for modules that do not fit, or that no text reaches.
+    Source: Wang et al., SVD-LLM, arXiv:2403.07378.
+    """
     targets = targets_of(model, options)
-    linears = [name for target in targets if not target.table for name in target.names]
-    tables = [name for target in targets if target.table for name in target.names if _is_table(model, name)]
-    moments = input_moments(model, linears, examples, options.samples) if linears else {}
-    counts = _row_counts(model, tables, examples, options.samples) if tables else {}
+    linears = [target.names[0] for target in targets if not target.table]
+    tables = [name for target in targets if target.table for name in target.names if is_table(model, name)]
+    moments = input_moments(model, linears, context, options.samples) if linears else {}
+    counts = _row_counts(model, tables, context, options.samples) if tables else {}
     splits = []
     for target in targets:
         weight = _weight(model, target)
         if target.table:
             parts = decompose_rows(weight, torch.stack([counts[n] for n in target.names if n in counts]).sum(0))
         else:
-            parts = decompose_on(weight, torch.stack([moments[name].gram for name in target.names]).sum(0))
+            parts = decompose_on(weight, moments[target.names[0]].gram)
         splits.append(_Split(target, parts))
-    return _factorize("factorize/activation-svd", model, options, examples, splits)
-
-
-def check(model: torch.nn.Module, options: Svd) -> list[str]:
-    """What cannot work with the model's modules; gives the model (on the meta device) the shapes the stage will give it."""
-    try:
-        targets = targets_of(model, options)
-    except RecipeError as error:
-        return error.problems or [error.message]
-    problems = []
-    for target in targets:
-        name = target.names[0]
-        if options.rank is not None and options.rank > target.full_rank:
-            problems.append(
-                f"rank {options.rank} is more than {name} has: {target.rows} × {target.columns}, at most "
-                f"{target.full_rank}: lower rank, or add it to `ignore`"
-            )
-        if target.tied and options.execute == FACTORED:
-            problems.append(
-                f"{' and '.join(target.names)} are one weight, looked up in one place and multiplied with in the other, "
-                "and cannot be executed factored: set execute to recombined or auto, or leave them out of targets"
-            )
-    for target in targets:
-        rank = target.rank(options)
-        if rank is not None and target.execution(options.execute, rank) == FACTORED and not target.tied:
-            install(model, dict.fromkeys(target.names, rank))
-    return problems
-
-
-def targets_of(model: torch.nn.Module, options: Svd) -> list[Target]:
-    """The weights that `targets` and `ignore` choose, each once with all names of it; factors of an earlier stage stay.
-
-    RecipeError when nothing is chosen
-    """
-    parts = {
-        f"{name}.{child}"
-        for name, module in model.named_modules()
-        if isinstance(module, (FactoredLinear, FactoredEmbedding))
-        for child, _ in module.named_children()
-    }
-    chosen = [name for name in choose_modules(model, options.targets, options.ignore) if name not in parts]
-    if not chosen:
-        raise RecipeError("targets name only layers that are factored already: name others, or factorize once")
-    found: list[Target] = []
-    seen: set[str] = set()
-    for name in chosen:
-        if name in seen:
-            continue
-        names = sharing(model, name)
-        seen.update(names)
-        kinds = [_is_table(model, twin) for twin in names]
-        rows, columns = model.get_submodule(name).get_parameter("weight").shape
-        found.append(Target(names, rows, columns, table=any(kinds), tied=any(kinds) and not all(kinds)))
-    return found
+    return _factorize("factorize/activation-svd", model, options, context, splits)
 
 
 def _factorize(
-    method: str, model: torch.nn.Module, options: Svd, examples: Examples, splits: Sequence[_Split]
+    method: str, model: torch.nn.Module, options: Svd, context: StageContext, splits: Sequence[_Split]
 ) -> StageReport:
     notes = []
     searched = options.rank is None and options.ratio is None and options.energy is None
     if searched:
-        notes.append(_search(model, options, examples, splits))
+        notes.append(_search(model, options, context, splits))
     else:
         for split in splits:
             rank = split.target.rank(options)
@@ -209,7 +122,7 @@ def _factorize(
     return report_stage(method, model, options, notes)
 
 
-def _search(model: torch.nn.Module, options: Svd, examples: Examples, splits: Sequence[_Split]) -> str:
+def _search(model: torch.nn.Module, options: Svd, context: StageContext, splits: Sequence[_Split]) -> str:
     """Find the least energy, one for all layers, that keeps the stage's bounds: bisection over the logarithm of what is
     dropped. Sets every split's rank; the weights are as before at the end."""
     before = [_weight(model, split.target).clone() for split in splits]
@@ -222,19 +135,15 @@ def _search(model: torch.nn.Module, options: Svd, examples: Examples, splits: Se
                     a, b = split.parts.pair(split.rank)
                     weight = a @ b.T
                 _weight(model, split.target).copy_(weight)
-        passes = examples.passes()
-        examples.say(f"    energy {1 - dropped:.4f}: the bound is {'kept' if passes else 'missed'}")
+        passes = context.passes()
+        context.say(f"    energy {1 - dropped:.4f}: the bound is {'kept' if passes else 'missed'}")
         return passes
 
-    good, bad = 0.0, 1.0
-    for _ in range(_TRIALS):
+    def between(good: float, bad: float) -> float | None:
         dropped = (max(good, _LEAST_DROPPED) * bad) ** 0.5 if good or bad < 1.0 else 0.1
-        if dropped <= _LEAST_DROPPED * 1.05:
-            break
-        if attempt(dropped):
-            good = dropped
-        else:
-            bad = dropped
+        return dropped if dropped > _LEAST_DROPPED * 1.05 else None
+
+    good, _ = bisect(0.0, 1.0, between, attempt, _TRIALS)
     with torch.no_grad():
         for split, weight in zip(splits, before, strict=True):
             _weight(model, split.target).copy_(weight)
@@ -304,21 +213,13 @@ def _weight(model: torch.nn.Module, target: Target) -> Tensor:
     return model.get_submodule(target.names[0]).get_parameter("weight").detach()
 
 
-def _is_table(model: torch.nn.Module, name: str) -> bool:
-    return isinstance(model.get_submodule(name), torch.nn.Embedding)
-
-
-def _row_counts(model: torch.nn.Module, names: Sequence[str], examples: Examples, samples: int) -> dict[str, Tensor]:
+def _row_counts(model: torch.nn.Module, names: Sequence[str], context: StageContext, samples: int) -> dict[str, Tensor]:
     """How often each row of the tables `names` is looked up in the calibration texts, [num_embeddings] each."""
     counts = {name: torch.zeros(model.get_submodule(name).get_parameter("weight").shape[0]) for name in names}
 
-    def watch(name: str):
-        def hook(module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            counts[name] += torch.bincount(arguments[0].flatten().cpu(), minlength=len(counts[name]))
+    def see(name: str, ids: Tensor) -> None:
+        counts[name] += torch.bincount(ids.flatten().cpu(), minlength=len(counts[name]))
 
-        return hook
-
-    hooks = [model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in names]
-    with removed(hooks):
-        calibration_forward(examples.module, examples.calibrate(samples))
+    with watched_inputs(model, names, see):
+        calibration_forward(context.module, context.calibrate(samples))
     return counts

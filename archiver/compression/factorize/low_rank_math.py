@@ -25,9 +25,12 @@ RIDGE = 1e-3
 
 @dataclass(frozen=True)
 class Decomposition:
-    """All of W: U [out, n], d [n] falling, V [in, n], n = min(out, in), float64; W = U·diag(d)·Vᵀ.
+    """A whole matrix as W = U·diag(d)·Vᵀ, float64.
 
-    d² are shares of ‖W‖_F², or of ‖X·Wᵀ‖_F² where inputs were given (with the ridge counted in).
+    Args:
+        u: [out, n], n = min(out, in).
+        d: [n] ≥ 0, falling; d² add up to ‖W‖_F², or to ‖X·Wᵀ‖_F² where inputs were given (with the ridge counted in).
+        v: [in, n].
     """
 
     u: Tensor
@@ -36,6 +39,7 @@ class Decomposition:
 
     @property
     def full_rank(self) -> int:
+        """n."""
         return self.d.numel()
 
     def kept(self, rank: int) -> float:
@@ -45,12 +49,17 @@ class Decomposition:
 
     def error(self, rank: int) -> float:
         """‖dropped‖_F / ‖all‖_F, the relative error of W' (on X where inputs were given)."""
-        return max(0.0, 1.0 - self.kept(rank)) ** 0.5
+        share: float = max(0.0, 1.0 - self.kept(rank)) ** 0.5
+        return share
 
     def pair(self, rank: int) -> tuple[Tensor, Tensor]:
-        """(A [out, rank], B [in, rank]) float32 with W' = A·Bᵀ; each d is split so that both columns are equally long.
+        """Two factors with W' = A·Bᵀ; each d is split so that both columns are equally long.
 
         Equal lengths let one learning rate and one scale per row suit both factors.
+
+        Args:
+            rank: 1 ≤ rank ≤ n.
+        Returns: (A [out, rank], B [in, rank]), float32.
         """
         a, b = self.u[:, :rank] * self.d[:rank], self.v[:, :rank]
         long, short = a.norm(dim=0), b.norm(dim=0)
@@ -59,15 +68,26 @@ class Decomposition:
 
 
 def decompose(weight: Tensor) -> Decomposition:
-    """The singular value decomposition of weight [out, in]. Source: Eckart & Young 1936."""
+    """The singular value decomposition of a matrix.
+
+    Args:
+        weight: [out, in].
+    Returns: the decomposition whose first terms are nearest in ‖W − W'‖_F.
+    Source: Eckart & Young 1936.
+    """
     u, d, vt = torch.linalg.svd(weight.detach().double(), full_matrices=False)
     return Decomposition(u, d, vt.T)
 
 
 def decompose_on(weight: Tensor, gram: Tensor, ridge: float = RIDGE) -> Decomposition:
-    """The decomposition of weight [out, in] that is best on inputs whose XᵀX is gram [in, in].
+    """The decomposition that is best on given inputs.
 
-    ridge: share of gram's mean diagonal that is added to its diagonal. Source: arXiv:2403.07378, § 3.2.
+    Args:
+        weight: [out, in].
+        gram: XᵀX [in, in] of the inputs.
+        ridge: share of gram's mean diagonal that is added to its diagonal.
+    Returns: the decomposition whose first terms are nearest in ‖X·(W − W')ᵀ‖_F.
+    Source: Wang et al., SVD-LLM, arXiv:2403.07378, § 3.2.
     """
     root = whitening(gram, ridge)
     u, d, qt = torch.linalg.svd(weight.detach().double() @ root, full_matrices=False)
@@ -76,10 +96,15 @@ def decompose_on(weight: Tensor, gram: Tensor, ridge: float = RIDGE) -> Decompos
 
 
 def decompose_rows(table: Tensor, counts: Tensor) -> Decomposition:
-    """The decomposition of an embedding table [rows, width] that is best on tokens seen counts [rows] times.
+    """The decomposition of an embedding table that is best on the tokens that were seen.
 
-    A table is a linear layer of one-hot inputs, its XᵀX is diag(counts): each row is weighed by √(count + 1). The one more
+    A table is a linear layer of one-hot inputs, its XᵀX is diag(counts): each row is weighed by √(count + 1). Adding one
     (Laplace) keeps rows that calibration did not see.
+
+    Args:
+        table: [rows, width].
+        counts: [rows], how often each row was looked up.
+    Returns: the decomposition.
     """
     root = (counts.double() + 1).sqrt().unsqueeze(1)
     u, d, vt = torch.linalg.svd(table.detach().double() * root, full_matrices=False)
@@ -87,9 +112,14 @@ def decompose_rows(table: Tensor, counts: Tensor) -> Decomposition:
 
 
 def whitening(gram: Tensor, ridge: float = RIDGE) -> Tensor:
-    """Lower triangular S [in, in] float64 with S·Sᵀ = gram + ridge·mean(diag(gram))·I; the identity for inputs of zeros.
+    """Lower triangular S with S·Sᵀ = gram + ridge·mean(diag(gram))·I; the identity for inputs of zeros.
 
-    Where rounding has left gram short of positive, the ridge grows tenfold until it is.
+    Where rounding has left gram not positive definite, the ridge grows tenfold until it is.
+
+    Args:
+        gram: XᵀX [in, in].
+        ridge: share of gram's mean diagonal.
+    Returns: S [in, in] float64.
     """
     gram = gram.double()
     mean = gram.diagonal().mean()
@@ -99,17 +129,24 @@ def whitening(gram: Tensor, ridge: float = RIDGE) -> Tensor:
     while True:
         root, failed = torch.linalg.cholesky_ex(gram + ridge * mean * eye)
         if not failed:
-            return root
+            factor: Tensor = root
+            return factor
         ridge = max(ridge * 10, 1e-9)
 
 
 def rank_for_energy(d: Tensor, energy: float) -> int:
-    """The smallest rank whose first d² are at least `energy` of Σd². d [n] falling."""
+    """The smallest rank whose first d² are at least a share of Σd².
+
+    Args:
+        d: [n], falling.
+        energy: 0 < energy ≤ 1.
+    Returns: 1 ≤ rank ≤ n.
+    """
     squares = d.double().square()
     total = squares.sum()
     if not total > 0:
         return 1
-    # A hair of tolerance: a share that is reached exactly must not need one more for a rounding error in the sum.
+    # With a tolerance: a share that is reached exactly must not need one more for a rounding error in the sum.
     reached = squares.cumsum(0) >= energy * total - 1e-12 * total
     return int(reached.nonzero()[0, 0]) + 1
 

@@ -16,7 +16,9 @@ class Svd:
     """W ≈ U·diag(d)·Vᵀ. One of rank, ratio and energy, or the stage's own max_drop: the least energy that keeps it."""
 
     rank: int | None = option("integer", None, minimum=1, help="the same rank for every target")
-    ratio: float | None = option("number", None, above=0, maximum=0.9999, help="share of a layer's parameters kept")
+    ratio: float | None = option(
+        "number", None, above=0, maximum=0.9999, search=(0.3, 0.5, 0.7), help="share of a layer's parameters kept"
+    )
     energy: float | None = option("number", None, above=0, maximum=0.9999999, help="share of Σd² kept in each layer")
     targets: tuple[str, ...] | None = option("globs", None, help=LINEAR_HELP)
     ignore: tuple[str, ...] = option("globs", (), help=IGNORE_HELP)
@@ -47,4 +49,11 @@ class Svd:
 class ActivationSvd(Svd):
     """The factors that are nearest on what the layer's inputs are, not on every input: SVD of W·S with S·Sᵀ = XᵀX."""
 
-    samples: int = option("integer", 300, minimum=1, maximum=100_000, help="calibration texts, taken from data.train")
+    samples: int = option(
+        "integer",
+        300,
+        minimum=1,
+        maximum=100_000,
+        search=(100, 300, 1000),
+        help="calibration texts, taken from data.train",
+    )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from archiver.compression.context import Examples
+from archiver.compression.context import StageContext
 from archiver.compression.prune.importance import labelled, loss_of
 from archiver.compression.retrain.training import train
 from archiver.state.constraints import Mask, constrain, state_of
@@ -20,9 +20,14 @@ _GRADIENT_TEXTS = 512
 
 
 def cubic_sparsity(step: int, steps: int, final: float) -> float:
-    """s_t = s_f·(1 − (1 − t/T)³): much goes early, while there is much to spare.
+    """s_t = s_f·(1 − (1 − t/T)³): most is pruned in the first rounds, when many weights matter little.
 
-    Source: Zhu & Gupta 2017, arXiv:1710.01878, eq. 1 with s_0 = 0
+    Args:
+        step: t, from 1 to `steps`.
+        steps: T.
+        final: s_f, the sparsity of the last round.
+    Returns: the sparsity of this round.
+    Source: Zhu & Gupta 2017, arXiv:1710.01878, eq. 1 with s_0 = 0.
     """
     return final * (1 - (1 - step / steps) ** 3)
 
@@ -32,11 +37,18 @@ def gradually(
     prune: Callable[[float | None], dict[str, Tensor]],
     sparsity: float,
     options: L1,
-    examples: Examples,
+    context: StageContext,
 ) -> dict[str, Tensor]:
-    """Prune a little, retrain with the masks held, and again; the last round prunes to `sparsity` and does not retrain.
+    """Prune in rounds, with retraining under the masks in between; the last round does not retrain.
 
-    Weights that are zero already go first, so every mask lies within the one before. Returns the last masks.
+    Weights that are zero already go first, so every mask lies within the one before.
+
+    Args:
+        prune: sparsity → the masks, put on the weights.
+        sparsity: of the last round.
+        options: how many rounds, and how to retrain.
+        context: gives training batches.
+    Returns: the last masks by module name.
     """
     masks: dict[str, Tensor] = {}
     for step in range(1, options.steps + 1):
@@ -44,9 +56,9 @@ def gradually(
         masks = prune(now)
         if step == options.steps:
             break
-        examples.say(f"    round {step} of {options.steps}: sparsity {now:.3f}")
+        context.say(f"    round {step} of {options.steps}: sparsity {now:.3f}")
         with held(model, masks):
-            train(model, options.tuning, examples.part(f"round-{step}"))
+            train(model, options.tuning, context.part(f"round-{step}"))
     return masks
 
 
@@ -67,15 +79,21 @@ class held:
 
 
 def regrow(
-    model: torch.nn.Module, masks: Mapping[str, Tensor], options: L1, examples: Examples
+    model: torch.nn.Module, masks: Mapping[str, Tensor], options: L1, context: StageContext
 ) -> tuple[dict[str, Tensor], str]:
-    """Restore round(regrow·pruned) weights, those with the largest gradient, from zero; leave the masks and fine-tune.
+    """Let round(regrow·pruned) weights grow again from zero, those with the largest gradient; leave the masks, fine-tune.
 
     The gradient of the loss over training texts with respect to a weight that is zero says how much it would help. What
     an earlier stage has pruned does not come back, and does not count.
-    Source: Evci et al. 2020, RigL, arXiv:1911.11134, § 3 (grow step). Returns the final masks and a sentence.
+
+    Args:
+        masks: module name → True where a weight stays.
+        options: the share that comes back, and how to fine-tune.
+        context: gives training batches.
+    Returns: (the final masks, a sentence for the report).
+    Source: Evci et al. 2020, RigL, arXiv:1911.11134, § 3 (grow step).
     """
-    gradients = _gradients(model, masks, examples)
+    gradients = _gradients(model, masks, context)
     every = torch.cat([mask.flatten() for mask in masks.values()])
     gone = ~every & torch.cat([_free(model, name, mask).flatten() for name, mask in masks.items()])
     count = round(options.regrow * int(gone.sum()))
@@ -85,7 +103,7 @@ def regrow(
     final = {name: part.view(mask.shape) for (name, mask), part in zip(masks.items(), parts, strict=True)}
     for name, mask in final.items():
         constrain(model, name, Mask(mask))
-    train(model, options.tuning, examples.part("regrow"))
+    train(model, options.tuning, context.part("regrow"))
     return final, f"{count} of {int(gone.sum())} pruned weights came back where the gradient is largest, and were tuned"
 
 
@@ -98,11 +116,11 @@ def _free(model: torch.nn.Module, name: str, mask: Tensor) -> Tensor:
     return free
 
 
-def _gradients(model: torch.nn.Module, names: Mapping[str, Tensor], examples: Examples) -> dict[str, Tensor]:
+def _gradients(model: torch.nn.Module, names: Mapping[str, Tensor], context: StageContext) -> dict[str, Tensor]:
     weights = {name: model.get_submodule(name).get_parameter("weight") for name in names}
     with torch.enable_grad():
-        for batch in labelled(examples, _GRADIENT_TEXTS):
-            loss_of(examples, batch).backward()
+        for batch in labelled(context, _GRADIENT_TEXTS):
+            loss_of(context, batch).backward()
     found = {  # a weight that the loss does not reach asks for nothing
         name: weight.grad.clone() if weight.grad is not None else torch.zeros_like(weight)
         for name, weight in weights.items()

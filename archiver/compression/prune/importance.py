@@ -10,123 +10,120 @@ heads and neurons are blocks of its input features:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 
-from archiver.compression.calibration import removed
-from archiver.compression.context import Batch, Examples, calibration_forward, inputs_of
-from handlers.architecture.anatomy import layer_list
+from archiver.architecture import Cut, layer_list, removable, without_layers
+from archiver.compression.calibration import removed, watched_inputs
+from archiver.compression.context import Batch, StageContext, calibration_forward, inputs_of
 
 Tensor = torch.Tensor
 _ROWS = 16
 
 
 def block_scores(
-    model: torch.nn.Module,
-    blocks: Mapping[str, int],
-    producers: Mapping[str, Sequence[str]],
-    importance: str,
-    examples: Examples,
-    samples: int,
-) -> dict[str, Tensor]:
-    """[in_features / width] scores for each consuming layer.
+    model: torch.nn.Module, cuts: Sequence[Cut], importance: str, context: StageContext, samples: int
+) -> list[Tensor]:
+    """[blocks] scores for each cut, of the structures that its consumer takes.
 
-    blocks: {name of the consuming linear layer: width of a block of its inputs}
-    producers: {the same name: linear layers whose output rows make those inputs, in equal order}
+    Args:
+        cuts: what may be cut, each with a consumer of its own.
+        importance: "taylor", "activation" or "magnitude".
+        samples: how many training texts the first two look at.
     """
     if importance == "magnitude":
-        return {name: _magnitude(model, name, producers[name], width) for name, width in blocks.items()}
+        return [_magnitude(model, cut) for cut in cuts]
     if importance == "activation":
-        return _activation(model, blocks, examples, samples)
-    return _taylor(model, blocks, examples, samples)
+        return _activation(model, cuts, context, samples)
+    return _taylor(model, cuts, context, samples)
 
 
-def _magnitude(model: torch.nn.Module, name: str, producers: Sequence[str], width: int) -> Tensor:
-    squares = model.get_submodule(name).get_parameter("weight").detach().square().sum(0)
-    for producer in producers:
-        rows = model.get_submodule(producer).get_parameter("weight").detach().square().sum(1)
-        if (
-            rows.shape == squares.shape
-        ):  # keys and values of a group are fewer than its queries: the queries speak for it
-            squares = squares + rows
-    return squares.view(-1, width).sum(1).sqrt()
+def per_block(values: Tensor, cut: Cut) -> Tensor:
+    """Sums over the inputs of each structure: [..., in_features] → [..., blocks]."""
+    order = cut.columns.argsort(stable=True)
+    width = len(order) // cut.blocks
+    if torch.equal(cut.columns[order], torch.arange(cut.blocks).repeat_interleave(width)):
+        return values[..., order].reshape(*values.shape[:-1], cut.blocks, width).sum(-1)
+    return values.new_zeros(*values.shape[:-1], cut.blocks).index_add_(-1, cut.columns, values)
 
 
-def _activation(
-    model: torch.nn.Module, blocks: Mapping[str, int], examples: Examples, samples: int
-) -> dict[str, Tensor]:
+def _magnitude(model: torch.nn.Module, cut: Cut) -> Tensor:
+    squares = per_block(model.get_submodule(cut.consumer).get_parameter("weight").detach().square().sum(0), cut)
+    for name, owner in cut.producers.items():
+        # Keys and values of a group are fewer than its queries, which speak for it.
+        if cut.kind == "heads" and len(owner) != len(cut.columns):
+            continue
+        if f"{name}.weight" in dict(model.named_parameters(remove_duplicate=False)):
+            rows = model.get_submodule(name).get_parameter("weight").detach().square().sum(1)
+            squares = squares.index_add(0, owner[owner >= 0], rows[owner >= 0])
+    return squares.sqrt()
+
+
+def _activation(model: torch.nn.Module, cuts: Sequence[Cut], context: StageContext, samples: int) -> list[Tensor]:
     sums: dict[str, Tensor] = {}
 
-    def watch(name: str):
-        def hook(module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            x = arguments[0].detach()
-            total = x.reshape(-1, x.shape[-1]).abs().sum(0)
-            sums[name] = sums[name] + total if name in sums else total
+    def see(name: str, x: Tensor) -> None:
+        total = x.detach().reshape(-1, x.shape[-1]).abs().sum(0)
+        sums[name] = sums[name] + total if name in sums else total
 
-        return hook
-
-    with removed([model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in blocks]):
-        calibration_forward(examples.module, examples.calibrate(samples))
-    scores = {}
-    for name, width in blocks.items():
-        weight = model.get_submodule(name).get_parameter("weight").detach()
-        scores[name] = (sums[name] * weight.norm(dim=0)).view(-1, width).sum(1)
-    return scores
+    names = [cut.consumer for cut in cuts]
+    with watched_inputs(model, names, see):
+        calibration_forward(context.module, context.calibrate(samples))
+    weights = [model.get_submodule(name).get_parameter("weight").detach() for name in names]
+    return [
+        per_block(sums[cut.consumer] * weight.norm(dim=0), cut) for cut, weight in zip(cuts, weights, strict=True)
+    ]  # fmt: skip
 
 
-def _taylor(model: torch.nn.Module, blocks: Mapping[str, int], examples: Examples, samples: int) -> dict[str, Tensor]:
-    scores = {
-        name: torch.zeros(model.get_submodule(name).get_parameter("weight").shape[1] // width)
-        for name, width in blocks.items()
-    }
-    seen: dict[str, Tensor] = {}
+def _taylor(model: torch.nn.Module, cuts: Sequence[Cut], context: StageContext, samples: int) -> list[Tensor]:
+    scores = [torch.zeros(cut.blocks) for cut in cuts]
+    seen: dict[str, list[Tensor]] = {}
 
-    def watch(name: str):
-        def hook(module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            arguments[0].retain_grad()
-            seen[name] = arguments[0]
+    def see(name: str, x: Tensor) -> None:
+        x.retain_grad()
+        seen.setdefault(name, []).append(x)  # more than once where layers share their weights
 
-        return hook
-
-    with removed([model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in blocks]):
+    with watched_inputs(model, [cut.consumer for cut in cuts], see):
         with torch.enable_grad():
-            for batch in labelled(examples, samples):
-                loss_of(examples, batch).backward()
-                for name, width in blocks.items():
-                    x = seen[name]
-                    assert x.grad is not None
-                    change = (x * x.grad).detach().flatten(1, -2).sum(1)  # [texts, features]: over tokens
-                    scores[name] += change.view(len(change), -1, width).sum(-1).abs().sum(0)
+            for batch in labelled(context, samples):
+                loss_of(context, batch).backward()
+                for cut, score in zip(cuts, scores, strict=True):
+                    change: Any = 0
+                    for x in seen[cut.consumer]:
+                        assert x.grad is not None
+                        change = change + (x * x.grad).detach().flatten(1, -2).sum(1)  # [texts, features]: over tokens
+                    score += per_block(change, cut).abs().sum(0)
+                seen.clear()
                 model.zero_grad(set_to_none=True)
     return scores
 
 
-def labelled(examples: Examples, samples: int) -> list[Batch]:
+def labelled(context: StageContext, samples: int) -> list[Batch]:
     """Training batches of about `samples` texts together, or all of them.
 
     Batches come sorted by length: those taken lie evenly between the shortest and the longest, as the data does.
     """
-    every = list(examples.train(_ROWS, 0))
+    every = list(context.train(_ROWS, 0))
     wanted = min(len(every), -(-samples // _ROWS))
     return [every[(2 * place + 1) * len(every) // (2 * wanted)] for place in range(wanted)]
 
 
-def loss_of(examples: Examples, batch: Batch) -> Tensor:
+def loss_of(context: StageContext, batch: Batch) -> Tensor:
     """What a cut should not change: the labels' loss, summed over texts; without labels, the outputs along random signs.
 
     The distance to the original's own outputs would do for neither: where nothing is cut yet it is zero, and flat. A
     random direction r gives ∂(rᵀy)/∂x, whose size is in the mean that of the outputs' whole change.
     """
-    outputs = examples.module(**inputs_of(batch, examples.module))
-    if "labels" in batch and examples.task != "feature-extraction":
-        return examples.objective.against_labels(outputs, batch["labels"]) * len(outputs)
+    outputs = context.module(**inputs_of(batch, context.module))
+    if "labels" in batch and context.objective.loss is not None:
+        return context.objective.loss(outputs, batch["labels"]) * len(outputs)
     signs = torch.randint(0, 2, outputs.shape, generator=torch.Generator().manual_seed(0)) * 2.0 - 1
     return (outputs * signs).sum()
 
 
-def layer_order(model: torch.nn.Module, count: int, importance: str, examples: Examples, samples: int) -> list[int]:
+def layer_order(model: torch.nn.Module, count: int, importance: str, context: StageContext, samples: int) -> list[int]:
     """The `count` layers that matter least, the least first.
 
     taylor: one after another, each time the layer without which the loss over `samples` texts is lowest (the loss itself,
@@ -134,62 +131,62 @@ def layer_order(model: torch.nn.Module, count: int, importance: str, examples: E
     1 − cos (block influence, Men et al. 2024, arXiv:2403.03853, eq. 1). magnitude: the norm of all their weights.
     """
     layers = layer_list(model)[1]
+    may_go = removable(model)
     if importance == "taylor":
-        return _greedy(model, count, examples, samples)
+        return _greedy(model, count, may_go, context, samples)
     if importance == "magnitude":
         scores = [_norm(layer.parameters()) for layer in layers]
     else:
-        scores = _influence(model, examples, samples)
-    return sorted(range(len(layers)), key=scores.__getitem__)[:count]
+        scores = _influence(model, context, samples)
+    return sorted(may_go, key=scores.__getitem__)[:count]
 
 
 def _norm(parameters: Iterable[Tensor]) -> float:
     return float(sum(value.detach().square().sum() for value in parameters)) ** 0.5
 
 
-def _influence(model: torch.nn.Module, examples: Examples, samples: int) -> list[float]:
+def _influence(model: torch.nn.Module, context: StageContext, samples: int) -> list[float]:
     layers = layer_list(model)[1]
     sums, tokens = [0.0] * len(layers), [0] * len(layers)
 
-    def watch(index: int):
-        def hook(module: torch.nn.Module, arguments: tuple[Tensor, ...], output: Any) -> None:
+    def watch(index: int) -> Callable[[torch.nn.Module, tuple[Tensor, ...], dict[str, Any], Any], None]:
+        def hook(module: torch.nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Any], output: Any) -> None:
             y = output[0] if isinstance(output, tuple) else output
-            likeness = torch.nn.functional.cosine_similarity(arguments[0], y, dim=-1)
+            x = arguments[0] if arguments else named["hidden_states"]
+            likeness = torch.nn.functional.cosine_similarity(x, y, dim=-1)
             sums[index] += float((1 - likeness).sum())
             tokens[index] += likeness.numel()
 
         return hook
 
-    with removed([layer.register_forward_hook(watch(index)) for index, layer in enumerate(layers)]):
-        calibration_forward(examples.module, examples.calibrate(samples))
+    with removed([layer.register_forward_hook(watch(index), with_kwargs=True) for index, layer in enumerate(layers)]):
+        calibration_forward(context.module, context.calibrate(samples))
     return [total / max(1, count) for total, count in zip(sums, tokens, strict=True)]
 
 
-def _greedy(model: torch.nn.Module, count: int, examples: Examples, samples: int) -> list[int]:
-    from archiver.compression.prune.structured import without_layers
-
-    batches = labelled(examples, samples)
+def _greedy(
+    model: torch.nn.Module, count: int, may_go: Sequence[int], context: StageContext, samples: int
+) -> list[int]:  # fmt: skip
+    batches = labelled(context, samples)
     targets = []
     with torch.no_grad():
-        if examples.task == "feature-extraction" or "labels" not in batches[0]:
-            targets = [examples.module(**inputs_of(batch, examples.module)) for batch in batches]
+        if context.objective.loss is None or "labels" not in batches[0]:
+            targets = [context.module(**inputs_of(batch, context.module)) for batch in batches]
         gone: list[int] = []
         for _ in range(count):
             found = {}
-            for index in range(len(layer_list(model)[1])):
+            for index in may_go:
                 if index in gone:
                     continue
                 with without_layers(model, [*gone, index]):
-                    found[index] = sum(
-                        _distance(examples, batch, targets, place) for place, batch in enumerate(batches)
-                    )
+                    found[index] = sum(_distance(context, batch, targets, place) for place, batch in enumerate(batches))
             gone.append(min(found, key=found.__getitem__))
-            examples.say(f"    layer {gone[-1]} hurts least ({found[gone[-1]] / len(batches):.4f} without it)")
+            context.say(f"    layer {gone[-1]} hurts least ({found[gone[-1]] / len(batches):.4f} without it)")
     return gone
 
 
-def _distance(examples: Examples, batch: Batch, targets: Sequence[Tensor], place: int) -> float:
-    outputs = examples.module(**inputs_of(batch, examples.module))
-    if targets:
-        return float(examples.objective.against_teacher(outputs, targets[place], batch["attention_mask"], 1.0))
-    return float(examples.objective.against_labels(outputs, batch["labels"]))
+def _distance(context: StageContext, batch: Batch, targets: Sequence[Tensor], place: int) -> float:
+    outputs, objective = context.module(**inputs_of(batch, context.module)), context.objective
+    if targets or objective.loss is None:
+        return float(objective.distance(outputs, targets[place], batch["attention_mask"], 1.0))
+    return float(objective.loss(outputs, batch["labels"]))

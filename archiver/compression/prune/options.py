@@ -6,13 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from archiver.compression.modules import IGNORE_HELP, LINEAR_HELP
 from archiver.compression.retrain.options import Retrain
 from archiver.fields import option
 
-_TARGETS = (
-    "globs over module names, in which * also crosses dots, or @layers, @attention, @feed-forward, @embeddings, @head; "
-    "default: every linear layer but the output head"
-)
 _SPARSITY = "share of the targeted weights that become zero; with regrow it ends at sparsity·(1 − regrow)"
 
 
@@ -43,13 +40,24 @@ class L1:
     """Importance |w|: the smallest weights become zero. Smaller on disk; dense kernels multiply zeros like any number."""
 
     sparsity: float | None = option(
-        "parsed", None, parse=parse_sparsity, says="a share above 0 and below 1", help=_SPARSITY
+        "parsed",
+        None,
+        parse=parse_sparsity,
+        says="a share above 0 and below 1",
+        search=(0.3, 0.5, 0.7),
+        help=_SPARSITY,
     )
     n_m: str | None = option(
         "parsed", None, parse=parse_n_m, says='a pattern such as "2:4" (quoted), n below m, m at most 32',
         help="n of every m neighbours in a row stay",
     )  # fmt: skip
-    scope: str = option("string", "global", choices=("global", "layer", "row"), help="what one threshold is for")
+    scope: str = option(
+        "string",
+        "global",
+        choices=("global", "layer", "row"),
+        search=("global", "layer"),
+        help="what one threshold is for",
+    )
     schedule: str = option("string", "one-shot", choices=("one-shot", "gradual"))
     steps: int = option("integer", 4, minimum=1, maximum=1000, help="gradual: rounds of pruning and retraining")
     regrow: float = option("number", 0.0, minimum=0, maximum=0.9, help="share of the pruned weights that comes back")
@@ -59,8 +67,8 @@ class L1:
         of=ShortRetrain,
         help="gradual: of each round; regrow: of the tuning behind it; default 1 epoch",
     )
-    targets: tuple[str, ...] | None = option("globs", None, help=_TARGETS)
-    ignore: tuple[str, ...] = option("globs", (), help="globs over module names that are left alone")
+    targets: tuple[str, ...] | None = option("globs", None, help=LINEAR_HELP)
+    ignore: tuple[str, ...] = option("globs", (), help=IGNORE_HELP)
 
     @property
     def needs_data(self) -> bool:
@@ -102,7 +110,9 @@ class L1:
 class Wanda(L1):
     """Importance |w|·‖x‖ of the weight's input over calibration texts, compared within each output row."""
 
-    scope: str = option("string", "row", choices=("global", "layer", "row"), help="what one threshold is for")
+    scope: str = option(
+        "string", "row", choices=("global", "layer", "row"), search=("row", "layer"), help="what one threshold is for"
+    )
     samples: int = option("integer", 128, minimum=1, maximum=100_000, help="calibration texts, taken from data.train")
 
     @property
@@ -116,5 +126,7 @@ class SparseGpt(Wanda):
     """Importance w²/[H⁻¹]ⱼⱼ; the weights that stay are moved to make up for those that go."""
 
     scope: str = option("string", "layer", choices=("layer", "row"), help="what one threshold is for, in each block")
-    damping: float = option("number", 0.01, above=0, maximum=1, help="added to H, as a share of its mean diagonal")
+    damping: float = option(
+        "number", 0.01, above=0, maximum=1, search=(0.01, 0.1), help="added to H, as a share of its mean diagonal"
+    )
     block: int = option("integer", 128, minimum=1, maximum=4096, help="columns that are scored together")

@@ -13,17 +13,22 @@ Tensor = torch.Tensor
 
 
 def inverse_factor(gram: Tensor, damping: float) -> Tensor:
-    """U, upper triangular with H⁻¹ = UᵀU. gram: XᵀX [in, in] float64; damping: λ as a share of H's mean diagonal.
+    """U, upper triangular with H⁻¹ = UᵀU, for H = 2·XᵀX + λI.
 
-    Inputs that are always zero get a one on the diagonal: their weights matter to nobody and stay out of the algebra.
+    Inputs that are always zero get a one on the diagonal: their weights change no output, and H stays invertible.
+
+    Args:
+        gram: XᵀX [in, in].
+        damping: λ as a share of H's mean diagonal.
+    Returns: [in, in] float64.
     """
     hessian = 2 * gram.double().clone()
     dead = hessian.diagonal() <= 0
     hessian[dead, dead] = 1.0
     mean = float(hessian.diagonal().mean())
     hessian.diagonal().add_(damping * mean)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
-    return torch.linalg.cholesky(inverse, upper=True)
+    factor: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(hessian)), upper=True)
+    return factor
 
 
 def prune_compensated(
@@ -37,12 +42,23 @@ def prune_compensated(
     damping: float = 0.01,
     block: int = 128,
 ) -> tuple[Tensor, Tensor]:
-    """(pruned weight, mask of what stays), both [out, in], weight float.
+    """Remove weights column by column, each making up for those before it. One of sparsity, n_m and kept is given.
 
-    Either a sparsity (round(sparsity·weights) go in each block of columns, over all rows or in each), a pattern n of m, or
-    the mask `kept` itself. Scores are w²/U_jj² at the moment the block (or group of m) is reached. What is zero from the
-    start goes first, although compensation has moved it by then: a block that holds more zeros than its share keeps them
-    all, and the others give up fewer.
+    Scores are w²/U_jj² at the moment the block (or group of m) is reached. What is zero from the start goes first,
+    although compensation has moved it by then: a block that holds more zeros than its share keeps them all, and the other
+    blocks give up fewer.
+
+    Args:
+        weight: [out, in], float.
+        gram: XᵀX [in, in] of the layer's inputs.
+        sparsity: round(sparsity·weights) go in each block of columns.
+        n_m: (n, m): n of every m neighbours in a row stay.
+        kept: [out, in] bool, the mask itself.
+        by_row: sparsity is counted in each row, not over all rows.
+        damping: λ as a share of H's mean diagonal.
+        block: columns that are scored together.
+    Returns: (pruned weight, mask of what stays), both [out, in].
+    Source: Frantar & Alistarh 2023, arXiv:2301.00774, algorithm 1.
     """
     factor = inverse_factor(gram, damping)
     diagonal = factor.diagonal()
@@ -81,14 +97,26 @@ def prune_compensated(
 
 
 def without_lowest(scores: Tensor, count: Tensor) -> Tensor:
-    """[rows, columns] bool: True but for the count[row] lowest scores of each row, exactly. count: [rows] integers."""
+    """A mask without the lowest scores of each row, exactly as many as asked for.
+
+    Args:
+        scores: [rows, columns].
+        count: [rows], integers.
+    Returns: bool [rows, columns], False at the count[row] lowest scores.
+    """
     place = torch.arange(scores.shape[1]).expand_as(scores)
     order = scores.argsort(dim=1, stable=True)
     return torch.empty_like(scores, dtype=torch.bool).scatter_(1, order, place >= count[:, None])
 
 
 def n_of_m(scores: Tensor, n_m: tuple[int, int]) -> Tensor:
-    """[rows, columns] bool: the n highest scores of every m neighbours in a row; m divides the columns."""
+    """A mask of the n highest scores of every m neighbours in a row.
+
+    Args:
+        scores: [rows, columns]; m divides the columns.
+        n_m: (n, m).
+    Returns: bool [rows, columns].
+    """
     n, m = n_m
     groups = scores.reshape(scores.shape[0], -1, m)
     mask = torch.zeros_like(groups, dtype=torch.bool)

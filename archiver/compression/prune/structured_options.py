@@ -31,13 +31,18 @@ def parse_layers(value: Any) -> float | tuple[int, ...]:
 class Structured:
     """Whole attention heads, feed-forward neurons and layers are cut out: shapes shrink, every runtime is faster."""
 
-    heads: float | None = option("parsed", None, parse=parse_share, says=_SHARE, help="share of the heads removed")
-    neurons: float | None = option("parsed", None, parse=parse_share, says=_SHARE, help="share of the neurons removed")
+    heads: float | None = option(
+        "parsed", None, parse=parse_share, says=_SHARE, search=(0.33, 0.5), help="share of the heads removed"
+    )
+    neurons: float | None = option(
+        "parsed", None, parse=parse_share, says=_SHARE, search=(0.25, 0.5, 0.67), help="share of the neurons removed"
+    )
     layers: float | tuple[int, ...] | None = option(
         "parsed",
         None,
         parse=parse_layers,
         says=f"{_SHARE}, or the list of layers that stay, from 0, in rising order",
+        search=(0.33, 0.5),
         help="share of the layers removed, or the list of those kept",
     )
     importance: str = option("string", "taylor", choices=("taylor", "magnitude", "activation"))
@@ -83,6 +88,9 @@ class ShareLayers:
         3,
         parse=parse_groups,
         says="a number of groups, or a list of lists of layers such as [[0, 1], [2, 3]]",
+        search=(2, 3),
         help="how many sets of weights, each for as many neighbours; or which layers share",
     )
-    init: str = option("string", "mean", choices=("mean", "first"), help="what a group's weights start from")
+    init: str = option(
+        "string", "mean", choices=("mean", "first"), search=("mean", "first"), help="what a group's weights start from"
+    )

@@ -6,12 +6,13 @@ any number: nothing becomes faster.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 
-from archiver.compression.calibration import Moments, by_layer, input_moments
-from archiver.compression.context import Examples
+from archiver.compression.bisect import bisect
+from archiver.compression.calibration import each_layer, readers_of
+from archiver.compression.context import StageContext
 from archiver.compression.modules import choose_modules
 from archiver.compression.prune.gradual import gradually, regrow
 from archiver.compression.prune.options import L1, SparseGpt, Wanda
@@ -29,42 +30,63 @@ _TRIALS = 7
 _RESOLUTION = 0.01
 
 
-def l1(model: torch.nn.Module, options: L1, examples: Examples) -> StageReport:
-    """I(w) = |w|, with one threshold over all targets unless `scope` says otherwise."""
+def l1(model: torch.nn.Module, options: L1, context: StageContext) -> StageReport:
+    """The importance of a weight is |w|, with one threshold over all targets unless `scope` says otherwise.
+
+    Args:
+        model: changed in place.
+        options: how much is pruned, and when.
+        context: gives training batches, for gradual pruning and regrowth.
+    Returns: the report.
+    Raises: RecipeError for modules that do not fit; GateFailed when no sparsity keeps the bounds.
+    """
     names = targets_of(model, options)
 
     def prune(sparsity: float | None) -> Masks:
         scores = {name: _weight(model, name).abs() for name in names}
         return apply(model, masks_of(scores, sparsity, options.pattern, options.scope))
 
-    return _run("prune/l1", model, options, examples, names, prune)
+    return _run("prune/l1", model, options, context, names, prune)
 
 
-def wanda(model: torch.nn.Module, options: Wanda, examples: Examples) -> StageReport:
-    """I(w_ij) = |w_ij|·‖x_j‖₂ (Sun et al. 2024, arXiv:2306.11695, eq. 1); later layers see the pruned earlier ones."""
+def wanda(model: torch.nn.Module, options: Wanda, context: StageContext) -> StageReport:
+    """The importance of a weight is |w_ij|·‖x_j‖₂, see `wanda_scores`; later layers see the pruned earlier ones.
+
+    Args:
+        model: changed in place.
+        options: how much is pruned, and when.
+        context: gives calibration texts and training batches.
+    Returns: the report.
+    Raises: RecipeError for modules that do not fit; GateFailed when no sparsity keeps the bounds.
+    """
     names = targets_of(model, options)
 
     def prune(sparsity: float | None) -> Masks:
-        # One threshold for all needs every score at once.
-        groups = [names] if options.scope == "global" else by_layer(model, names)
         masks: Masks = {}
-        for group in groups:
-            moments = _moments(model, group, examples, options.samples)
+        together = options.scope == "global"  # one threshold for all needs every score at once
+        for group, moments in each_layer(model, names, context, options.samples, method="wanda", together=together):
             scores = {name: wanda_scores(_weight(model, name), moments[name].norms) for name in group}
             masks |= apply(model, masks_of(scores, sparsity, options.pattern, options.scope))
         return masks
 
-    return _run("prune/wanda", model, options, examples, names, prune)
+    return _run("prune/wanda", model, options, context, names, prune)
 
 
-def sparsegpt(model: torch.nn.Module, options: SparseGpt, examples: Examples) -> StageReport:
-    """Layer by layer; see archiver.compression.prune.sparsegpt."""
+def sparsegpt(model: torch.nn.Module, options: SparseGpt, context: StageContext) -> StageReport:
+    """Prune layer by layer with compensation, see `prune_compensated`.
+
+    Args:
+        model: changed in place.
+        options: how much is pruned, and when.
+        context: gives calibration texts and training batches.
+    Returns: the report.
+    Raises: RecipeError for modules that do not fit; GateFailed when no sparsity keeps the bounds.
+    """
     names = targets_of(model, options)
 
     def prune(sparsity: float | None) -> Masks:
         masks: Masks = {}
-        for group in by_layer(model, names):
-            moments = _moments(model, group, examples, options.samples)
+        for group, moments in each_layer(model, names, context, options.samples, method="sparsegpt"):
             for name in group:
                 weight, mask = prune_compensated(
                     _weight(model, name),
@@ -80,19 +102,23 @@ def sparsegpt(model: torch.nn.Module, options: SparseGpt, examples: Examples) ->
                 masks[name] = mask
         return masks
 
-    return _run("prune/sparsegpt", model, options, examples, names, prune)
+    return _run("prune/sparsegpt", model, options, context, names, prune)
 
 
 def wanda_scores(weight: Tensor, norms: Tensor) -> Tensor:
-    """S_ij = |W_ij|·‖X_j‖₂. weight: [out, in]; norms: [in], of each input feature over all calibration tokens.
+    """S_ij = |W_ij|·‖X_j‖₂.
 
+    Args:
+        weight: [out, in].
+        norms: [in], of each input feature over all calibration tokens.
+    Returns: [out, in].
     Source: Sun et al. 2024, Wanda, arXiv:2306.11695, eq. 1.
     """
     return weight.abs() * norms.to(weight.dtype)
 
 
 def check(model: torch.nn.Module, options: L1) -> list[str]:
-    """Targets that match nothing; layers whose inputs m does not divide, every one named; tables with no inputs."""
+    """Problems before any work: targets that match nothing, inputs that m does not divide, tables without inputs."""
     try:
         names = targets_of(model, options)
     except RecipeError as error:
@@ -103,7 +129,7 @@ def check(model: torch.nn.Module, options: L1) -> list[str]:
         widths = {name: _weight(model, name).shape[1] for name in names}
         if bad := [f"{name} (in_features {width})" for name, width in widths.items() if width % m]:
             problems.append(f"n_m {options.n_m}: {m} does not divide {', '.join(bad)}: add them to `ignore`")
-    tables = [name for name in names if not _readers(model, name)]
+    tables = [name for name in names if not readers_of(model, name)]
     if isinstance(options, Wanda) and tables:
         problems.append(
             f"{', '.join(tables)} is looked up, and has no inputs to score by: use l1, or leave it out of targets"
@@ -112,7 +138,10 @@ def check(model: torch.nn.Module, options: L1) -> list[str]:
 
 
 def targets_of(model: torch.nn.Module, options: L1) -> list[str]:
-    """The modules whose weights are pruned, one name for each weight. RecipeError as `choose_modules`."""
+    """The modules whose weights are pruned, one name for each weight.
+
+    Raises: RecipeError as `choose_modules`.
+    """
     found: list[str] = []
     taken: set[str] = set()
     for name in choose_modules(model, options.targets, options.ignore):
@@ -123,10 +152,15 @@ def targets_of(model: torch.nn.Module, options: L1) -> list[str]:
 
 
 def masks_of(scores: Mapping[str, Tensor], sparsity: float | None, n_m: tuple[int, int] | None, scope: str) -> Masks:
-    """True where a weight stays.
+    """The masks that keep the highest scores.
 
-    sparsity: exactly round(sparsity·count) of the lowest scores go, counted over all scores (global), each matrix
-    (layer) or each row, as torch.nn.utils.prune.global_unstructured counts them. n_m: n of every m stay.
+    Args:
+        scores: module name → [rows, columns].
+        sparsity: exactly round(sparsity·count) of the lowest scores go, as torch.nn.utils.prune.global_unstructured counts
+            them.
+        n_m: (n, m): n of every m stay, and sparsity is not looked at.
+        scope: what sparsity is counted over: all scores ("global"), each matrix ("layer") or each "row".
+    Returns: module name → bool [rows, columns], True where a weight stays.
     """
     if n_m is not None:
         return {name: n_of_m(score, n_m) for name, score in scores.items()}
@@ -150,7 +184,10 @@ def _without_lowest(scores: Tensor, count: int) -> Tensor:
 
 
 def apply(model: torch.nn.Module, masks: Mapping[str, Tensor]) -> Masks:
-    """Put zeros where the masks have none. A product would leave −0 in place of negative weights."""
+    """Put zeros into the weights where the masks are False; a product would leave −0 in place of negative weights.
+
+    Returns: the masks.
+    """
     with torch.no_grad():
         for name, mask in masks.items():
             _weight(model, name).masked_fill_(~mask, 0.0)
@@ -161,7 +198,7 @@ def _run(
     method: str,
     model: torch.nn.Module,
     options: L1,
-    examples: Examples,
+    context: StageContext,
     names: list[str],
     prune: Callable[[float | None], Masks],
 ) -> StageReport:
@@ -169,15 +206,15 @@ def _run(
     notes = []
     sparsity = options.sparsity
     if sparsity is None and options.pattern is None:
-        sparsity = search(model, names, prune, examples)
+        sparsity = search(model, names, prune, context)
         notes.append(f"sparsity {sparsity:.3f} is the highest found that keeps the stage's bounds")
     if options.schedule == "gradual":
         assert sparsity is not None
-        masks = gradually(model, prune, sparsity, options, examples)
+        masks = gradually(model, prune, sparsity, options, context)
     else:
         masks = prune(sparsity)
     if options.regrow:
-        masks, line = regrow(model, masks, options, examples)
+        masks, line = regrow(model, masks, options, context)
         notes.append(line)
     else:
         leave(model, masks, options.pattern)
@@ -195,11 +232,16 @@ def leave(model: torch.nn.Module, masks: Mapping[str, Tensor], n_m: tuple[int, i
 
 
 def search(
-    model: torch.nn.Module, names: list[str], prune: Callable[[float | None], Masks], examples: Examples
+    model: torch.nn.Module, names: list[str], prune: Callable[[float | None], Masks], context: StageContext
 ) -> float:
-    """The highest sparsity, to 1 %, that keeps the stage's bounds on validation: bisection; weights end as they were.
+    """The highest sparsity, to 1 %, that keeps the stage's bounds on validation; the weights end as they were.
 
-    GateFailed when not even the resolution's own sparsity keeps them.
+    Args:
+        names: of the modules that are pruned.
+        prune: prunes to a sparsity, in place.
+        context: measures.
+    Returns: 0 < sparsity < 1.
+    Raises: GateFailed when not even 1 % keeps the bounds.
     """
     before = {name: _weight(model, name).clone() for name in names}
 
@@ -208,42 +250,22 @@ def search(
             for name, weight in before.items():
                 _weight(model, name).copy_(weight)
 
-    good, bad = 0.0, 1.0
-    for _ in range(_TRIALS):
-        if bad - good <= _RESOLUTION:
-            break
-        middle = (good + bad) / 2
-        prune(middle)
-        passes = examples.passes()
+    def passes(sparsity: float) -> bool:
+        prune(sparsity)
+        kept = context.passes()
         restore()
-        examples.say(f"    sparsity {middle:.3f}: the bound is {'kept' if passes else 'missed'}")
-        good, bad = (middle, bad) if passes else (good, middle)
+        context.say(f"    sparsity {sparsity:.3f}: the bound is {'kept' if kept else 'missed'}")
+        return kept
+
+    def between(good: float, bad: float) -> float | None:
+        return (good + bad) / 2 if bad - good > _RESOLUTION else None
+
+    good, bad = bisect(0.0, 1.0, between, passes, _TRIALS)
     if not good:
         raise GateFailed(
             f"no sparsity down to {bad:.3f} keeps the stage's bounds: allow more loss, or remove the stage"
         )
     return good
-
-
-def _readers(model: torch.nn.Module, name: str) -> list[str]:
-    """The linear layers that multiply by this weight: the module itself, and those that share it with it."""
-    twins = [twin for twin in sharing(model, name) if isinstance(model.get_submodule(twin), torch.nn.Linear)]
-    return list({id(model.get_submodule(twin)): twin for twin in twins}.values())
-
-
-def _moments(model: torch.nn.Module, names: Sequence[str], examples: Examples, samples: int) -> dict[str, Moments]:
-    """The moments of the inputs that each weight meets, in all layers that share it together."""
-    readers = {name: _readers(model, name) for name in names}
-    found = input_moments(model, [reader for twins in readers.values() for reader in twins], examples, samples)
-    joined = {}
-    for name, twins in readers.items():
-        parts = [found[twin] for twin in twins]
-        joined[name] = Moments(
-            torch.stack([part.gram for part in parts]).sum(0),
-            torch.stack([part.absolute for part in parts]).sum(0),
-            sum(part.tokens for part in parts),
-        )
-    return joined
 
 
 def _weight(model: torch.nn.Module, name: str) -> Tensor:

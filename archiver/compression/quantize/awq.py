@@ -14,11 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from archiver.compression.calibration import Moments, by_layer
-from archiver.compression.context import Examples
-from archiver.compression.quantize.awq_folding import Fold, folds_of
-from archiver.compression.quantize.gptq import moments_of_twins, nearest_grid, split_tables
+from archiver.architecture import Fold
+from archiver.compression.calibration import Moments
+from archiver.compression.context import StageContext
+from archiver.compression.quantize.awq_folding import folds_of
 from archiver.compression.quantize.grids import group_scales, grouped, to_grid
+from archiver.compression.quantize.layer_grids import grids_by_layer, split_tables
 from archiver.compression.quantize.options import WeightOnly
 from archiver.compression.quantize.quantizers import Grid
 from archiver.compression.quantize.scale_search import output_error, search_scales
@@ -29,7 +30,13 @@ STEPS = 20  # of the search for α in 0 … 1, and for the clipped share of the 
 
 
 def channel_scale(absolute: Tensor, alpha: float) -> Tensor:
-    """s = mean|x|^α, divided by √(max s · min s); 1 for channels that are always zero. absolute: [columns]."""
+    """s = mean|x|^α, divided by √(max s · min s); 1 for channels that are always zero.
+
+    Args:
+        absolute: [columns], mean|x| of each input channel, or its sum.
+        alpha: 0 ≤ α ≤ 1.
+    Returns: [columns].
+    """
     alive = absolute > 0
     if not alive.any():
         return torch.ones_like(absolute)
@@ -41,10 +48,16 @@ def channel_scale(absolute: Tensor, alpha: float) -> Tensor:
 def search_alpha(
     weights: Sequence[Tensor], bits: Sequence[int], absolute: Tensor, gram: Tensor, options: WeightOnly
 ) -> tuple[float, float]:
-    """(α, its error as a share of that without scaling): the α of 0, 1/20 … 1 with the least error of the outputs.
+    """The α of 0, 1/20 … 1 with the least error of the outputs, ‖Q(W·diag(s))·diag(s)⁻¹·X − W·X‖.
 
-    weights: all layers [rows, columns] that take these inputs; absolute: mean|x| or its sum [columns]; gram: XᵀX.
-    Source: eq. 5 of the paper, ‖Q(W·diag(s))·diag(s)⁻¹·X − W·X‖.
+    Args:
+        weights: of all layers that take these inputs, each [rows, columns].
+        bits: the width of each.
+        absolute: [columns], mean|x| of each input channel, or its sum.
+        gram: XᵀX [columns, columns].
+        options: grouping and symmetry of the grid.
+    Returns: (α, its error as a share of that without scaling).
+    Source: Lin et al. 2023, arXiv:2306.00978, eq. 5.
     """
     errors = []
     for step in range(STEPS + 1):
@@ -62,10 +75,16 @@ def search_alpha(
 def clipped_scales(
     weight: Tensor, gram: Tensor, bits: int, group_size: int | None, symmetric: bool
 ) -> tuple[Tensor, Tensor]:
-    """(scale, zero) [rows, groups]: each group's range shrunk by 0, 1/40 … 19/40, whichever errs least on its inputs.
+    """Each group's range shrunk by 0, 1/40 … 19/40, whichever errs least on its inputs.
 
-    weight: [rows, columns]; gram: XᵀX [columns, columns]. AWQ's code judges each group by itself; here it is judged
-    together with the errors of the row's other groups, ‖X_g·e_g + Σ X_h·e_h‖², group after group, three times around.
+    AWQ's code judges each group by itself; here it is judged together with the errors of the row's other groups,
+    ‖X_g·e_g + Σ X_h·e_h‖², group after group, three times.
+
+    Args:
+        weight: [rows, columns].
+        gram: XᵀX [columns, columns] of the layer's inputs.
+        bits, group_size, symmetric: the grid, as `group_scales` takes it; group_size None: one group a row.
+    Returns: (scale, zero), each [rows, groups].
     """
 
     def shrunk(
@@ -78,38 +97,38 @@ def clipped_scales(
 
 
 def awq_model(
-    model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, examples: Examples
+    model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, context: StageContext
 ) -> tuple[dict[str, Grid], list[str]]:
-    """Scale, clip and round the weights of `bits` (name → width) in place, layer after layer; the grids, and notes.
+    """Scale, clip and round the weights of some modules by AWQ, in place, layer after layer.
 
-    Each layer's inputs are those that the already rounded layers below it give. Embedding tables are rounded to nearest.
+    Args:
+        bits: module name → width. Embedding tables are rounded to nearest.
+        options: grouping, number of calibration texts.
+    Returns: (the grid of each module, notes).
+    Raises: RecipeError when no calibration text reaches a layer.
     """
-    linears, tables = split_tables(model, bits)
-    grids = {name: nearest_grid(model, name, bits[name], options) for name in tables}
+    linears = split_tables(model, bits)[0]
     folds = folds_of(model, set(linears))
-    alphas = []
-    for group in by_layer(model, linears):
-        moments = moments_of_twins(model, group, examples, options.samples)
-        alphas += [
-            _scale(model, fold, moments, bits, options) for fold in folds if set(fold.after) <= set(group)
-        ]  # fmt: skip
-        for name in group:
-            weight = model.get_submodule(name).get_parameter("weight")
-            how = (bits[name], options.columns_per_group, options.is_symmetric(bits[name]))
-            grid = Grid(*clipped_scales(weight.detach(), moments[name].gram.float(), *how), bits[name], how[2])
-            with torch.no_grad():
-                weight.copy_(grid.rounded(weight))
-            grids[name] = grid
-        examples.say(f"    awq: {group[-1]} and what is beside it, {len(grids)} of {len(bits)} modules")
+    alphas: list[float] = []
+
+    def scale_group(names: Sequence[str], moments: Mapping[str, Moments]) -> None:
+        alphas.extend(_scale(model, fold, moments, bits, options) for fold in folds if set(fold.after) <= set(names))
+
+    def grid_of(name: str, weight: Tensor, moments: Moments) -> Grid:
+        how = (bits[name], options.columns_per_group, options.is_symmetric(bits[name]))
+        grid = Grid(*clipped_scales(weight.detach(), moments.gram.float(), *how), bits[name], how[2])
+        with torch.no_grad():
+            weight.copy_(grid.rounded(weight))
+        return grid
+
+    grids, notes = grids_by_layer(model, bits, options, context, "awq", grid_of, scale_group)
     scaled = sum(len(fold.after) for fold in folds)
     mean = f", α {sum(alphas) / len(alphas):.2f} on average" if alphas else ""
-    notes = [
+    first = (
         f"awq on {options.samples} training texts: the inputs of {scaled} of {len(linears)} layers could be scaled{mean}; "
         "ranges clipped in all"
-    ]
-    if tables:
-        notes.append(f"rounded to nearest, for want of inputs: {', '.join(tables)}")
-    return grids, notes
+    )
+    return grids, [first, *notes]
 
 
 def _scale(

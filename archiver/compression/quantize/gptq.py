@@ -9,10 +9,10 @@ from collections.abc import Mapping
 
 import torch
 
-from archiver.compression.calibration import Moments, by_layer, input_moments
-from archiver.compression.context import Examples
-from archiver.compression.modules import weighted_names
+from archiver.compression.calibration import Moments
+from archiver.compression.context import StageContext
 from archiver.compression.quantize.grids import group_scales, grouped, to_grid
+from archiver.compression.quantize.layer_grids import grids_by_layer
 from archiver.compression.quantize.options import WeightOnly
 from archiver.compression.quantize.quantizers import Grid
 
@@ -32,15 +32,23 @@ def gptq(
     act_order: bool = False,
     damping: float = DAMPING,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(values [rows, columns] float32, scale [rows, groups], zero [rows, groups]) that keep W·X where rounding would not.
+    """Round a matrix so that it keeps W·X where rounding each weight by itself would not.
 
-    weight: [rows, columns]; hessian: XᵀX [columns, columns] of the layer's inputs, in any scale. Column j is rounded to
-    q_j; its error (w_j − q_j) / U_jj times U_j,k is taken off every later column k, with U the upper Cholesky factor of
-    (H + λI)⁻¹, λ = damping · mean(diag H). A group's scale is taken when its first column comes, from its weights as
-    they are by then; with act_order columns come by falling diag(H), and scales are those of the original weights.
-    Weights that are zero stay zero: they are pruned, and their share of each error goes on to the columns behind.
-    A column whose input is always zero has no say: it is rounded as it is.
-    raises torch.linalg.LinAlgError when the damped Hessian is not positive definite
+    Column j is rounded to q_j; its error (w_j − q_j) / U_jj times U_j,k is taken off every later column k, with U the
+    upper Cholesky factor of (H + λI)⁻¹, λ = damping · mean(diag H). A group's scale is taken when its first column comes,
+    from its weights as they are by then; with act_order columns come by falling diag(H), and scales are those of the
+    original weights. Weights that are zero stay zero: they are pruned, and their share of each error goes on to the
+    columns behind. A column whose input is always zero is rounded as it is, since nothing depends on it.
+
+    Args:
+        weight: [rows, columns].
+        hessian: H = XᵀX [columns, columns] of the layer's inputs, in any scale.
+        bits, group_size, symmetric: the grid, as `group_scales` takes it; group_size None: one group a row.
+        act_order: columns with the largest inputs first.
+        damping: λ as a share of H's mean diagonal.
+    Returns: (values [rows, columns] float32, scale [rows, groups], zero [rows, groups]).
+    Raises: torch.linalg.LinAlgError when the damped H is not positive definite.
+    Source: Frantar et al. 2022, arXiv:2210.17323, algorithm 1.
     """
     rows, columns = weight.shape
     work = weight.detach().to(torch.float64).clone()
@@ -85,61 +93,24 @@ def _scales(weight: Tensor, size: int, bits: int, symmetric: bool) -> tuple[Tens
 
 
 def gptq_model(
-    model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, examples: Examples
+    model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, context: StageContext
 ) -> tuple[dict[str, Grid], list[str]]:
-    """Round the weights of `bits` (name → width) in place, layer after layer; the grid of each, and notes.
+    """Round the weights of some modules by GPTQ, in place, layer after layer.
 
-    Each layer's inputs are those that the already rounded layers below it give. Embedding tables have no inputs to
-    weigh their errors by, and are rounded to nearest.
+    Args:
+        bits: module name → width. Embedding tables have no inputs to weigh errors by, and are rounded to nearest.
+        options: grouping, order of columns, number of calibration texts.
+    Returns: (the grid of each module, notes).
+    Raises: RecipeError when no calibration text reaches a layer.
     """
-    linears, tables = split_tables(model, bits)
-    grids = {name: nearest_grid(model, name, bits[name], options) for name in tables}
-    for group in by_layer(model, linears):
-        moments = moments_of_twins(model, group, examples, options.samples)
-        for name in group:
-            weight = model.get_submodule(name).get_parameter("weight")
-            symmetric = options.is_symmetric(bits[name])
-            how = (bits[name], options.columns_per_group, symmetric)
-            values, scale, zero = gptq(weight, moments[name].gram, *how, act_order=options.act_order is not False)
-            with torch.no_grad():
-                weight.copy_(values)
-            grids[name] = Grid(scale, zero, bits[name], symmetric)
-        examples.say(f"    gptq: {group[-1]} and what is beside it, {len(grids)} of {len(bits)} modules")
-    notes = [f"gptq on {options.samples} training texts, damping {DAMPING:.0%}"]
-    if tables:
-        notes.append(f"rounded to nearest, for want of inputs: {', '.join(tables)}")
-    return grids, notes
 
+    def grid_of(name: str, weight: Tensor, moments: Moments) -> Grid:
+        symmetric = options.is_symmetric(bits[name])
+        how = (bits[name], options.columns_per_group, symmetric)
+        values, scale, zero = gptq(weight, moments.gram, *how, act_order=options.act_order is not False)
+        with torch.no_grad():
+            weight.copy_(values)
+        return Grid(scale, zero, bits[name], symmetric)
 
-def split_tables(model: torch.nn.Module, names: Mapping[str, int]) -> tuple[list[str], list[str]]:
-    """(linear layers, embedding tables)."""
-    tables = [name for name in names if isinstance(model.get_submodule(name), torch.nn.Embedding)]
-    return [name for name in names if name not in tables], tables
-
-
-def nearest_grid(model: torch.nn.Module, name: str, bits: int, options: WeightOnly) -> Grid:
-    """The grid that rounding to nearest takes."""
-    weight = model.get_submodule(name).get_parameter("weight")
-    return Grid.of(weight, bits, options.columns_per_group, options.is_symmetric(bits))
-
-
-def moments_of_twins(
-    model: torch.nn.Module, names: list[str], examples: Examples, samples: int
-) -> dict[str, Moments]:  # fmt: skip
-    """The moments of each layer's inputs, those of all layers added up that share its weight."""
-    shared = {
-        name: [n for n in _twins(model, name) if isinstance(model.get_submodule(n), torch.nn.Linear)] for name in names
-    }
-    found = input_moments(model, [twin for twins in shared.values() for twin in twins], examples, samples)
-    for name, twins in shared.items():
-        for twin in twins:
-            if twin != name:
-                found[name].gram += found[twin].gram
-                found[name].absolute += found[twin].absolute
-                found[name].tokens += found[twin].tokens
-    return {name: found[name] for name in names}
-
-
-def _twins(model: torch.nn.Module, name: str) -> list[str]:
-    weight = model.get_submodule(name).weight
-    return [other for other in weighted_names(model) if model.get_submodule(other).weight is weight]
+    grids, notes = grids_by_layer(model, bits, options, context, "gptq", grid_of)
+    return grids, [f"gptq on {options.samples} training texts, damping {DAMPING:.0%}", *notes]

@@ -1,7 +1,7 @@
 """Post-training quantization to 8 bits: which modules, and for static activations the ranges they were seen in.
 
-A stage leaves the module's weights as they are and hangs a QuantizationPlan on it (`model.quantization`); the exporter of
-the chosen runtime writes the integers, since each runtime has its own way to hold them. What is the same in all of them:
+A stage leaves the model's weights as they are and sets a QuantizationPlan (`model.quantization`); the exporter of the
+chosen runtime writes the integers, since each runtime has its own way to hold them. What is the same in all of them:
 weights symmetric per output channel, w ≈ s·q with s = max|w|/127 (Jacob et al. 2018, arXiv:1712.05877, § 3).
 """
 
@@ -10,30 +10,54 @@ from typing import Any
 
 import torch
 
-from archiver.compression.calibration import removed
-from archiver.compression.context import Batch, Examples
+from archiver.compression.calibration import require_seen, watched_inputs
+from archiver.compression.context import Batch, StageContext
 from archiver.compression.modules import select_modules
 from archiver.compression.report import StageReport, report_stage
-from archiver.errors import RecipeError
 from archiver.state.plan import QuantizationPlan, plan_of
 
 
-def dynamic_int8(model: torch.nn.Module, options: Any, examples: Examples) -> StageReport:
-    """int8 weights; activations to 8 bits at run time with a scale per token, so that no neighbour changes an answer."""
+def dynamic_int8(model: torch.nn.Module, options: Any, context: StageContext) -> StageReport:
+    """Plan int8 weights, and activations quantized at run time with a scale per token, so that no neighbour of a text in
+    its batch changes its answer.
+
+    Args:
+        model: its linear layers and tables are what `targets` chooses from.
+        options: `targets` and `ignore`.
+        context: not looked at.
+    Returns: the report; the plan is on the model.
+    Raises: RecipeError when `targets` and `ignore` do not fit the model.
+    """
     return _plan(model, options, "dynamic-int8")
 
 
-def weight_only(model: torch.nn.Module, options: Any, examples: Examples) -> StageReport:
-    """int8 weights, activations as the runtime likes them: fp32, or 8 bits in small groups where it can."""
+def weight_only(model: torch.nn.Module, options: Any, context: StageContext) -> StageReport:
+    """Plan int8 weights, and activations as the runtime computes them: fp32, or 8 bits in small groups where it can.
+
+    Args:
+        model: its linear layers and tables are what `targets` chooses from.
+        options: `targets` (None: all) and `ignore`.
+        context: not looked at.
+    Returns: the report; the plan is on the model.
+    Raises: RecipeError when `targets` and `ignore` do not fit the model.
+    """
     return _plan(model, options, "weight-only")
 
 
-def static_int8(model: torch.nn.Module, options: Any, examples: Examples) -> StageReport:
-    """int8 weights; activations to 8 bits with ranges measured once on `examples`."""
+def static_int8(model: torch.nn.Module, options: Any, context: StageContext) -> StageReport:
+    """Plan int8 weights, and activations of 8 bits with ranges measured on calibration texts.
+
+    Args:
+        model: its linear layers and tables are what `targets` chooses from.
+        options: `targets`, `ignore`, and `samples`: how many calibration texts.
+        context: gives the texts.
+    Returns: the report; the plan with its ranges is on the model.
+    Raises: RecipeError when `targets` and `ignore` do not fit the model, or a layer is not reached by any text.
+    """
     report = _plan(model, options, "static-int8")
     plan = plan_of(model)
     assert plan is not None
-    plan.calibration = examples.calibrate(options.samples)
+    plan.calibration = context.calibrate(options.samples)
     plan.ranges = activation_ranges(model, plan.linears, plan.calibration)
     return report
 
@@ -41,36 +65,39 @@ def static_int8(model: torch.nn.Module, options: Any, examples: Examples) -> Sta
 def activation_ranges(
     model: torch.nn.Module, names: Sequence[str], batches: Sequence[Batch]
 ) -> dict[str, tuple[float, float]]:
-    """(low, high) of the input of each module in `names`: the extremes of each batch, averaged over the batches.
+    """The extremes of each module's input in each batch, averaged over the batches.
 
-    The average is less at the mercy of one odd text than the extreme of all; what lies outside is clipped. Zero always
-    lies inside, so that padding and dropped values stay exact.
+    The average depends less on a single unusual text than the extreme of all texts; what lies outside is clipped. Zero
+    always lies inside, so that padding and dropped values stay exact.
+
+    Args:
+        names: of the modules.
+        batches: the model's own inputs by name.
+    Returns: name → (low ≤ 0, high ≥ 0).
+    Raises: RecipeError when a module is never reached.
     """
     sums: dict[str, list[float]] = {name: [0.0, 0.0] for name in names}
     seen = dict.fromkeys(names, 0)
 
-    def watch(name: str):
-        def hook(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            sums[name][0] += min(0.0, args[0].min().item())
-            sums[name][1] += max(0.0, args[0].max().item())
-            seen[name] += 1
+    def see(name: str, x: torch.Tensor) -> None:
+        sums[name][0] += min(0.0, x.min().item())
+        sums[name][1] += max(0.0, x.max().item())
+        seen[name] += 1
 
-        return hook
-
-    hooks = [model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in names]
-    with removed(hooks), torch.inference_mode():
+    with watched_inputs(model, names, see), torch.inference_mode():
         for batch in batches:
             model(**batch)
-    silent = [name for name in names if not seen[name]]
-    if silent:
-        raise RecipeError(f"static-int8: no calibration example reached {', '.join(silent)}; add them to `ignore`")
+    require_seen(names, lambda name: seen[name] > 0, "static-int8")
     return {name: (low / seen[name], high / seen[name]) for name, (low, high) in sums.items()}
 
 
 def affine_uint8(low: float, high: float) -> tuple[float, int]:
-    """Scale and zero point that map low … high (low ≤ 0 ≤ high) onto 0 … 255: x ≈ scale · (q − zero_point).
+    """Scale and zero point that map a range onto 0 … 255: x ≈ scale·(q − zero_point), exact for zero.
 
-    Source: Jacob et al. 2018, eq. 1; zero is exact.
+    Args:
+        low, high: low ≤ 0 ≤ high.
+    Returns: (scale > 0, zero_point in 0 … 255).
+    Source: Jacob et al. 2018, arXiv:1712.05877, eq. 1.
     """
     scale = (high - low) / 255 or 1.0
     return scale, min(255, max(0, round(-low / scale)))

@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from archiver.compression.context import Batch, Examples, inputs_of
+from archiver.compression.bisect import bisect
+from archiver.compression.context import Batch, StageContext, inputs_of
 from archiver.compression.quantize.grids import round_to_nearest
 from archiver.compression.quantize.options import Mixed, WeightOnly
 from archiver.errors import DataError, GateFailed
@@ -22,7 +23,6 @@ from archiver.errors import DataError, GateFailed
 Tensor = torch.Tensor
 
 _STACK = 16  # texts of one length that run together
-_HEADLINES = ("accuracy", "perplexity", "spearman", "cosine", "agreement")
 
 
 def cheapest_path(
@@ -30,8 +30,14 @@ def cheapest_path(
 ) -> list[dict[str, int]]:
     """Choices of a width for each layer, from the largest width everywhere to the smallest, one step at a time.
 
-    losses: layer → width → loss; sizes: weights of a layer. Each step takes the layer whose next narrower width adds the
-    least loss for each bit saved; equal ones in the order given.
+    Each step takes the layer whose next narrower width adds the least loss for each bit saved; equal ones in the order
+    given.
+
+    Args:
+        losses: layer → width → loss.
+        sizes: layer → number of its weights.
+        widths: bits to choose from.
+    Returns: the choices (layer → width), the largest model first.
     """
     order = sorted(widths, reverse=True)
     current = dict.fromkeys(losses, order[0])
@@ -57,11 +63,16 @@ def cheapest_path(
 
 
 def choose_bits(
-    model: torch.nn.Module, names: Sequence[str], options: WeightOnly, examples: Examples
+    model: torch.nn.Module, names: Sequence[str], options: WeightOnly, context: StageContext
 ) -> tuple[dict[str, int], list[str]]:
-    """(width of each layer, notes); the model's weights are as they were afterwards.
+    """Find the widths of the smallest model that keeps the bound on validation; the weights are as before afterwards.
 
-    raises GateFailed when not even the largest width everywhere keeps the bound
+    Args:
+        names: of the modules to quantize.
+        options: grouping, and in `mixed` the bound and the widths to choose from.
+    Returns: (module name → width, notes).
+    Raises: GateFailed when not even the largest width everywhere keeps the bound; DataError when no headline metric can
+        be measured.
     """
     mixed = options.mixed or Mixed()
     weights = {name: model.get_submodule(name).get_parameter("weight") for name in names}
@@ -76,56 +87,45 @@ def choose_bits(
         with torch.no_grad():
             weights[name].copy_(before[name])
 
-    losses = _sensitivities(names, mixed, examples, put, restore)
+    losses = _sensitivities(names, mixed, context, put, restore)
     sizes = {name: weight.numel() for name, weight in weights.items()}
     path = cheapest_path(losses, sizes, mixed.bits)
 
-    def drop(choice: Mapping[str, int]) -> float:
+    def measured_drop(choice: Mapping[str, int]) -> float:
         try:
             for name, bits in choice.items():
                 put(name, bits)
-            return headline_drop(examples.original_metrics, examples.measure())[1]
+            return context.objective.headline_drop(context.original_metrics, context.measure())[1]
         except DataError:  # the answers are no numbers
             return float("inf")
         finally:
             for name in choice:
                 restore(name)
 
-    metric, _ = headline_drop(examples.original_metrics, examples.original_metrics)
-    found = drop(path[0])
-    if found > mixed.max_drop:
+    metric, _ = context.objective.headline_drop(context.original_metrics, context.original_metrics)
+    drops = {0: measured_drop(path[0])}
+    if drops[0] > mixed.max_drop:
         raise GateFailed(
-            f"mixed: with {max(mixed.bits)} bits in every layer {metric} drops by {found:.4f}, and max_drop allows "
+            f"mixed: with {max(mixed.bits)} bits in every layer {metric} drops by {drops[0]:.4f}, and max_drop allows "
             f"{mixed.max_drop:g}: allow more, a larger width in bits, or ignore what is sensitive"
         )
-    low, high = 0, len(path)  # path[low] keeps the bound
-    while high - low > 1:
-        middle = (low + high) // 2
-        now = drop(path[middle])
-        examples.say(f"    mixed: {_average(path[middle], sizes):.2f} bits a weight, {metric} drops by {now:.4f}")
-        if now <= mixed.max_drop:
-            low, found = middle, now
-        else:
-            high = middle
-    chosen = path[low]
+
+    def passes(place: int) -> bool:
+        drops[place] = measured_drop(path[place])
+        bits = _average(path[place], sizes)
+        context.say(f"    mixed: {bits:.2f} bits a weight, {metric} drops by {drops[place]:.4f}")
+        return drops[place] <= mixed.max_drop
+
+    best, _ = bisect(0, len(path), lambda low, high: (low + high) // 2 if high - low > 1 else None, passes)
+    chosen = path[best]
     counts = ", ".join(
         f"{sum(bits == width for bits in chosen.values())} layers {width} bits" for width in sorted(mixed.bits)
     )
     notes = [
-        f"mixed: {counts}; rounded to nearest so, {metric} drops by {found:.4f} ({mixed.max_drop:g} allowed)",
+        f"mixed: {counts}; rounded to nearest so, {metric} drops by {drops[best]:.4f} ({mixed.max_drop:g} allowed)",
         "mixed, bits of each: " + ", ".join(f"{name} {bits}" for name, bits in chosen.items()),
     ]
     return chosen, notes
-
-
-def headline_drop(original: Mapping[str, float], now: Mapping[str, float]) -> tuple[str, float]:
-    """(the metric that `max_drop` is about, by how much it is worse): absolute, relative for perplexity."""
-    for name in _HEADLINES:
-        if name in original and name in now:
-            if name == "perplexity":
-                return name, now[name] / original[name] - 1
-            return name, original[name] - now[name]
-    raise DataError("mixed: nothing can be measured on the validation data: give it labels")
 
 
 def _average(choice: Mapping[str, int], sizes: Mapping[str, int]) -> float:
@@ -135,13 +135,13 @@ def _average(choice: Mapping[str, int], sizes: Mapping[str, int]) -> float:
 def _sensitivities(
     names: Sequence[str],
     mixed: Mixed,
-    examples: Examples,
+    context: StageContext,
     put: Callable[[str, int], None],
     restore: Callable[[str], None],
 ) -> dict[str, dict[int, float]]:
     """layer → width → distance of the outputs from those before, on training texts."""
-    batches = stacked(examples.calibrate(mixed.texts))
-    module, objective = examples.module, examples.objective
+    batches = stacked(context.calibrate(mixed.texts))
+    module, objective = context.module, context.objective
     found: dict[str, dict[int, float]] = {}
     with torch.no_grad():
         answers = [module(**inputs_of(batch, module)) for batch in batches]
@@ -153,17 +153,22 @@ def _sensitivities(
                 for batch, answer in zip(batches, answers, strict=True):
                     outputs = module(**inputs_of(batch, module))
                     rows = len(outputs)
-                    loss = objective.against_teacher(outputs, answer, batch["attention_mask"], 1.0)
+                    loss = objective.distance(outputs, answer, batch["attention_mask"], 1.0)
                     total, count = total + float(loss) * rows, count + rows
                 found[name][bits] = total / count
             restore(name)
             if index % 8 == 7:
-                examples.say(f"    mixed: sensitivity of {index + 1} of {len(names)} layers measured")
+                context.say(f"    mixed: sensitivity of {index + 1} of {len(names)} layers measured")
     return found
 
 
 def stacked(batches: Sequence[Batch]) -> list[Batch]:
-    """Texts of one length put together, up to 16 in a batch: the same answers, in fewer runs."""
+    """Texts of one length put together, up to 16 in a batch: the same answers in fewer runs.
+
+    Args:
+        batches: of one text each, `input_ids` [1, length].
+    Returns: batches of up to 16 texts, [texts, length].
+    """
     by_length: dict[int, list[Batch]] = {}
     for batch in batches:
         by_length.setdefault(batch["input_ids"].shape[1], []).append(batch)

@@ -6,16 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from archiver.compression.modules import ALL_HELP, IGNORE_HELP, LINEAR_HELP
 from archiver.compression.retrain.options import Retrain
 from archiver.fields import option
 
-TARGETS = (
-    "globs over module names, in which * also crosses dots, or @layers, @attention, @feed-forward, @embeddings, @head; "
-    "default: "
-)
-_LINEARS = TARGETS + "every linear layer but the output head"
-_ALL = TARGETS + "every linear layer and embedding table"
-_IGNORE = "globs over module names that are left alone, although targets names them"
 _AWARE = "retrain with the rounded weights (straight-through gradients), with every option of retrain"
 MOST_BITS = 16  # of a fixed-point number
 
@@ -37,7 +31,10 @@ class FixedPointFormat:
 
 
 def parse_format(text: Any) -> FixedPointFormat:
-    """The format that "q2.5" names (also Q2.5). ValueError for anything else, and beyond 16 bits."""
+    """The format that "q2.5" names (also Q2.5).
+
+    Raises: ValueError for anything else, and beyond 16 bits.
+    """
     match = re.fullmatch(r"[qQ](\d{1,2})\.(\d{1,2})", text) if isinstance(text, str) else None
     if match is None:
         raise ValueError(f"{text!r} is no fixed-point format")
@@ -48,7 +45,10 @@ def parse_format(text: Any) -> FixedPointFormat:
 
 
 def canonical_format(text: Any) -> str:
-    """The name of the format as options keep it: "q2.5". ValueError as `parse_format`."""
+    """The name of the format as options keep it: "q2.5".
+
+    Raises: ValueError as `parse_format`.
+    """
     return str(parse_format(text))
 
 
@@ -63,7 +63,7 @@ def parse_group_size(value: Any) -> int | str:
 
 def parse_binary_scale(value: Any) -> float | str:
     """ "mean", "learned" or a number above 0."""
-    if value in ("mean", "learned"):
+    if isinstance(value, str) and value in ("mean", "learned"):
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
         raise ValueError("no scale")
@@ -76,6 +76,30 @@ def parse_widths(value: Any) -> tuple[int, ...]:
     if not good or any(isinstance(item, bool) or not isinstance(item, int) for item in value):
         raise ValueError("no list of widths")
     return tuple(sorted(set(value)))
+
+
+@dataclass(frozen=True)
+class DynamicInt8:
+    """int8 weights; activations are quantized as they come, with one scale per token where the runtime can."""
+
+    targets: tuple[str, ...] = option("globs", ("*",), help=ALL_HELP)
+    ignore: tuple[str, ...] = option("globs", (), help=IGNORE_HELP)
+
+
+@dataclass(frozen=True)
+class StaticInt8:
+    """int8 weights and activations; activation scales are calibrated on training text."""
+
+    targets: tuple[str, ...] = option("globs", ("*",), help=ALL_HELP)
+    ignore: tuple[str, ...] = option("globs", (), help=IGNORE_HELP)
+    samples: int = option(
+        "integer",
+        300,
+        minimum=1,
+        maximum=100_000,
+        search=(100, 300, 1000),
+        help="calibration texts, taken from data.train",
+    )
 
 
 @dataclass(frozen=True)
@@ -103,12 +127,13 @@ class WeightOnly:
     the grid, and stored on it whatever computes.
     """
 
-    bits: int = option("integer", 8, choices=(8, 4, 3, 2), help="bits per weight")
+    bits: int = option("integer", 8, choices=(8, 4, 3, 2), search=(8, 4, 3), help="bits per weight")
     group_size: int | str | None = option(
         "parsed",
         None,
         parse=parse_group_size,
         says="a number of weights that divides each layer's in_features, or row (null) for whole rows",
+        search=(32, 64, 128),
         help="weights of a row with one scale; default: 64 below 8 bits, else the row",
     )
     symmetric: bool | None = option("boolean", None, help="no zero point; default: true at 8 and 4 bits, false below")
@@ -116,6 +141,7 @@ class WeightOnly:
         "string",
         None,
         choices=("rtn", "gptq", "awq", "scale-estimation"),
+        search=("rtn", "gptq", "awq"),
         help="rtn rounds to nearest, the others use data.train",
     )
     act_order: bool | None = option("boolean", None, help="gptq: columns with the largest inputs first (default true)")
@@ -123,9 +149,9 @@ class WeightOnly:
     mixed: Mixed | None = option("options", None, of=Mixed, help="bits per layer by measured sensitivity")
     aware: Retrain | None = option("options", None, of=Retrain, help=_AWARE)
     targets: tuple[str, ...] | None = option(
-        "globs", None, help=_LINEARS + "; with nothing but bits 8, tables and heads too"
+        "globs", None, help=LINEAR_HELP + "; with nothing but bits 8, tables and heads too"
     )
-    ignore: tuple[str, ...] = option("globs", (), help=_IGNORE)
+    ignore: tuple[str, ...] = option("globs", (), help=IGNORE_HELP)
 
     @property
     def in_place(self) -> bool:
@@ -168,11 +194,12 @@ class FixedPoint:
         "parsed",
         "q2.5",
         parse=canonical_format,
+        search=("q2.5", "q1.6", "q0.7", "q3.4"),
         says=f"q<integer bits>.<fraction bits> such as q2.5, at most {MOST_BITS} bits with the sign",
     )
     aware: Retrain | None = option("options", None, of=Retrain, help=_AWARE)
-    targets: tuple[str, ...] | None = option("globs", None, help=_ALL)
-    ignore: tuple[str, ...] = option("globs", (), help=_IGNORE)
+    targets: tuple[str, ...] | None = option("globs", None, help=ALL_HELP)
+    ignore: tuple[str, ...] = option("globs", (), help=IGNORE_HELP)
 
     @property
     def needs_data(self) -> bool:
@@ -189,16 +216,23 @@ class Binary:
     """Weights as signs: Q(w) = sgn(w)·b."""
 
     scale: float | str = option(
-        "parsed", "mean", parse=parse_binary_scale, says="mean, learned or a number above 0", help="the magnitude b"
+        "parsed",
+        "mean",
+        parse=parse_binary_scale,
+        says="mean, learned or a number above 0",
+        search=("mean", "learned"),
+        help="the magnitude b",
     )
-    granularity: str = option("string", "channel", choices=("tensor", "channel"), help="one b for what")
+    granularity: str = option(
+        "string", "channel", choices=("tensor", "channel"), search=("channel", "tensor"), help="one b for what"
+    )
     clip: float | None = option(
         "number", None, above=0, maximum=1000, help="aware: no gradient where |w| is above this many b"
     )
     progressive: bool = option("boolean", False, help="aware: layers become signs one after another, the last first")
     aware: Retrain | None = option("options", None, of=Retrain, help=_AWARE)
-    targets: tuple[str, ...] | None = option("globs", None, help=_LINEARS)
-    ignore: tuple[str, ...] = option("globs", (), help=_IGNORE)
+    targets: tuple[str, ...] | None = option("globs", None, help=LINEAR_HELP)
+    ignore: tuple[str, ...] = option("globs", (), help=IGNORE_HELP)
 
     @property
     def needs_data(self) -> bool:
@@ -224,10 +258,12 @@ class Binary:
 class Ternary:
     """Weights as −a, 0 and a."""
 
-    granularity: str = option("string", "channel", choices=("tensor", "channel"), help="one a for what")
+    granularity: str = option(
+        "string", "channel", choices=("tensor", "channel"), search=("channel", "tensor"), help="one a for what"
+    )
     aware: Retrain | None = option("options", None, of=Retrain, help=_AWARE)
-    targets: tuple[str, ...] | None = option("globs", None, help=_LINEARS)
-    ignore: tuple[str, ...] = option("globs", (), help=_IGNORE)
+    targets: tuple[str, ...] | None = option("globs", None, help=LINEAR_HELP)
+    ignore: tuple[str, ...] = option("globs", (), help=IGNORE_HELP)
 
     @property
     def needs_data(self) -> bool:
@@ -243,15 +279,19 @@ class Ternary:
 class Codebook:
     """A few shared values for the weights of each tensor, found by k-means; the values can be trained."""
 
-    bits: int = option("integer", 4, minimum=1, maximum=8, help="bits of an index: 2^bits values in a codebook")
-    granularity: str = option("string", "tensor", choices=("tensor", "group"), help="one codebook for what")
+    bits: int = option(
+        "integer", 4, minimum=1, maximum=8, search=(3, 4, 5), help="bits of an index: 2^bits values in a codebook"
+    )
+    granularity: str = option(
+        "string", "tensor", choices=("tensor", "group"), search=("tensor", "group"), help="one codebook for what"
+    )
     group_size: int | None = option("integer", None, minimum=1, help="rows with one codebook (group); default 64")
     init: str = option("string", "density", choices=("density", "linear", "random"), help="where the values start")
     iterations: int = option("integer", 100, minimum=1, maximum=100_000, help="most rounds of k-means")
     seed: int = option("integer", 0, minimum=0, maximum=2**31, help="of init: random")
     aware: Retrain | None = option("options", None, of=Retrain, help="train the values, with every option of retrain")
-    targets: tuple[str, ...] | None = option("globs", None, help=_LINEARS)
-    ignore: tuple[str, ...] = option("globs", (), help=_IGNORE)
+    targets: tuple[str, ...] | None = option("globs", None, help=LINEAR_HELP)
+    ignore: tuple[str, ...] = option("globs", (), help=IGNORE_HELP)
 
     @property
     def needs_data(self) -> bool:

@@ -7,6 +7,7 @@ step, and kept as it was last when the weights are baked: `freeze` makes that fi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 
@@ -53,13 +54,18 @@ class Quantizer(Constraint, ABC):
 
 
 class Grid(Quantizer):
-    """(q − zero)·scale with q in 0 … 2^bits − 1, one scale and zero point for `group_size` weights of a row."""
+    """(q − zero)·scale with q in 0 … 2^bits − 1, one scale and zero point for each group of a row's weights.
+
+    Args:
+        scale, zero: [rows, groups] float32.
+        bits: of an integer.
+        symmetric: the grid is fitted anew without a zero point of its own.
+    """
 
     scale: Tensor
     zero: Tensor
 
     def __init__(self, scale: Tensor, zero: Tensor, bits: int, symmetric: bool) -> None:
-        """scale, zero: [rows, groups] float32."""
         super().__init__()
         self.bits, self.symmetric = bits, symmetric
         self.register_buffer("scale", scale.detach().float().clone())
@@ -67,7 +73,13 @@ class Grid(Quantizer):
 
     @classmethod
     def of(cls, weight: Tensor, bits: int, group_size: int | None, symmetric: bool) -> Grid:
-        """The grid that rounding to nearest gives `weight` [rows, columns]."""
+        """The grid that rounding to nearest gives a weight.
+
+        Args:
+            weight: [rows, columns].
+            group_size: weights of a row with one scale; None: the row.
+        Returns: a grid that is not frozen.
+        """
         scale, zero = group_scales(grouped(weight.detach().float(), group_size), bits, symmetric)
         return cls(scale[..., 0], zero[..., 0], bits, symmetric)
 
@@ -87,7 +99,11 @@ class Grid(Quantizer):
 
 
 class FixedPointGrid(Quantizer):
-    """Multiples of one step. The storage codec for few distinct values finds it by itself."""
+    """Multiples of one step; the storage codec for few distinct values finds them in the weight.
+
+    Args:
+        how: integer and fraction bits.
+    """
 
     def __init__(self, how: FixedPointFormat) -> None:
         super().__init__()
@@ -99,7 +115,12 @@ class FixedPointGrid(Quantizer):
 
 
 class TernaryGrid(Quantizer):
-    """−a, 0 and a, by a threshold that follows the weights."""
+    """−a, 0 and a, by a threshold that follows the weights.
+
+    Args:
+        weight: [rows, columns], what the grid is fitted to.
+        granularity: one a for the "tensor" or for each "channel" (row).
+    """
 
     threshold: Tensor
     scale: Tensor
@@ -123,8 +144,15 @@ class Signs(Constraint):
 
     The gradient passes straight through to the latent weight, where |w| ≤ clip·b if a clip is given: a weight far from
     zero cannot change its sign soon, and its latent would only run away. A learned b gets, for each b, the mean over its
-    weights of their gradient times their sign: the gradient of eq. 3 of Esser et al. 2020 (LSQ, arXiv:1902.08153), whose
-    grid has the two points ±b here, scaled by the number of weights so that b and the weights learn at one pace.
+    weights of their gradient times their sign: the gradient of eq. 3 of the source, whose grid has the two points ±b here,
+    scaled by the number of weights so that b and the weights learn at one pace.
+
+    Args:
+        weight: [rows, columns], what b is fitted to.
+        scale: "mean", "learned" or a number above 0.
+        granularity: one b for the "tensor" or for each "channel" (row).
+        clip: no gradient where |w| is above this many b; None: everywhere.
+    Source: Esser et al. 2020, LSQ, arXiv:1902.08153, eq. 3.
     """
 
     scale: Tensor
@@ -150,18 +178,19 @@ class Signs(Constraint):
         with torch.no_grad():
             if self.follows and (training or not torch.equal(signs(weight) * self.scale, weight)):
                 self.scale = binary_scale(weight, self.granularity)
-        return _Signs.apply(weight, self.scale, self.clip)
+        result: Tensor = _Signs.apply(weight, self.scale, self.clip)  # type: ignore[no-untyped-call]
+        return result
 
 
 class _Signs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, weight: Tensor, scale: Tensor, clip: float | None) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, scale: Tensor, clip: float | None) -> Tensor:
         ctx.clip = clip
         ctx.save_for_backward(weight, scale)
         return signs(weight) * scale.abs()
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
         weight, scale = ctx.saved_tensors
         to_scale = None
         if ctx.needs_input_grad[1]:

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from archiver.compression.calibration import by_layer
-from archiver.compression.context import Examples
-from archiver.compression.quantize.gptq import moments_of_twins, nearest_grid, split_tables
+from archiver.compression.calibration import Moments
+from archiver.compression.context import StageContext
 from archiver.compression.quantize.grids import half_scale, to_grid
+from archiver.compression.quantize.layer_grids import grids_by_layer
 from archiver.compression.quantize.options import WeightOnly
 from archiver.compression.quantize.quantizers import Grid
 from archiver.compression.quantize.scale_search import search_scales
@@ -29,7 +29,14 @@ STEPS = 8  # of codes and scale in turns
 def estimated_scales(
     weight: Tensor, gram: Tensor, bits: int, group_size: int | None, symmetric: bool
 ) -> tuple[Tensor, Tensor]:
-    """(scale, zero) [rows, groups]. weight: [rows, columns]; gram: XᵀX [columns, columns]. Never worse than the start."""
+    """Scales with the least error of the outputs, codes and scales in turns; never worse than the groups' extremes give.
+
+    Args:
+        weight: [rows, columns].
+        gram: XᵀX [columns, columns] of the layer's inputs.
+        bits, group_size, symmetric: the grid, as `group_scales` takes it; group_size None: one group a row.
+    Returns: (scale, zero), each [rows, groups].
+    """
 
     def lowest(
         group: Tensor, own: Tensor, others: Tensor, scale: Tensor, zero: Tensor
@@ -46,25 +53,23 @@ def estimated_scales(
 
 
 def scale_estimation_model(
-    model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, examples: Examples
+    model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, context: StageContext
 ) -> tuple[dict[str, Grid], list[str]]:
-    """Round the weights of `bits` (name → width) in place, layer after layer; the grids, and notes.
+    """Round the weights of some modules with estimated scales, in place, layer after layer.
 
-    Each layer's inputs are those that the already rounded layers below it give. Embedding tables are rounded to nearest.
+    Args:
+        bits: module name → width. Embedding tables are rounded to nearest.
+        options: grouping, number of calibration texts.
+    Returns: (the grid of each module, notes).
+    Raises: RecipeError when no calibration text reaches a layer.
     """
-    linears, tables = split_tables(model, bits)
-    grids = {name: nearest_grid(model, name, bits[name], options) for name in tables}
-    for group in by_layer(model, linears):
-        moments = moments_of_twins(model, group, examples, options.samples)
-        for name in group:
-            weight = model.get_submodule(name).get_parameter("weight")
-            how = (bits[name], options.columns_per_group, options.is_symmetric(bits[name]))
-            grid = Grid(*estimated_scales(weight.detach(), moments[name].gram.float(), *how), bits[name], how[2])
-            with torch.no_grad():
-                weight.copy_(grid.rounded(weight))
-            grids[name] = grid
-        examples.say(f"    scale estimation: {group[-1]} and what is beside it, {len(grids)} of {len(bits)} modules")
-    notes = [f"scales estimated on {options.samples} training texts"]
-    if tables:
-        notes.append(f"rounded to nearest, for want of inputs: {', '.join(tables)}")
-    return grids, notes
+
+    def grid_of(name: str, weight: Tensor, moments: Moments) -> Grid:
+        how = (bits[name], options.columns_per_group, options.is_symmetric(bits[name]))
+        grid = Grid(*estimated_scales(weight.detach(), moments.gram.float(), *how), bits[name], how[2])
+        with torch.no_grad():
+            weight.copy_(grid.rounded(weight))
+        return grid
+
+    grids, notes = grids_by_layer(model, bits, options, context, "scale estimation", grid_of)
+    return grids, [f"scales estimated on {options.samples} training texts", *notes]

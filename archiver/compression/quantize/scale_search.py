@@ -17,16 +17,29 @@ ROUNDS = 3
 
 
 def output_error(change: Tensor, gram: Tensor) -> Tensor:
-    """‖X·ΔWᵀ‖² of a change ΔW [..., rows, columns] and XᵀX [..., columns, columns], for each row: [..., rows]."""
+    """‖X·ΔWᵀ‖² of a change ΔW of the weights, for each row.
+
+    Args:
+        change: ΔW [..., rows, columns].
+        gram: XᵀX [..., columns, columns].
+    Returns: [..., rows].
+    """
     return ((change @ gram) * change).sum(-1)
 
 
 def search_scales(
     weight: Tensor, gram: Tensor, bits: int, group_size: int | None, symmetric: bool, candidates: Candidates
 ) -> tuple[Tensor, Tensor]:
-    """(scale, zero) [rows, groups], three times around, never worse than the groups' own extremes give.
+    """The best candidates of each group's scale, all groups three times, never worse than their own extremes give.
 
-    weight: [rows, columns]; gram: XᵀX [columns, columns]. A candidate's loss is ‖X_g·e_g + Σ X_h·e_h‖², for each row.
+    A candidate's loss is ‖X_g·e_g + Σ X_h·e_h‖² over the other groups h, for each row.
+
+    Args:
+        weight: [rows, columns].
+        gram: XᵀX [columns, columns] of the layer's inputs.
+        bits, group_size, symmetric: the grid, as `group_scales` takes it; group_size None: one group a row.
+        candidates: gives scales and zero points to try for one group.
+    Returns: (scale, zero), each [rows, groups].
     """
     groups = grouped(weight, group_size)
     rows, count, size = groups.shape

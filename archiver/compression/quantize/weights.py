@@ -12,26 +12,35 @@ from typing import Any
 
 import torch
 
-from archiver.compression.context import Examples
-from archiver.compression.modules import linear_names, select_modules, weighted_names
+from archiver.compression.context import StageContext
 from archiver.compression.quantize import int8 as quantization
+from archiver.compression.quantize.layer_grids import nearest_grid
 from archiver.compression.quantize.options import Binary, FixedPoint, Ternary, WeightOnly, parse_format
 from archiver.compression.quantize.quantizers import FixedPointGrid, Grid, Signs, TernaryGrid
+from archiver.compression.quantize.targets import chosen_modules
 from archiver.compression.report import StageReport, report_stage
 from archiver.compression.retrain.options import Retrain
 from archiver.compression.retrain.training import train
 from archiver.errors import RecipeError
-from archiver.state.constraints import Mask, constrain, sharing, state_of
+from archiver.state.constraints import Mask, constrain, state_of
 
 Tensor = torch.Tensor
 
 NOT_FASTER = "makes nothing faster: the weights are stored in fewer bits, and computed with in the runtime's precision"
 
 
-def weight_only(model: torch.nn.Module, options: WeightOnly, examples: Examples) -> StageReport:
-    """Integers in groups: rounded to nearest, by GPTQ or by AWQ; plain 8 bits are left to the runtime."""
+def weight_only(model: torch.nn.Module, options: WeightOnly, context: StageContext) -> StageReport:
+    """Integers in groups: rounded to nearest, by GPTQ, AWQ or scale estimation; plain 8 bits are left to the runtime.
+
+    Args:
+        model: changed in place.
+        options: bits, groups and how scales are found.
+        context: gives calibration and training texts.
+    Returns: the report.
+    Raises: RecipeError for modules that do not fit; GateFailed when `mixed` finds no width that keeps its bound.
+    """
     if not options.in_place:
-        return quantization.weight_only(model, options, examples)
+        return quantization.weight_only(model, options, context)
     names = chosen_modules(model, options)
     before = weights_of(model, names)
     notes: list[str] = []
@@ -39,11 +48,11 @@ def weight_only(model: torch.nn.Module, options: WeightOnly, examples: Examples)
     if options.mixed is not None:
         from archiver.compression.quantize.mixed import choose_bits
 
-        bits, notes = choose_bits(model, names, options, examples)
-    grids, more = integer_grids(model, bits, options, examples)
+        bits, notes = choose_bits(model, names, options, context)
+    grids, more = integer_grids(model, bits, options, context)
     notes += more
     if options.aware is not None:
-        notes += train_aware(model, grids, options.aware, examples)
+        notes += train_aware(model, grids, options.aware, context)
     else:
         for name, grid in grids.items():
             constrain(model, name, grid)
@@ -55,55 +64,84 @@ def weight_only(model: torch.nn.Module, options: WeightOnly, examples: Examples)
 
 
 def integer_grids(
-    model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, examples: Examples
+    model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, context: StageContext
 ) -> tuple[dict[str, Grid], list[str]]:
-    """(a grid for each module, notes). GPTQ and AWQ put the weights onto their grids; else they are left as they are."""
+    """A grid for each module, by the algorithm of the options.
+
+    Args:
+        bits: module name → width.
+        options: algorithm and grouping.
+        context: gives calibration texts.
+    Returns: (module name → grid, notes). Rounding to nearest leaves the weights as they are; the other algorithms put
+        them onto their grids.
+    Raises: RecipeError when no calibration text reaches a layer.
+    """
     if options.algorithm == "gptq":
         from archiver.compression.quantize.gptq import gptq_model
 
-        return gptq_model(model, bits, options, examples)
+        return gptq_model(model, bits, options, context)
     if options.algorithm == "awq":
         from archiver.compression.quantize.awq import awq_model
 
-        return awq_model(model, bits, options, examples)
+        return awq_model(model, bits, options, context)
     if options.algorithm == "scale-estimation":
         from archiver.compression.quantize.scale_estimation import scale_estimation_model
 
-        return scale_estimation_model(model, bits, options, examples)
-    grids = {}
-    for name, width in bits.items():
-        weight = model.get_submodule(name).get_parameter("weight")
-        grids[name] = Grid.of(weight, width, options.columns_per_group, options.is_symmetric(width))
-    return grids, []
+        return scale_estimation_model(model, bits, options, context)
+    return {name: nearest_grid(model, name, width, options) for name, width in bits.items()}, []
 
 
-def fixed_point(model: torch.nn.Module, options: FixedPoint, examples: Examples) -> StageReport:
-    """Sign, integer and fraction bits, one format for all chosen weights; biases and norms stay floating point."""
+def fixed_point(model: torch.nn.Module, options: FixedPoint, context: StageContext) -> StageReport:
+    """Sign, integer and fraction bits, one format for all chosen weights; biases and norms stay floating point.
+
+    Args:
+        model: changed in place.
+        options: format and modules.
+        context: gives training texts, for `aware`.
+    Returns: the report.
+    Raises: RecipeError for modules that do not fit.
+    """
     how = parse_format(options.format)
     limit, step = 2.0**how.integer, 2.0**-how.fraction
     names = chosen_modules(model, options, tables=True)
     before = weights_of(model, names)
     outside = sum(int(((w < -limit) | (w > limit - step)).sum()) for w in before.values())
     kept = {name: FixedPointGrid(how) for name in names}
-    notes = _put(model, kept, options.aware, examples)
+    notes = _put(model, kept, options.aware, context)
     what = f"{how} ({how.bits} bits, −{limit:g} … {limit - step:g} in steps of {step:g}), {outside} weights saturate"
     return report_stage("quantize/fixed-point", model, options, [described(model, before, what), *notes, NOT_FASTER])
 
 
-def ternary(model: torch.nn.Module, options: Ternary, examples: Examples) -> StageReport:
-    """−a, 0, a."""
+def ternary(model: torch.nn.Module, options: Ternary, context: StageContext) -> StageReport:
+    """Weights as −a, 0 and a.
+
+    Args:
+        model: changed in place.
+        options: granularity and modules.
+        context: gives training texts, for `aware`.
+    Returns: the report.
+    Raises: RecipeError for modules that do not fit.
+    """
     names = chosen_modules(model, options)
     before = weights_of(model, names)
     kept = {name: TernaryGrid(before[name], options.granularity) for name in names}
-    notes = _put(model, kept, options.aware, examples)
+    notes = _put(model, kept, options.aware, context)
     zeros = sum(int((model.get_submodule(name).get_parameter("weight") == 0).sum()) for name in names)
     share = zeros / sum(weight.numel() for weight in before.values())
     line = described(model, before, f"−a, 0 and a for each {options.granularity}, {share:.0%} zeros")
     return report_stage("quantize/ternary", model, options, [line, *notes, NOT_FASTER])
 
 
-def binary(model: torch.nn.Module, options: Binary, examples: Examples) -> StageReport:
-    """sgn(w)·b."""
+def binary(model: torch.nn.Module, options: Binary, context: StageContext) -> StageReport:
+    """Weights as signs, sgn(w)·b.
+
+    Args:
+        model: changed in place.
+        options: magnitude, granularity and modules.
+        context: gives training texts, for `aware`.
+    Returns: the report.
+    Raises: RecipeError for modules that do not fit, and for pruned ones.
+    """
     names = chosen_modules(model, options)
     pruned = [
         name for name in names if any(isinstance(item, Mask) for item in state_of(model).constraints.get(name, []))
@@ -113,19 +151,19 @@ def binary(model: torch.nn.Module, options: Binary, examples: Examples) -> Stage
     before = weights_of(model, names)
     kept = {name: Signs(before[name], options.scale, options.granularity, options.clip) for name in names}
     if options.progressive and options.aware is not None:
-        notes = _progressively(model, kept, options.aware, examples)
+        notes = _progressively(model, kept, options.aware, context)
     else:
-        notes = _put(model, kept, options.aware, examples)
+        notes = _put(model, kept, options.aware, context)
     line = described(model, before, f"±b for each {options.granularity}")
     return report_stage("quantize/binary", model, options, [line, *notes, NOT_FASTER])
 
 
 def _put(
-    model: torch.nn.Module, kept: Mapping[str, Any], aware: Retrain | None, examples: Examples
+    model: torch.nn.Module, kept: Mapping[str, Any], aware: Retrain | None, context: StageContext
 ) -> list[str]:  # fmt: skip
     """Constrain the modules, now or after training."""
     if aware is not None:
-        return train_aware(model, kept, aware, examples)
+        return train_aware(model, kept, aware, context)
     for name, constraint in kept.items():
         constrain(model, name, constraint)
         constraint.freeze()
@@ -133,12 +171,20 @@ def _put(
 
 
 def train_aware(
-    model: torch.nn.Module, kept: Mapping[str, Any], aware: Retrain, examples: Examples, part: str = "aware"
+    model: torch.nn.Module, kept: Mapping[str, Any], aware: Retrain, context: StageContext, part: str = "aware"
 ) -> list[str]:
-    """Train with the constraints in the forward pass, the free weights behind them; at the end they hold, frozen."""
+    """Train with the constraints in the forward pass and latent weights behind them; at the end they hold, frozen.
+
+    Args:
+        kept: module name → its constraint.
+        aware: how to train.
+        context: gives training texts and the teacher.
+        part: names the training's own checkpoint.
+    Returns: notes.
+    """
     for name, constraint in kept.items():
         constrain(model, name, constraint, project=False)
-    done = train(model, aware, examples.part(part))
+    done = train(model, aware, context.part(part))
     for constraint in kept.values():
         constraint.freeze()
     losses = ", ".join(f"{loss:.4f}" for loss in done.losses)
@@ -146,7 +192,7 @@ def train_aware(
 
 
 def _progressively(
-    model: torch.nn.Module, kept: Mapping[str, Any], aware: Retrain, examples: Examples
+    model: torch.nn.Module, kept: Mapping[str, Any], aware: Retrain, context: StageContext
 ) -> list[str]:  # fmt: skip
     """One epoch for each transformer layer, the last first, in which it and those behind it are signs; then `aware`.
 
@@ -162,46 +208,27 @@ def _progressively(
     notes: list[str] = []
     for index, group in enumerate(groups):
         last = index == len(groups) - 1
-        examples.say(f"    {len(group)} more layers become signs ({index + 1} of {len(groups)})")
+        context.say(f"    {len(group)} more layers become signs ({index + 1} of {len(groups)})")
         found = train_aware(
-            model, {name: kept[name] for name in group}, aware if last else one, examples, f"aware-{index}"
+            model, {name: kept[name] for name in group}, aware if last else one, context, f"aware-{index}"
         )  # fmt: skip
         notes += found
     return notes
 
 
-def chosen_modules(model: torch.nn.Module, options: Any, *, tables: bool = False) -> list[str]:
-    """Names of the modules to quantize, one for each weight; tables: every linear layer and table is the default.
-
-    raises RecipeError as `select_modules` does, and for a weight that is on a grid of an earlier stage
-    """
-    if options.targets is None:
-        names = select_modules((weighted_names if tables else linear_names)(model), ("*",), options.ignore)
-    else:
-        names = select_modules(weighted_names(model), options.targets, options.ignore)
-    seen: set[int] = set()
-    unique = []
-    for name in names:
-        weight = model.get_submodule(name).weight
-        if id(weight) not in seen:
-            seen.add(id(weight))
-            unique.append(name)
-    chains = state_of(model).constraints
-    taken = [name for name in unique if any(not isinstance(item, Mask) for item in chains.get(name, []))]
-    if taken:
-        raise RecipeError(f"an earlier stage has quantized {', '.join(taken)} already: add them to `ignore`")
-    return unique
-
-
 def weights_of(model: torch.nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
-    """Copies of the weights."""
+    """Copies of the weights of some modules, by name."""
     return {name: model.get_submodule(name).get_parameter("weight").detach().clone() for name in names}
 
 
 def described(model: torch.nn.Module, before: Mapping[str, Tensor], what: str, *, comparable: bool = True) -> str:
     """A sentence on how many weights became what, and how far they moved: the signal-to-noise ratio in dB.
 
-    comparable: False where weights were rescaled on purpose
+    Args:
+        before: module name → its weight before.
+        what: what the weights are now.
+        comparable: False where weights were rescaled on purpose.
+    Returns: the sentence.
     """
     count = sum(weight.numel() for weight in before.values())
     line = f"{len(before)} modules, {count} weights: {what}"
@@ -214,58 +241,3 @@ def described(model: torch.nn.Module, before: Mapping[str, Tensor], what: str, *
     )
     ratio = f"{10 * math.log10(signal / noise):.1f} dB" if signal and noise else "nothing lost"
     return f"{line}; SQNR {ratio}"
-
-
-def check_targets(model: torch.nn.Module, options: Any) -> list[str]:
-    """Before work: targets that match nothing, and modules that an earlier stage quantizes."""
-    return _checked(model, options, tables=False)
-
-
-def check_fixed_point(model: torch.nn.Module, options: FixedPoint) -> list[str]:
-    """The same for fixed point, whose default takes in the tables."""
-    return _checked(model, options, tables=True)
-
-
-def check_weight_only(model: torch.nn.Module, options: WeightOnly) -> list[str]:
-    """The same, and groups that do not divide a layer's inputs; every such layer is named."""
-    if not options.in_place:
-        return []
-    size = options.columns_per_group
-    return _checked(model, options, tables=False, shapes=None if size is None else (1, size))
-
-
-def check_codebook(model: torch.nn.Module, options: Any) -> list[str]:
-    """The same, and groups of rows that do not divide a layer's outputs."""
-    size = options.rows_per_codebook
-    return _checked(model, options, tables=False, shapes=None if size is None else (0, size))
-
-
-_MARK = "quantized_before"
-
-
-def _checked(
-    model: torch.nn.Module, options: Any, *, tables: bool, shapes: tuple[int, int] | None = None
-) -> list[str]:  # fmt: skip
-    """shapes: (dimension of the weight, the size of a group that must divide it)."""
-    try:
-        names = chosen_modules(model, options, tables=tables)
-    except RecipeError as error:
-        return [error.message, *error.problems]
-    problems = []
-    if twice := [name for name in names if hasattr(model.get_submodule(name), _MARK)]:
-        problems.append(f"an earlier stage quantizes {', '.join(twice)} already: add them to `ignore`")
-    for name in names:
-        for twin in sharing(model, name):
-            setattr(model.get_submodule(twin), _MARK, True)
-    if shapes is not None:
-        dimension, size = shapes
-        feature = ("out_features", "in_features")[dimension]
-        found = {name: model.get_submodule(name).get_parameter("weight").shape[dimension] for name in names}
-        bad = [f"{name} ({feature} {width})" for name, width in found.items() if width % size]
-        if bad:
-            fits = math.gcd(*found.values())
-            problems.append(
-                f"group_size {size} does not divide the {feature} of {', '.join(bad)}: "
-                f"set a divisor of {fits}, or row, or add them to `ignore`"
-            )
-    return problems

@@ -20,7 +20,13 @@ Tensor = torch.Tensor
 
 
 class Checkpoint:
-    """path: without suffix; None keeps nothing on disk. parameters: what is trained, by name, written to in place."""
+    """The state of one training, in memory and on disk.
+
+    Args:
+        path: without suffix; None keeps nothing on disk.
+        parameters: what is trained, by name, written to in place.
+        optimizer: AdamW over these parameters.
+    """
 
     every = 60.0  # seconds
 
@@ -33,8 +39,10 @@ class Checkpoint:
         self._best: dict[str, Tensor] = {}
 
     def load(self) -> tuple[int, list[float], int | None]:
-        """(steps done, the epochs' losses, the best epoch), and the parameters and moments as they were; (0, [], None)
-        when there is nothing that fits."""
+        """Put parameters and the optimiser's moments back as an interrupted run left them.
+
+        Returns: (steps done, losses of the epochs, best epoch); (0, [], None) when there is nothing that fits.
+        """
         for suffix in (".done", ".partial"):
             file = self._file(suffix)
             if file is None or not file.is_file():
@@ -53,12 +61,12 @@ class Checkpoint:
         return 0, [], None
 
     def keep_best(self, score: float) -> None:
-        """The parameters as they are now are the best so far."""
+        """Remember the parameters as they are now as the best so far, with their score on validation."""
         self.best_score = score
         self._best = {name: value.detach().cpu().clone() for name, value in self.parameters.items()}
 
     def save(self, steps: int, losses: list[float], best: int | None) -> None:
-        """Everything that is needed to go on from here."""
+        """Write everything that is needed to go on from here."""
         tensors = {f"weight/{name}": value for name, value in self.parameters.items()}
         for name, value in self.parameters.items():
             for moment, tensor in self.optimizer.state.get(value, {}).items():

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 
 import torch
 
-from archiver.compression.context import Batch, Examples, fine_score, inputs_of
+from archiver.architecture import layer_list
+from archiver.compression.context import Batch, StageContext, inputs_of
 from archiver.compression.retrain.checkpoint import Checkpoint
 from archiver.compression.retrain.objectives import hidden_distance
 from archiver.compression.retrain.options import Retrain
 from archiver.errors import ArchiverError
 from archiver.state.constraints import constrained, state_of
-from handlers.architecture.anatomy import layer_list
 from handlers.cpu import host_isa, threads_per_worker
 
 Tensor = torch.Tensor
@@ -33,33 +33,46 @@ _TEACHER_BYTES = 1_500_000_000  # the original's answers are kept from the first
 
 @dataclass
 class Trained:
-    """steps and the mean loss of each epoch; best: the epoch whose weights were kept, None when the last one's were."""
+    """What a training has done.
+
+    Args:
+        steps: how many.
+        losses: the mean of each epoch.
+        best: the epoch whose weights were kept, None when the last one's were.
+    """
 
     steps: int = 0
     losses: list[float] = field(default_factory=list)
     best: int | None = None
 
 
-def train(model: torch.nn.Module, options: Retrain, examples: Examples) -> Trained:
-    """Train `model` in place as `options` say; constraints hold at the end exactly.
+def train(model: torch.nn.Module, options: Retrain, context: StageContext) -> Trained:
+    """Train a model in place; constraints hold at the end exactly.
 
-    ArchiverError when the loss is no number any more. An interrupted run goes on from `examples.checkpoint`.
+    An interrupted run goes on from `context.checkpoint`.
+
+    Args:
+        model: the transformers module within `context.module`.
+        options: losses, optimiser and precision.
+        context: gives training batches, the teacher and validation metrics.
+    Returns: steps and losses.
+    Raises: ArchiverError when there are no batches, or the loss is not a finite number any more.
     """
-    examples.module.eval()
+    context.module.eval()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(threads_per_worker(1))
-    batches = examples.train(options.batch_size, options.seed)
+    batches = context.train(options.batch_size, options.seed)
     if not batches:
         raise ArchiverError("retraining has no training batches")
-    teacher = _Teacher(examples, options, device) if options.teacher == "original" else None
-    examples.module.to(device)
+    teacher = _Teacher(context, options, device) if options.teacher == "original" else None
+    context.module.to(device)
     try:
         with constrained(model), _gradients(model):
-            return _Run(model, options, examples, batches, teacher, device).run()
+            return _Run(model, options, context, batches, teacher, device).run()
     finally:
-        examples.module.to("cpu")
-        examples.teacher.to("cpu")
+        context.module.to("cpu")
+        context.teacher.to("cpu")
         for parameter in model.parameters():
             parameter.grad = None
 
@@ -71,12 +84,12 @@ class _Run:
         self,
         model: torch.nn.Module,
         options: Retrain,
-        examples: Examples,
+        context: StageContext,
         batches: Sequence[Batch],
         teacher: _Teacher | None,
         device: torch.device,
     ) -> None:
-        self.model, self.options, self.examples = model, options, examples
+        self.model, self.options, self.context = model, options, context
         self.batches, self.teacher, self.device = batches, teacher, device
         self.total = options.epochs * len(batches)
         self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
@@ -87,7 +100,7 @@ class _Run:
             lr=options.learning_rate,
             fused=True,
         )
-        self.checkpoint = Checkpoint(examples.checkpoint, self.parameters, self.optimizer)
+        self.checkpoint = Checkpoint(context.checkpoint, self.parameters, self.optimizer)
         self.bf16 = options.precision == "bf16" or (
             options.precision == "auto" and (device.type == "cuda" or {"avx512_bf16", "amx_bf16"} & set(host_isa()))
         )
@@ -95,10 +108,10 @@ class _Run:
     def run(self) -> Trained:
         done = Trained(*self.checkpoint.load())
         if self.checkpoint.finished:
-            self.examples.say("    taken from the checkpoint of an earlier run")
+            self.context.say("    taken from the checkpoint of an earlier run")
             return done
         if done.steps:
-            self.examples.say(f"    goes on from its checkpoint at step {done.steps} of {self.total}")
+            self.context.say(f"    goes on from its checkpoint at step {done.steps} of {self.total}")
         started, first = time.perf_counter(), done.steps
         reported = saved = started
         running: list[float] = []
@@ -114,7 +127,7 @@ class _Run:
                     reported = now
                     left = (now - started) / (done.steps - first) * (self.total - done.steps)
                     recent = sum(running[-50:]) / len(running[-50:])
-                    self.examples.say(
+                    self.context.say(
                         f"    epoch {epoch + 1}/{self.options.epochs}, step {done.steps}/{self.total}, "
                         f"loss {recent:.4f}, {left:.0f} s left"
                     )
@@ -145,22 +158,21 @@ class _Run:
         return loss.item()
 
     def _loss(self, batch: Batch, place: int) -> Tensor:
-        options, objective = self.options, self.examples.objective
+        options, objective = self.options, self.context.objective
         wants_hidden = self.teacher is not None and options.distill.hidden > 0
         with _hidden_states(self.model, wants_hidden) as hidden:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=bool(self.bf16)):
-                outputs = self.examples.module(**inputs_of(batch, self.examples.module))
+                outputs = self.context.module(**inputs_of(batch, self.context.module))
         outputs = outputs.float()
-        loss = outputs.new_zeros(())
-        if options.labels > 0 and "labels" in batch:
-            loss = loss + options.labels * objective.against_labels(outputs, batch["labels"])
+        loss: Tensor = outputs.new_zeros(())
+        if options.labels > 0 and objective.loss is not None and "labels" in batch:
+            loss = loss + options.labels * objective.loss(outputs, batch["labels"])
         if self.teacher is not None:
             target, theirs = self.teacher.answer(batch, place, self.model)
             mask = batch["attention_mask"]
             if options.distill.logits > 0:
-                loss = loss + options.distill.logits * objective.against_teacher(
-                    outputs, target, mask, options.temperature
-                )
+                distance = objective.distance(outputs, target, mask, options.temperature)
+                loss = loss + options.distill.logits * distance
             if wants_hidden:
                 pairs = zip(hidden, theirs, strict=True)
                 distances = [hidden_distance(ours.float(), original.float(), mask) for ours, original in pairs]
@@ -171,18 +183,25 @@ class _Run:
         """Keep the best epoch's weights; True when `patience` epochs have brought nothing better."""
         assert self.options.patience is not None
         device = self.device
-        score = fine_score(self.examples.measure())
-        self.examples.module.to(device)
+        score = self.context.objective.fine_score(self.context.measure())
+        self.context.module.to(device)
         if self.checkpoint.best_score is None or score < self.checkpoint.best_score:
             self.checkpoint.keep_best(score)
             done.best = epoch
             return False
-        self.examples.say(f"    epoch {epoch + 1} brings nothing better on validation ({score:.4f})")
+        self.context.say(f"    epoch {epoch + 1} brings nothing better on validation ({score:.4f})")
         return epoch - (done.best or 0) >= self.options.patience
 
 
 def rate(step: int, total: int, warmup: float) -> float:
-    """The share of the learning rate at `step` of `total`: up in a line over the first `warmup`, then down to nothing."""
+    """The share of the learning rate at a step: linearly up over the warm-up, then linearly down to 0.
+
+    Args:
+        step: 0 ≤ step < total.
+        total: steps of the training.
+        warmup: share of the steps in which the rate rises.
+    Returns: from 0 to 1.
+    """
     rising = max(1, round(total * warmup))
     if step < rising:
         return (step + 1) / rising
@@ -192,14 +211,14 @@ def rate(step: int, total: int, warmup: float) -> float:
 class _Teacher:
     """The original's answers to each batch, computed once and kept as long as there is room."""
 
-    def __init__(self, examples: Examples, options: Retrain, device: torch.device) -> None:
-        self._module = examples.teacher.eval().to(device)
+    def __init__(self, context: StageContext, options: Retrain, device: torch.device) -> None:
+        self._module = context.teacher.eval().to(device)
         self._hidden = options.distill.hidden > 0
-        self._vocabulary = examples.task == "text-generation"  # its outputs are logits of every token
+        self._predicts_tokens = context.objective.predicts_tokens
         self._device = device
         self._kept: dict[int, tuple[Tensor, list[Tensor]]] = {}
         self._room = _TEACHER_BYTES
-        inner = getattr(examples.teacher, "model", examples.teacher)
+        inner = getattr(context.teacher, "model", context.teacher)
         self._model: torch.nn.Module = inner
 
     def answer(self, batch: Batch, place: int, model: torch.nn.Module) -> tuple[Tensor, list[Tensor]]:
@@ -213,7 +232,7 @@ class _Teacher:
             inputs["input_ids"] = state.old_ids.to(self._device)[inputs["input_ids"]]
         with torch.no_grad(), _hidden_states(self._model, self._hidden) as hidden:
             outputs = self._module(**inputs).float()
-        if state.old_ids is not None and self._vocabulary:
+        if state.old_ids is not None and self._predicts_tokens:
             outputs = outputs[..., state.old_ids.to(self._device)]
         layers = state.layer_origin if state.layer_origin is not None else range(len(hidden))
         chosen = [hidden[index].to(torch.bfloat16) for index in layers] if self._hidden else []

@@ -5,11 +5,14 @@ Source: Han, Mao & Dally 2016, Deep Compression, arXiv:1510.00149, § 3.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from archiver.compression.context import Examples
+from archiver.compression.context import StageContext
 from archiver.compression.quantize.options import Codebook as Options
-from archiver.compression.quantize.weights import NOT_FASTER, chosen_modules, described, train_aware, weights_of
+from archiver.compression.quantize.targets import chosen_modules
+from archiver.compression.quantize.weights import NOT_FASTER, described, train_aware, weights_of
 from archiver.compression.report import StageReport, report_stage
 from archiver.state.constraints import Constraint, Mask, constrain, state_of
 
@@ -19,12 +22,21 @@ Tensor = torch.Tensor
 def kmeans(
     values: Tensor, clusters: int, *, init: str = "linear", iterations: int = 100, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """(centroids [clusters] rising, index of each value's nearest centroid [size] int32) by Lloyd's rounds.
+    """k-means in one dimension by Lloyd's algorithm.
 
-    values: [size] float, at least one. On sorted values a cluster is a range, and its mean a difference of prefix sums
-    (float64): a round costs one search for each border. init: linear from the least to the largest value, density at
-    equal shares of the values, random at values drawn by the seed. A cluster that is left empty keeps its place; with
-    fewer distinct values than clusters, each has its own. Ties go to the lower centroid.
+    On sorted values a cluster is a range, and its mean a difference of prefix sums (float64): an iteration costs one
+    search for each border. A cluster that becomes empty keeps its centroid; with fewer distinct values than clusters,
+    each has its own. Ties go to the lower centroid.
+
+    Args:
+        values: [size] float, at least one.
+        clusters: at least 1.
+        init: where centroids start: "linear" from the least to the largest value, "density" at equal shares of the
+            values, "random" at values drawn by the seed.
+        iterations: at most.
+        seed: of init "random".
+    Returns: (centroids [clusters] rising, index of each value's nearest centroid [size] int32).
+    Source: Lloyd 1982, Least squares quantization in PCM.
     """
     ordered = values.detach().flatten().double().sort().values
     distinct = ordered.unique()
@@ -61,10 +73,12 @@ def _initial(ordered: Tensor, clusters: int, init: str, seed: int) -> Tensor:
 
 
 class CodebookConstraint(Constraint):
-    """centroids[codebook of the row, index]: what the weight is does not matter any more, only the centroids can move.
+    """centroids[codebook of the row, index]: the weight is computed from these alone, and training moves the centroids.
 
-    centroids: [codebooks, 2^bits], trained. indices: [rows, columns] int32. In a pruned weight the first centroid of each
-    codebook is zero and stays it.
+    Args:
+        centroids: [codebooks, 2^bits], trained; rows are divided evenly among the codebooks.
+        indices: [rows, columns] int32.
+        zero_first: the first centroid of each codebook is zero and stays zero: that of pruned weights.
     """
 
     indices: Tensor
@@ -79,7 +93,8 @@ class CodebookConstraint(Constraint):
         centroids: Tensor = self.centroids
         if self.zero_first:
             centroids = torch.cat([torch.zeros_like(centroids[:, :1]), centroids[:, 1:]], dim=1)
-        return _Lookup.apply(centroids, self.indices)
+        result: Tensor = _Lookup.apply(centroids, self.indices)  # type: ignore[no-untyped-call]
+        return result
 
     def freeze(self) -> None:
         """Nothing: the values may be trained again."""
@@ -89,14 +104,14 @@ class _Lookup(torch.autograd.Function):
     """A gather whose backward pass sums by `bincount`: much faster than scattering millions of gradients one by one."""
 
     @staticmethod
-    def forward(ctx, centroids: Tensor, indices: Tensor) -> Tensor:
+    def forward(ctx: Any, centroids: Tensor, indices: Tensor) -> Tensor:
         ctx.save_for_backward(indices)
         ctx.shape = centroids.shape
         books, size = centroids.shape
         return centroids.flatten().index_select(0, _flat(indices, books, size)).view(indices.shape)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (indices,) = ctx.saved_tensors
         books, size = ctx.shape
         flat = _flat(indices, books, size)
@@ -113,7 +128,14 @@ def _flat(indices: Tensor, books: int, size: int) -> Tensor:
 
 
 def build_codebook(weight: Tensor, options: Options, pruned: bool) -> CodebookConstraint:
-    """The codebook(s) of weight [rows, columns]; pruned: its zeros have a centroid of their own, others never use it."""
+    """The codebooks of a weight.
+
+    Args:
+        weight: [rows, columns].
+        options: bits, rows with one codebook, and how k-means starts.
+        pruned: zeros have a centroid of their own, which no other weight uses.
+    Returns: the constraint.
+    """
     rows = options.rows_per_codebook or weight.shape[0]
     size = 2**options.bits
     how = {"init": options.init, "iterations": options.iterations, "seed": options.seed}
@@ -133,8 +155,16 @@ def build_codebook(weight: Tensor, options: Options, pruned: bool) -> CodebookCo
     return CodebookConstraint(torch.stack(books), torch.stack(indices).view(weight.shape), pruned)
 
 
-def codebook(model: torch.nn.Module, options: Options, examples: Examples) -> StageReport:
-    """Give each chosen weight its codebook; with `aware`, train the centroids."""
+def codebook(model: torch.nn.Module, options: Options, context: StageContext) -> StageReport:
+    """Give each chosen weight its codebook; with `aware`, train the centroids.
+
+    Args:
+        model: changed in place.
+        options: modules and codebooks.
+        context: gives training batches, for `aware`.
+    Returns: the report.
+    Raises: RecipeError for modules that do not fit.
+    """
     names = chosen_modules(model, options)
     before = weights_of(model, names)
     kept = {}
@@ -143,7 +173,7 @@ def codebook(model: torch.nn.Module, options: Options, examples: Examples) -> St
         kept[name] = build_codebook(before[name], options, pruned)
     notes = []
     if options.aware is not None:
-        notes = train_aware(model, kept, options.aware, examples)
+        notes = train_aware(model, kept, options.aware, context)
     else:
         for name, constraint in kept.items():
             constrain(model, name, constraint)

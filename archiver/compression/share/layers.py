@@ -10,15 +10,23 @@ from collections.abc import Sequence
 
 import torch
 
-from archiver.compression.context import Examples
+from archiver.architecture import layer_list
+from archiver.compression.context import StageContext
 from archiver.compression.prune.structured_options import ShareLayers
 from archiver.compression.report import StageReport, report_stage
 from archiver.state.constraints import free
-from handlers.architecture.anatomy import layer_list
 
 
-def share_layers(model: torch.nn.Module, options: ShareLayers, examples: Examples) -> StageReport:
-    """Tie every Parameter of the layers in each group."""
+def share_layers(model: torch.nn.Module, options: ShareLayers, context: StageContext) -> StageReport:
+    """Make every Parameter of the layers in a group one Parameter.
+
+    Args:
+        model: changed in place.
+        options: which layers share, and what their weights start from.
+        context: not looked at.
+    Returns: the report.
+    Raises: ValueError when no layers are found in the model.
+    """
     prefix, layers = layer_list(model)
     groups = groups_of(options.groups, len(layers))
     for group in groups:
@@ -32,7 +40,7 @@ def share_layers(model: torch.nn.Module, options: ShareLayers, examples: Example
 
 
 def check(model: torch.nn.Module, options: ShareLayers) -> list[str]:
-    """Layers that are missing, named twice or not there, and groups whose layers differ in shape."""
+    """Problems before any work: layers that are missing or named twice, groups whose layers differ in shape."""
     layers = layer_list(model)[1]
     count = len(layers)
     if isinstance(options.groups, int):
@@ -63,7 +71,13 @@ def check(model: torch.nn.Module, options: ShareLayers) -> list[str]:
 
 
 def groups_of(groups: int | Sequence[Sequence[int]], count: int) -> list[list[int]]:
-    """The groups as lists; a number makes that many runs of neighbours, the first ones longer where it does not divide."""
+    """The groups as lists of layer indices.
+
+    Args:
+        groups: the groups, or how many runs of neighbours; the first runs are longer where the number does not divide.
+        count: of layers.
+    Returns: lists of indices.
+    """
     if not isinstance(groups, int):
         return [list(group) for group in groups]
     size, rest = divmod(count, groups)
@@ -76,7 +90,12 @@ def groups_of(groups: int | Sequence[Sequence[int]], count: int) -> list[list[in
 
 
 def tie(layers: Sequence[torch.nn.Module], init: str) -> None:
-    """One Parameter in the place of each: the layers' mean, or the first one's."""
+    """Make the Parameters of some layers the same objects.
+
+    Args:
+        layers: of equal shapes.
+        init: what the shared values are: "mean" of the layers', or the "first" one's.
+    """
     every = [dict(layer.named_parameters(remove_duplicate=False)) for layer in layers]
     for name, first in every[0].items():
         values = [parameters[name].detach() for parameters in every]

@@ -8,8 +8,9 @@ each text that used only those tokens is cut into the same ones, and no other te
 - BPE joins neighbours by the order of its merges. A word is joined as before when every merge behind its tokens is kept:
   so both parts of each kept token are kept, down to the alphabet, which is kept too. The merges kept are those whose parts
   and product are.
-- Unigram takes the likeliest way to cut. The likeliest of all is the likeliest of fewer; single characters and the bytes
-  let everything else fall apart. The rarest piece stays, since the score of an unknown character is measured from it.
+- Unigram takes the likeliest way to cut. A way that is the likeliest of all is so too among fewer; single characters and
+  the bytes let everything else fall apart. The rarest piece stays, since the score of an unknown character is measured
+  from it.
 - WordLevel knows words or it does not: a word whose token is gone becomes the unknown token.
 """
 
@@ -28,16 +29,26 @@ _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>\Z")
 
 @dataclass(frozen=True)
 class Trimmed:
-    """tokenizer_json: the new one. old_ids: for each new id the old one, ascending."""
+    """A tokenizer with fewer tokens.
+
+    Args:
+        tokenizer_json: its file.
+        old_ids: for each new id the old one, ascending.
+    """
 
     tokenizer_json: bytes
     old_ids: list[int]
 
 
 def trim_tokenizer(tokenizer_json: bytes, used: Iterable[int], also: Iterable[int] = ()) -> Trimmed:
-    """The tokenizer that keeps the ids `used` and `also` and whatever its kind needs to cut every string.
+    """The tokenizer that keeps some ids and whatever its kind needs to cut every string.
 
-    raises UnsupportedModelError for a kind of tokenizer that is not known, or one whose ids have no order that can be kept
+    Args:
+        tokenizer_json: the file as it is.
+        used, also: ids that are kept.
+    Returns: the new tokenizer and what its ids were.
+    Raises: UnsupportedModelError for a kind of tokenizer that is not known, or one whose ids have no order that can be
+        kept.
     """
     spec: dict[str, Any] = json.loads(tokenizer_json)
     model = spec["model"]
@@ -61,7 +72,7 @@ def trim_tokenizer(tokenizer_json: bytes, used: Iterable[int], also: Iterable[in
 
 
 def token_ids(spec: Mapping[str, Any]) -> dict[str, int]:
-    """token → id of a parsed tokenizer.json, added tokens included."""
+    """The ids of a parsed tokenizer.json by token, added tokens included."""
     vocab = spec["model"]["vocab"]
     found = {entry[0]: place for place, entry in enumerate(vocab)} if isinstance(vocab, list) else dict(vocab)
     return found | {token["content"]: token["id"] for token in spec.get("added_tokens") or ()}

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from archiver.compression.context import Examples
-from archiver.compression.factorize.low_rank import LowRank
+from archiver.compression.context import StageContext
+from archiver.compression.factorize.constraint import LowRank
 from archiver.compression.report import StageReport, report_stage
 from archiver.compression.share.options import Vocabulary
 from archiver.compression.share.tokenizer_trim import trim_tokenizer
@@ -22,15 +22,24 @@ Tensor = torch.Tensor
 _BATCH = 256
 
 
-def vocabulary(model: torch.nn.Module, options: Vocabulary, examples: Examples) -> StageReport:
-    """Drop the rows of tokens that data.train does not use (or uses least), in place."""
+def vocabulary(model: torch.nn.Module, options: Vocabulary, context: StageContext) -> StageReport:
+    """Drop the rows of tokens that data.train does not use (or uses least).
+
+    Args:
+        model: changed in place.
+        options: how many tokens are kept.
+        context: gives training batches and the tokenizer.
+    Returns: the report.
+    Raises: RecipeError when the model or its tokenizer does not fit; UnsupportedModelError for a kind of tokenizer
+        whose tokens cannot be dropped.
+    """
     problems = check(model, options)
     if problems:
         raise RecipeError("share/vocabulary does not fit this model:", problems)
     rows = len(_rows(model)[1])
-    counts = token_counts(examples, rows)
+    counts = token_counts(context, rows)
     used = chosen_ids(counts, None if options.keep == "train" else int(options.keep))
-    trimmed = trim_tokenizer(examples.tokenizer_json(), used, _needed_ids(model))
+    trimmed = trim_tokenizer(context.tokenizer_json(), used, _needed_ids(model))
     kept = torch.tensor(trimmed.old_ids)
     if int(kept[-1]) >= rows:
         raise RecipeError(
@@ -45,7 +54,7 @@ def vocabulary(model: torch.nn.Module, options: Vocabulary, examples: Examples) 
 
 
 def check(model: torch.nn.Module, options: Vocabulary) -> list[str]:
-    """What of the model cannot have its rows dropped."""
+    """Problems before any work: a model whose rows cannot be dropped."""
     name, table = _table(model)
     if not isinstance(table, torch.nn.Embedding):
         return [f"the input embeddings {name} are a {type(table).__name__}, not a table of rows: remove the stage"]
@@ -62,17 +71,29 @@ def check(model: torch.nn.Module, options: Vocabulary) -> list[str]:
     return problems
 
 
-def token_counts(examples: Examples, rows: int) -> Tensor:
-    """How often each token occurs in data.train, padding left out: [rows] int64."""
+def token_counts(context: StageContext, rows: int) -> Tensor:
+    """How often each token occurs in data.train, padding left out.
+
+    Args:
+        context: gives training batches.
+        rows: of the embedding table.
+    Returns: [rows] int64.
+    """
     counts = torch.zeros(rows, dtype=torch.int64)
-    for batch in examples.train(_BATCH, 0):
+    for batch in context.train(_BATCH, 0):
         real = batch["input_ids"][batch["attention_mask"].bool()]
         counts += torch.bincount(real.cpu(), minlength=rows)
     return counts
 
 
 def chosen_ids(counts: Tensor, most: int | None) -> list[int]:
-    """Ids that occur, of these the `most` frequent ones where a number is given; the lower id first among equals."""
+    """Ids of tokens that occur.
+
+    Args:
+        counts: [rows], how often each token occurs.
+        most: only so many, the most frequent ones, the lower id first among equals; None: all.
+    Returns: ids, rising.
+    """
     used = counts.nonzero()[:, 0]
     if most is not None and len(used) > most:
         used = used[torch.argsort(counts[used], descending=True, stable=True)[:most]]

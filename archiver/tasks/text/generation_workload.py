@@ -2,93 +2,99 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from archiver.data.windows import CONTEXT, VALIDATION_WINDOWS, windows_of
-from archiver.evaluation.perplexity import Predictions, language_metrics, predict_windows
-from archiver.evaluation.speed import Arrays, Run
-from archiver.models.load import ModelFacts, ModelSource, load_model
-from archiver.spec import Recipe
-from archiver.state.constraints import state_of
-from archiver.tasks.workload import Batch, Subject
-from handlers.architecture.anatomy import layer_parts
-from handlers.architecture.decoder import DecoderWithHead
+from archiver.data.windows import VALIDATION_WINDOWS, windows_of
+from archiver.evaluation.speed import Speed
+from archiver.tasks.base import load_object
+from archiver.tasks.text.generation import TextGeneration, context_of
+from archiver.tasks.workload import TOLERANCE_FP32, TOLERANCE_INT8, Arrays, Batch, Workload
+
+if TYPE_CHECKING:
+    import torch
+
+    from archiver.evaluation.perplexity import Predictions
 
 SPEED_TOKENS = 2048  # of one batch of windows
 SPEED_BATCHES = 2
-
-
-def context_of(recipe: Recipe, facts: ModelFacts) -> int:
-    """Tokens of one window: what the recipe says, else 256, or as many as the model has positions for."""
-    return recipe.data.context or min(CONTEXT, facts.max_positions)
+# Speed as served: so many streams at once, each a prompt of so many tokens and so many new ones.
+STREAMS, READ, WRITTEN = 8, 32, 32
 
 
 @dataclass
-class DecoderSubject(Subject):
-    """module, original: DecoderWithHead. text, train: validation and training text, "" for none."""
+class GenerationWorkload(Workload):
+    """A workload whose module gives logits [rows, length, vocabulary].
 
-    module: DecoderWithHead
-    original: DecoderWithHead
-    text: str
-    train: str
+    Attributes:
+        text, train: validation and training text, "" for none.
+    """
 
-    @classmethod
-    def load(cls, recipe: Recipe, source: ModelSource, facts: ModelFacts, text: str, train: str) -> DecoderSubject:
-        """Load the model."""
-        model = load_model(source, recipe.task)
-        module = DecoderWithHead(model)
-        return cls(recipe, source, facts, [text], model, module, copy.deepcopy(module).eval(), text, train)
+    task: TextGeneration
+    text: str = ""
+    train: str = ""
 
     @property
     def context(self) -> int:
+        """Tokens of one window."""
         return context_of(self.recipe, self.facts)
 
     def windows(self, tokenizer_json: bytes) -> np.ndarray:
-        """[≤ 200, context] the validation text's first windows, as a tokenizer cuts it."""
+        """[≤ 200, context] int64: the validation text's first windows, as a tokenizer cuts it."""
         return windows_of(self.text, tokenizer_json, self.context)[:VALIDATION_WINDOWS]
 
-    def metrics_of(self, module: torch.nn.Module) -> dict[str, float]:
-        """The task's metrics of a module that knows the tokens as the model does now."""
-        windows = self.windows(self.tokenizer_json)
-        return self.metrics_from(predict_windows(module, windows), windows)
+    # ---- quality ------------------------------------------------------------------------------------------------------
 
     def metrics_from(self, found: Predictions, windows: np.ndarray) -> dict[str, float]:
         """The task's metrics from what some runtime predicted on `windows`, in the ids of the model as it is now."""
+        from archiver.evaluation.perplexity import language_metrics, predict_windows
+        from archiver.state.constraints import state_of
+
         old_ids = state_of(self.model).old_ids
         if old_ids is None:
-            return language_metrics(found, self._original_best)
+            return language_metrics(found, self._original.best)
         # Tokens are gone: the original reads the same windows by its own ids, and may answer with a token that is gone.
         old = old_ids.numpy()
         found.best[...] = old[found.best]
         return language_metrics(found, predict_windows(self.original, old[windows]).best)
 
     def measure(self) -> dict[str, float]:
-        return self.metrics_of(self.module)
+        from archiver.evaluation.perplexity import predict_windows
+
+        windows = self.windows(self.tokenizer_json)
+        return self.metrics_from(predict_windows(self.module, windows), windows)
+
+    def measure_served(self, handler: Any, way: Any, folder: Path) -> dict[str, float]:
+        windows = self.windows(self.tokenizer_json)
+        return self.metrics_from(load_object(way.score)(handler, folder, windows), windows)
 
     @cached_property
-    def _original(self) -> Any:
-        return predict_windows(self.original, self.windows(self.tokenizer_bytes))
+    def _original(self) -> Predictions:
+        from archiver.evaluation.perplexity import predict_windows
 
-    @property
-    def _original_best(self) -> np.ndarray:
-        return self._original.best
+        return predict_windows(self.original, self.windows(self.tokenizer_bytes))
 
     @cached_property
     def original_metrics(self) -> dict[str, float]:
-        return language_metrics(self._original, self._original_best)
+        from archiver.evaluation.perplexity import language_metrics
+
+        return language_metrics(self._original, self._original.best)
+
+    # ---- data ---------------------------------------------------------------------------------------------------------
 
     def calibration_batches(self, samples: int) -> list[Batch]:
         windows = windows_of(self.train, self.tokenizer_json, self.context)[:samples]
         return [_inputs(window[None]) for window in windows]
 
     def training_batches(self, batch_size: int, seed: int) -> list[Batch]:
+        import torch
+
         windows = windows_of(self.train, self.tokenizer_json, self.context)
         order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed)).numpy()
         batches: list[Batch] = []
@@ -101,11 +107,16 @@ class DecoderSubject(Subject):
     def train_digest(self) -> str:
         return hashlib.sha256(self.train.encode()).hexdigest()
 
+    @property
+    def extent(self) -> dict[str, int]:
+        return {"examples": len(self.windows(self.tokenizer_bytes)), "context": self.context}
+
+    # ---- speed --------------------------------------------------------------------------------------------------------
+
     def speed_batches(self) -> list[Arrays]:
         return self._batches(self.tokenizer_json)
 
     def original_speed_batches(self) -> list[Arrays]:
-        """The same text as the original's own tokenizer cuts it."""
         return self._batches(self.tokenizer_bytes)
 
     def _batches(self, tokenizer_json: bytes) -> list[Arrays]:
@@ -117,29 +128,47 @@ class DecoderSubject(Subject):
     def items_of(self, batch: Any) -> int:
         return int(batch["input_ids"].size)
 
-    @property
-    def unit(self) -> str:
-        return "tokens"
+    def speed(self, handler: Any) -> Speed:
+        """Tokens written per second against transformers' generate on the fp32 original."""
+        from archiver.evaluation.generation_speed import compare_generation
 
-    @property
-    def extent(self) -> dict[str, int]:
-        return {"examples": len(self.windows(self.tokenizer_bytes)), "context": self.context}
+        room = min(self.recipe.serve.max_length, self.facts.max_positions)
+        read = max(1, min(READ, self.context - 1, room // 2))
+        written = max(1, min(WRITTEN, room - read))
+        cut = [self.windows(tokenizer)[:STREAMS, :read] for tokenizer in (self.tokenizer_bytes, self.tokenizer_json)]
+        return compare_generation(self.original.model, handler.backend, cut[0], cut[1], written)
 
-    def run_of(self, module: torch.nn.Module) -> Run:
-        def run(arrays: Arrays) -> np.ndarray:
-            with torch.inference_mode():
-                return module(**{name: torch.from_numpy(value) for name, value in arrays.items()}).numpy()
+    # ---- the archive --------------------------------------------------------------------------------------------------
 
-        return run
+    def serving(self, session: Mapping[str, Any]) -> dict[str, Any]:
+        from archiver.models.chat_template import read_chat_template
 
-    @property
-    def key_value_width(self) -> int:
-        """Numbers that the KV cache keeps for one token, over all layers as they are now."""
-        return sum(2 * parts.key_heads * parts.head_dim for parts in layer_parts(self.model))
+        serve = self.recipe.serve
+        return {
+            "max_length": serve.max_length,
+            "max_queue": serve.max_queue,
+            "deadline_s": serve.deadline_s,
+            "chat": read_chat_template(self.source.path),
+            "pad_id": self.pad_id,
+            "end_ids": self.end_ids,
+            "tolerance": TOLERANCE_INT8 if session["int8"] else TOLERANCE_FP32,
+            "example_tokens": 1,
+        }
+
+    def serving_packages(self, serving: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("jinja2",) if serving["chat"] else ()
+
+    def choose_examples(self, handler: Any) -> tuple[list[Any], dict[str, Any]]:
+        from archiver.tasks.text.generation_examples import choose_prompts, prompts_of
+
+        prompts, tokens = choose_prompts(handler, self, prompts_of(self), self.recipe.serve.examples)
+        return list(prompts), {"example_tokens": tokens}
 
     @property
     def end_ids(self) -> list[int]:
         """Ids, in the model as it is now, of the tokens that end a text."""
+        from archiver.state.constraints import state_of
+
         old_ids = state_of(self.model).old_ids
         if old_ids is None:
             return list(self.facts.end_token_ids)
@@ -147,5 +176,7 @@ class DecoderSubject(Subject):
 
 
 def _inputs(windows: np.ndarray) -> dict[str, torch.Tensor]:
+    import torch
+
     ids = torch.from_numpy(windows.copy())
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

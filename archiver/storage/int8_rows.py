@@ -8,8 +8,12 @@ import torch
 def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Symmetric int8 per row (per output channel): scale = max|w| / 127, q = round(w / scale).
 
-    weight: [rows, columns] float. Returns q [rows, columns] int8 in −127 … 127, scale [rows, 1] float32.
-    A row of zeros gets the scale 1, so that it comes back as zeros. Source: Jacob et al. 2018, arXiv:1712.05877, § 3.
+    A row of zeros gets the scale 1, so that it comes back as zeros.
+
+    Args:
+        weight: [rows, columns] float.
+    Returns: (q [rows, columns] int8 in −127 … 127, scale [rows, 1] float32).
+    Source: Jacob et al. 2018, arXiv:1712.05877, § 3.
     """
     weight = weight.detach().float()
     peak = weight.abs().amax(dim=1, keepdim=True)

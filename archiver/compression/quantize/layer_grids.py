@@ -1,0 +1,59 @@
+"""What GPTQ, AWQ and scale estimation share: layers one after another, tables to nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+
+from archiver.compression.calibration import Moments, each_layer
+from archiver.compression.context import StageContext
+from archiver.compression.quantize.options import WeightOnly
+from archiver.compression.quantize.quantizers import Grid
+
+Tensor = torch.Tensor
+
+
+def grids_by_layer(
+    model: torch.nn.Module,
+    bits: Mapping[str, int],
+    options: WeightOnly,
+    context: StageContext,
+    method: str,
+    grid_of: Callable[[str, Tensor, Moments], Grid],
+    prepare: Callable[[Sequence[str], Mapping[str, Moments]], None] | None = None,
+) -> tuple[dict[str, Grid], list[str]]:
+    """A grid for each module, layer after layer, with inputs that the already rounded layers below give.
+
+    Args:
+        bits: module name → width.
+        options: grouping and number of calibration texts.
+        method: what progress is said of.
+        grid_of: (name, weight [rows, columns], moments of its inputs) → its grid; it moves the weight onto it, in place.
+        prepare: (names of a group, moments of each) is called before the group is rounded.
+    Returns: (the grid of each module, notes on tables, which have no inputs and are rounded to nearest).
+    Raises: RecipeError when no calibration text reaches a layer.
+    """
+    linears, tables = split_tables(model, bits)
+    grids = {name: nearest_grid(model, name, bits[name], options) for name in tables}
+    for group, moments in each_layer(model, linears, context, options.samples, method=method):
+        if prepare is not None:
+            prepare(group, moments)
+        for name in group:
+            grids[name] = grid_of(name, model.get_submodule(name).get_parameter("weight"), moments[name])
+    return grids, [f"rounded to nearest, for want of inputs: {', '.join(tables)}"] if tables else []
+
+
+def split_tables(model: torch.nn.Module, names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """(names of linear layers, names of embedding tables)."""
+    linears: list[str] = []
+    tables: list[str] = []
+    for name in names:
+        (tables if isinstance(model.get_submodule(name), torch.nn.Embedding) else linears).append(name)
+    return linears, tables
+
+
+def nearest_grid(model: torch.nn.Module, name: str, bits: int, options: WeightOnly) -> Grid:
+    """The grid that rounding the weight of module `name` to nearest takes."""
+    weight = model.get_submodule(name).get_parameter("weight")
+    return Grid.of(weight, bits, options.columns_per_group, options.is_symmetric(bits))

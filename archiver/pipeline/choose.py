@@ -1,0 +1,122 @@
+"""Which runtime an archive is for: the one the recipe names, or the first that passes unless a later one is faster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from archiver.errors import DataError, GateFailed, UnsupportedModelError
+from archiver.evaluation.gate import missed_bounds
+from archiver.evaluation.speed import Speed
+from archiver.pipeline.staging import Staged, stage_archive
+from archiver.progress import Progress
+from archiver.runtimes import RUNTIMES, Runtime, serving_runtimes
+from archiver.spec import GateSpec, Recipe
+from archiver.tasks.workload import Workload
+
+# A runtime further down the list is taken when it is at least this much faster here.
+FASTER = 1.10
+
+
+@dataclass
+class Choice:
+    """The archive that was chosen, its speed, and why each other runtime was not taken."""
+
+    staged: Staged
+    speed: Speed
+    rejected: dict[str, str] = field(default_factory=dict)
+
+
+def choose(workload: Workload, folder: Path, progress: Progress) -> Choice:
+    """Stage, measure and time the runtimes that come into question.
+
+    Args:
+        folder: where each is staged, in a folder of its own.
+    Raises: GateFailed with every missed bound; UnsupportedModelError where no runtime can take the model.
+    """
+    runtimes = _candidates(workload)
+    rejected: dict[str, str] = {}
+    best: Choice | None = None
+    failures: list[str] = []
+    for runtime in runtimes:
+        name = runtime.name
+        if runtime.fallback and best is not None and best.speed.speedup > 1 / FASTER:
+            rejected[name] = "computes in fp32 like the original, and another runtime is as fast or faster"
+            continue
+        try:
+            with progress.step(f"{name}: write, load, measure"):
+                staged = stage_archive(workload, runtime, folder / name)
+            with progress.step(f"{name}: time against PyTorch eager fp32"):
+                speed = workload.speed(staged.handler)
+        except UnsupportedModelError as error:
+            if len(runtimes) == 1:
+                raise
+            rejected[name] = str(error)
+            progress.say(f"  {name}: {error}")
+            continue
+        except DataError as error:  # the compressed model's answers are no numbers: nothing about it can be measured
+            failures.append(f"{name}: {error}")
+            rejected[name] = str(error)
+            continue
+        missed = _missed(workload, staged, speed)
+        if missed:
+            failures += [f"{name}: {sentence}" for sentence in missed]
+            rejected[name] = "; ".join(missed)
+        elif best is None:
+            best = Choice(staged, speed)
+        elif speed.compressed_per_s >= FASTER * best.speed.compressed_per_s:
+            rejected[best.staged.runtime.name] = _slower(best.speed, name, speed)
+            best = Choice(staged, speed)
+        else:
+            rates = _rates(speed, best.speed)
+            rejected[name] = f"not {FASTER - 1:.0%} faster than {best.staged.runtime.name} here: {rates}"
+    if best is None and not failures:
+        reasons = [f"{name}: {reason}" for name, reason in rejected.items()]
+        raise UnsupportedModelError(f"{workload.recipe.name}: no runtime can take this model", reasons)
+    if best is None:
+        raise GateFailed(f"{workload.recipe.name}: the gate is not passed, and no archive was written", failures)
+    best.rejected = rejected
+    return best
+
+
+def _candidates(workload: Workload) -> list[Runtime]:
+    """The runtimes to try."""
+    serve = workload.recipe.serve
+    if serve.runtime != "auto":
+        return [RUNTIMES[serve.runtime]]
+    return [one for one in serving_runtimes(workload.task.execution, serve.device) if one.automatic]
+
+
+def bounds_missed(
+    recipe: Recipe,
+    original: dict[str, float],
+    compressed: dict[str, float],
+    *,
+    speedup: float | None = None,
+    archive_bytes: int | None = None,
+) -> list[str]:
+    """What the gate and the quantize stages' own bounds say of an archive, one sentence a missed bound."""
+    gate = recipe.gate or GateSpec()
+    missed = missed_bounds(gate, original, compressed, speedup=speedup, archive_bytes=archive_bytes)
+    for stage in recipe.compress:
+        if stage.verb == "quantize" and stage.bounds is not None:
+            missed += [f"{stage.label}: {line}" for line in missed_bounds(stage.bounds, original, compressed)]
+    return missed
+
+
+def _missed(workload: Workload, staged: Staged, speed: Speed) -> list[str]:
+    missed = bounds_missed(workload.recipe, workload.original_metrics, staged.metrics, speedup=speed.speedup)
+    tolerance = staged.handler.serving["tolerance"]
+    if staged.batch_difference > tolerance:
+        missed.append(
+            f"an answer in a batch differs from the same one alone by {staged.batch_difference:.3g}, {tolerance:g} allowed"
+        )
+    return missed
+
+
+def _rates(speed: Speed, other: Speed) -> str:
+    return f"{speed.compressed_per_s:.0f} against {other.compressed_per_s:.0f} a second"
+
+
+def _slower(old: Speed, name: str, new: Speed) -> str:
+    return f"{name} is at least {FASTER - 1:.0%} faster here: {_rates(new, old)}"

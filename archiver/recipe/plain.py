@@ -1,0 +1,47 @@
+"""A recipe as plain data, as the archive carries it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from archiver.spec import Recipe, Stage
+from archiver.tasks import foreign_serve_keys
+
+
+def as_dict(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain JSON-able data for the archive: no host paths, a file or folder by its base name only."""
+    data = {key: value for key, value in _plain(dataclasses.asdict(recipe.data)).items() if value not in (None, {})}
+    result: dict[str, Any] = {
+        "name": recipe.name,
+        "version": recipe.version,
+        "task": recipe.task,
+        "model": _plain(recipe.model),
+        "data": data,
+        "compress": [_stage_dict(stage) for stage in recipe.compress],
+    }
+    if recipe.gate is not None:
+        bounds = _plain(dataclasses.asdict(recipe.gate))
+        result["gate"] = {key: value for key, value in bounds.items() if value not in (None, {})}
+    serve = _plain(dataclasses.asdict(recipe.serve))
+    others = foreign_serve_keys(recipe.task)
+    result["serve"] = {key: value for key, value in serve.items() if key not in others}
+    return result
+
+
+def _stage_dict(stage: Stage) -> dict[str, Any]:
+    body = {"method": stage.method, **_plain(dataclasses.asdict(stage.options))}
+    body |= {key: dict(getattr(stage, key)) for key in ("max_drop", "max_increase") if getattr(stage, key)}
+    return {stage.verb: body}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return value.absolute().name or value.resolve().name
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,95 @@
+"""OpenVINO GenAI for text generation: IR with keys and values as state, served with continuous batching."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from archiver.architecture import kv_shapes
+from archiver.errors import DataError
+from archiver.evaluation.openvino_windows import likeliest_tokens
+from archiver.evaluation.perplexity import Predictions
+from archiver.export.graph_weights import pack_openvino
+from archiver.export.openvino_decoder import IR, export_decoder
+from archiver.requirements import requirement
+from archiver.runtimes.base import Export
+from archiver.runtimes.openvino_assistance import assist
+from archiver.spec import ServeSpec
+from archiver.state.plan import plan_of
+from archiver.storage.layouts import layouts_by_content
+from archiver.tasks.workload import Workload
+from handlers.cpu import container_cores
+from handlers.runtimes.openvino_genai import OpenVinoBackend
+from handlers.storage.graph_weights import PACKED
+
+_CACHE_MB = 1024  # most that `cache_mb: auto` takes
+_SPARE_BLOCKS = 8
+
+
+def export(workload: Workload, folder: Path) -> Export:
+    """Write the IR (and a draft model's, where it makes writing faster) into `folder`."""
+    serve, plan, layouts = workload.recipe.serve, plan_of(workload.model), layouts_by_content(workload.model)
+    export_decoder(workload.model, plan, folder)
+    packed = pack_openvino(folder / IR, layouts)
+    session = {
+        "requirement": requirement("openvino-genai"),
+        "openvino": requirement("openvino"),
+        # bf16 would make the answers depend on whether the host has it, and is no faster with integer weights.
+        "precision": "f32",
+        "kv_cache": serve.kv_cache,
+        "cache_blocks": cache_blocks(serve, key_value_width(workload.model)),
+        "max_running": serve.batch_size,
+        # With integer weights the CPU quantizes activations too, in small groups.
+        "int8": plan is not None or any(layout.grouping is not None for layout in layouts.values()),
+    }
+    session |= {"weights": PACKED} if packed else {}
+    if serve.draft is None and not serve.prompt_lookup:
+        return Export(session)
+    more, measured = assist(workload, folder, session)
+    return Export(session | more, measured={"assistance": measured})
+
+
+def key_value_width(model: Any) -> int:
+    """Numbers that the KV cache keeps for one token, over all layers as they are now."""
+    return sum(2 * heads * width for heads, width in kv_shapes(model))
+
+
+def cache_blocks(serve: ServeSpec, width: int) -> int:
+    """Blocks of OpenVINO's KV cache: room for batch_size texts of max_length tokens, within serve.cache_mb.
+
+    Args:
+        width: numbers that the cache keeps for one token.
+    Returns: at the least what one text of full length takes. What does not fit waits, or is computed anew: nothing is
+        refused for it.
+    """
+    tokens = 32 if serve.kv_cache == "u8" else 16  # of one block on a CPU
+    least = -(-serve.max_length // tokens) + _SPARE_BLOCKS
+    wanted = serve.batch_size * -(-serve.max_length // tokens) + _SPARE_BLOCKS
+    size = {"u8": 1.2, "bf16": 2, "f16": 2, "f32": 4}[serve.kv_cache]  # bytes a number, with u8's scales
+    most = (_CACHE_MB if serve.cache_mb == "auto" else int(serve.cache_mb)) * 1e6
+    return max(least, min(wanted, int(most / (tokens * width * size))))
+
+
+def score(handler: Any, folder: Path, windows: np.ndarray) -> Predictions:
+    """How the pipeline that serves predicts windows of text, with its own KV cache.
+
+    Args:
+        handler: opened on `folder`. windows: [windows, length] int64.
+    Raises: DataError when a likelihood is no number.
+    """
+    session = {key: value for key, value in handler.serving["session"].items() if key not in ("draft", "prompt_lookup")}
+    backend = OpenVinoBackend(folder, session, container_cores(), (), prefix_caching=False)
+    total = 0.0
+    for window in windows:
+        found = backend.log_likelihoods(window.tolist())
+        total -= sum(found)
+        if len(found) != len(window) - 1 or not math.isfinite(total):
+            raise DataError(
+                "the model gave likelihoods that are not finite on the validation text: nothing can be measured"
+            )
+    with backend.files(folder) as files:
+        best = likeliest_tokens(files / IR, windows, {"INFERENCE_PRECISION_HINT": "f32"})
+    return Predictions(total / (windows.shape[0] * (windows.shape[1] - 1)), best)

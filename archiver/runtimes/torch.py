@@ -1,0 +1,41 @@
+"""torch: the transformers module itself, its weights packed. It takes every model, saves bytes and no time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from archiver.evaluation.perplexity import Predictions, predict_windows
+from archiver.export.torch_packed import export_packed
+from archiver.requirements import requirement
+from archiver.runtimes.base import Export
+from archiver.state.plan import plan_of
+from archiver.tasks.workload import Workload
+from handlers.architecture.decoder import DecoderWithHead
+
+
+def export(workload: Workload, folder: Path) -> Export:
+    """Write model.safetensors, config.json and structure.json into `folder`."""
+    export_packed(workload.model, plan_of(workload.model), folder)
+    return Export(
+        {
+            "requirement": requirement("transformers"),
+            "int8": False,
+            "model": "model.safetensors",
+            "config": "config.json",
+            "auto_class": workload.task.auto_class,
+            "pooling": getattr(workload.module, "pooling", None),
+            "max_running": workload.recipe.serve.batch_size,
+        }
+    )
+
+
+def score(handler: Any, folder: Path, windows: np.ndarray) -> Predictions:
+    """How the module that the handler has loaded predicts windows of text.
+
+    Args:
+        windows: [windows, length] int64.
+    """
+    return predict_windows(DecoderWithHead(handler.backend.model), windows)

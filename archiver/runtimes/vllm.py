@@ -1,0 +1,60 @@
+"""vLLM, on a host with a CUDA device: a plain model folder, from whose config.json it makes the layers."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from archiver.errors import DataError, UnsupportedModelError
+from archiver.evaluation.perplexity import Predictions
+from archiver.models.load import skeleton
+from archiver.runtimes.base import Export
+from archiver.tasks.workload import Workload
+from handlers.runtimes.vllm import REQUIREMENT
+
+FOLDER = "model"
+
+
+def export(workload: Workload, folder: Path) -> Export:
+    """Write the model folder. UnsupportedModelError where a weight has another shape than config.json says."""
+    with torch.device("meta"):
+        plain = skeleton(workload.source, workload.task.auto_class)
+    expected = {name: tuple(weight.shape) for name, weight in plain.state_dict().items()}
+    found = {name: tuple(weight.shape) for name, weight in workload.model.state_dict().items()}
+    if odd := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
+        raise UnsupportedModelError(
+            f"runtime vllm: it makes every layer from config.json, and {len(odd)} weights have other shapes "
+            f"({', '.join(odd[:3])} …): set serve.runtime to openvino or torch"
+        )
+    workload.model.save_pretrained(folder / FOLDER, safe_serialization=True)  # type: ignore[operator]
+    serve = workload.recipe.serve
+    session = {"requirement": REQUIREMENT, "int8": False, "model": FOLDER, "max_length": serve.max_length}
+    return Export(session | {"max_running": serve.batch_size})
+
+
+def score(handler: Any, folder: Path, windows: np.ndarray) -> Predictions:
+    """How the engine that serves predicts windows of text.
+
+    Args:
+        windows: [windows, length] int64.
+    Raises: DataError when a window does not fit in the engine, or a likelihood is no number.
+    """
+    nll, best = 0.0, np.zeros((windows.shape[0], windows.shape[1] - 1), np.int64)
+    for row, window in enumerate(windows.tolist()):
+        try:
+            nll -= sum(handler.backend.log_likelihoods(window))
+            best[row] = handler.backend.likeliest(window)
+        except ValueError as error:
+            raise DataError(
+                f"vLLM cannot measure the validation text: {error}; a window and one more token must fit in the model's "
+                f"positions: lower data.context ({windows.shape[1]})"
+            ) from error
+    if not math.isfinite(nll):
+        raise DataError(
+            "the model gave likelihoods that are not finite on the validation text: nothing can be measured"
+        )
+    return Predictions(nll / best.size, best)

@@ -1,0 +1,89 @@
+"""feature-extraction: one pooled vector for a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from archiver.data.examples import Example
+from archiver.evaluation.embedding import embedding_metrics, unique_texts
+from archiver.tasks.base import Metric
+from archiver.tasks.encoders import EncoderTask
+from handlers.inputs.text import TextInput
+
+if TYPE_CHECKING:
+    import torch
+
+    from archiver.models.facts import ModelFacts
+
+_STARTER = """
+# Fill in your data and uncomment: then the model can be calibrated, and the gate can measure what it lost.
+# data:
+#   train: embedded:cpython     # English text that Python ships; better: your own texts, one a line in a .txt
+#   validation: embedded:cpython      # what the gate is measured on
+
+compress:
+  - quantize: {method: weight-only, bits: 8}
+  # - quantize: {method: static-int8}  # calibrated on data.train. Use it instead of weight-only
+
+# gate:                         # a bound that is missed, or cannot be measured, means no archive
+#   min: {cosine: 0.99, recall@10: 0.95}      # against the original model's vectors, on data.validation
+#   min_speedup: 2.0            # against PyTorch eager fp32
+#   max_size_mb: 50             # of the archive
+"""
+
+
+class FeatureExtraction(EncoderTask):
+    """There are no labels to learn from, only the original's vectors."""
+
+    name = "feature-extraction"
+    auto_class = "AutoModel"
+    metrics = {
+        "cosine": Metric(lowest=-1.0),  # mean, between original and compressed vectors
+        "recall@10": Metric(),  # of the original model's 10 nearest neighbours
+        "spearman": Metric(needs_label=True, needs_pair=True, lowest=-1.0),
+    }
+    headlines = ("spearman", "cosine", "recall@10")
+    fine = ("cosine",)
+    labels = "score"
+    learns_labels = False
+    handler = "handlers.tasks.text.feature_extraction:FeatureExtractionHandler"
+    starter = _STARTER
+
+    def pooling(self, facts: ModelFacts) -> str | None:
+        return facts.pooling.mode
+
+    def inputs(self, examples: Sequence[Example]) -> list[TextInput]:
+        """Every single text once."""
+        return unique_texts(examples)
+
+    def metrics_of(
+        self,
+        outputs: np.ndarray,
+        reference: np.ndarray,
+        inputs: Sequence[TextInput],
+        examples: Sequence[Example],
+        facts: ModelFacts,
+    ) -> dict[str, float]:
+        return embedding_metrics(outputs, reference, inputs, examples)
+
+    def answer_settings(self, facts: ModelFacts) -> dict[str, Any]:
+        return {"normalize": facts.pooling.normalize}
+
+    def loss(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return outputs.new_zeros(())
+
+    def distance(
+        self, outputs: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor, temperature: float
+    ) -> torch.Tensor:
+        """1 − cosine, which is what the gate measures."""
+        from torch.nn import functional
+
+        return (1 - functional.cosine_similarity(outputs, teacher, dim=-1)).mean()
+
+    def summary(self, facts: ModelFacts) -> list[str]:
+        ending = ", then L2 normalisation" if facts.pooling.normalize else ""
+        origin = "modules.json" if facts.pooling.declared else "the default, as there is no modules.json"
+        return [f"pooling: {facts.pooling.mode}{ending} ({origin})"]

@@ -1,0 +1,85 @@
+"""Which prompts an archive stores, and how many tokens of their continuations: those that no rounding can change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from archiver.data.windows import read_text
+from archiver.errors import DataError
+from archiver.tasks.workload import MAX_EXAMPLES
+from handlers.architecture.decoder import greedy_steps
+from handlers.inputs.text import TextInput
+
+if TYPE_CHECKING:
+    from archiver.tasks.text.generation_workload import GenerationWorkload
+
+PROMPT_TOKENS = 16
+EXAMPLE_TOKENS = 16
+_MORE_PROMPTS = 4  # looked at for each that is stored
+
+
+def prompts_of(workload: GenerationWorkload) -> list[TextInput]:
+    """The lines of the recipe's own file of texts; else beginnings of lines of the validation text, in its order."""
+    wanted = workload.recipe.serve.examples
+    if isinstance(wanted, Path):
+        return [TextInput(line.strip()) for line in read_text(wanted).splitlines() if line.strip()]
+    lines = [line.strip() for line in workload.text.splitlines()]
+    beginnings = [" ".join(line.split()[:PROMPT_TOKENS]) for line in lines]
+    return [TextInput(text) for text in dict.fromkeys(beginnings) if len(text.split()) > 3] or [
+        TextInput(workload.text.strip()[:100])
+    ]
+
+
+def choose_prompts(
+    handler: Any, workload: GenerationWorkload, prompts: list[TextInput], wanted: int | Path
+) -> tuple[list[TextInput], int]:
+    """Choose the prompts to store: those whose continuation is decided longest.
+
+    Args:
+        handler: the text-generation handler, opened on the staged archive.
+        prompts: to choose from. wanted: how many, or the recipe's own file of texts, of which all are stored, at most 64.
+    Returns: (the prompts, how many tokens of continuation). The number, from 1 to 16, is the same for all: as many tokens
+        as are decided beyond the tolerance in each of them.
+    Raises: DataError when not one token is decided.
+    """
+    count = wanted if isinstance(wanted, int) else MAX_EXAMPLES
+    looked_at = prompts[: count if isinstance(wanted, Path) else count * _MORE_PROMPTS]
+    room = handler.serving["max_length"]
+    decided = []
+    for place, prompt in enumerate(looked_at):
+        ids = handler.input.encoder.encode([prompt], truncate=False)[0].ids
+        tokens = _decided(handler, workload, ids) if 0 < len(ids) < room else 0
+        if tokens:
+            decided.append((tokens, place))
+    if not decided:
+        raise DataError(
+            f"no text can be stored as an example: each of {len(looked_at)} has more than serve.max_length {room} tokens, "
+            "or several next tokens that are equally likely; name a file of other texts in serve.examples"
+        )
+    best = sorted(sorted(decided, key=lambda item: -item[0])[:count], key=lambda item: item[1])
+    return [looked_at[place] for _, place in best], min(tokens for tokens, _ in best)
+
+
+def _decided(handler: Any, workload: GenerationWorkload, ids: list[int]) -> int:
+    """How many tokens behind the prompt `ids` no allowed difference of logits can turn into others.
+
+    A token counts when it is the likeliest by so much that two runs, each off by the tolerance, agree on it, and the
+    runtime that will serve wrote it too.
+    """
+    most = min(EXAMPLE_TOKENS, handler.serving["max_length"] - len(ids))
+    ends = handler.serving["end_ids"]
+    served = handler.continuation(ids, most)
+    count = 0
+    for token, margin in greedy_steps(workload.module.model, ids):
+        if margin <= 2 * handler.serving["tolerance"]:
+            break
+        if token in ends:
+            # Behind the end nothing is said, however many tokens are asked for.
+            return most if len(served) == count else count
+        if count >= len(served) or served[count] != token:
+            break
+        count += 1
+        if count == most:
+            return most
+    return count
