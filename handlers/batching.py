@@ -19,6 +19,7 @@ class SubBatch:
 
     @property
     def computed_tokens(self) -> int:
+        """Tokens that one run computes, padding included."""
         return self.rows * self.length
 
 
@@ -31,13 +32,18 @@ def plan(
     row_sizes: Sequence[int] = (),
     length_sizes: Sequence[int] = (),
 ) -> list[SubBatch]:
-    """The cheapest split of inputs of these `lengths` (tokens, each ≥ 1) into sub-batches of neighbours by length.
+    """The cheapest split of inputs into sub-batches of neighbours by length.
 
-    token_budget: most tokens, padding included, in one sub-batch; a single input may exceed it, alone.
-    run_cost: what starting one more sub-batch costs, in tokens. The cost of a split is the sum over its sub-batches of
-    rows × length + run_cost; dynamic programming over the sorted lengths finds the least.
-    row_sizes, length_sizes: the sizes, ascending, that rows and lengths are filled up to. A runtime that prepares (and
-    keeps) kernels for each shape then meets few shapes. Empty: every size; beyond the last: as it is.
+    The cost of a split is the sum over its sub-batches of rows × length + run_cost; dynamic programming over the sorted
+    lengths finds the least.
+
+    Args:
+        lengths: [n] of the inputs, in tokens (or what else their size is counted in), each ≥ 1.
+        token_budget: most tokens, padding included, in one sub-batch; a single input may exceed it, alone.
+        max_rows: most inputs in one sub-batch. run_cost: what starting one more sub-batch costs, in tokens.
+        row_sizes, length_sizes: the sizes, ascending, that rows and lengths are filled up to. A runtime that prepares (and
+            keeps) kernels for each shape then meets few shapes. Empty: every size; beyond the last: as it is.
+    Returns: the sub-batches, shortest first.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     padded = [_fill(lengths[i], length_sizes) for i in order]

@@ -29,6 +29,7 @@ def canonical_json(value: Any) -> bytes:
 
 
 def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK):

@@ -19,11 +19,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Job:
-    """One prompt in the engine.
+    """One prompt in the engine, a `Continuation`.
 
-    listener: called in the engine's thread after each step that moved it on, with the new text; must not wait
-    deadline: time.monotonic() at which it ends with what it has
-    finish: None while it runs, then STOP, STOP_STRING, LENGTH, TIME or FAILED. first, last: when tokens came
+    listener: called in the engine's thread after each step that moved it on, with the new text; must not wait.
+    deadline: time.monotonic() at which it ends with what it has.
+    finish: None while it runs, then STOP, STOP_STRING, LENGTH, TIME or FAILED. first, last: when tokens came.
     """
 
     prompt: Sequence[int]
@@ -43,14 +43,18 @@ class Job:
 
     @property
     def done(self) -> bool:
+        """Whether nothing more comes."""
         return self.finish is not None
 
 
 class Engine:
-    """tokenizer: a tokenizers.Tokenizer. max_waiting: jobs that may wait for a place beyond max_running.
+    """Runs jobs on a backend in a thread of its own.
 
-    before_step, after_step: called in the thread before a step, and after its listeners, so that a frontend can send what
-        they gathered at once
+    Args:
+        backend: the model. tokenizer: a tokenizers.Tokenizer. max_running: prompts in the backend's batch.
+        max_waiting: jobs that may wait for a place beyond max_running.
+        before_step, after_step: called in the thread before a step, and after its listeners, so that a frontend can send
+            what they gathered at once.
     """
 
     def __init__(
@@ -101,7 +105,7 @@ class Engine:
             self._wake.notify()
 
     def generate(self, jobs: Sequence[Job]) -> None:
-        """Submit and wait until all are done. For a caller that is no frontend: a build, a check of stored examples."""
+        """Submit and wait until all are done, for a build or a check of stored examples."""
         waiting = threading.Semaphore(0)
 
         def listener(job: Job, text: str) -> None:

@@ -27,6 +27,7 @@ class LockedSocket(socket.socket):
     _writing = threading.Lock()
 
     def sendall(self, *message: Any) -> None:
+        """Write a whole message while no other thread writes."""
         with self._writing:
             super().sendall(*message)
 

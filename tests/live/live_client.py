@@ -127,7 +127,7 @@ class Grpc:
     """One client with one channel."""
 
     def __init__(self, server: TorchServe) -> None:
-        self._messages, services = grpc.protos_and_services("archiver/serving/inference.proto")
+        self._messages, services = grpc.protos_and_services("archiver/torchserve/inference.proto")
         self._channel = grpc.insecure_channel(
             server.grpc_target, [("grpc.max_send_message_length", 64 << 20), ("grpc.use_local_subchannel_pool", 1)]
         )

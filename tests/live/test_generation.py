@@ -269,7 +269,7 @@ def test_when_the_worker_is_killed_its_clients_are_told(writer: TorchServe, sent
         long = body | {"inputs": list(sentences)}
         replies = [pool.submit(whole.post, NAME, long), pool.submit(grpc.predict, NAME, long)]
         until = time.monotonic() + 10
-        while len(list(writer.folder.glob("marpress-owed-*/*/*"))) < 3 - stream.done():  # what it has read, and owes
+        while len(list(writer.folder.glob("marpress-unanswered-*/*/*"))) < 3 - stream.done():  # read and not answered
             assert time.monotonic() < until, "the worker never began"
             time.sleep(0.005)
         psutil.Process(pid).kill()
