@@ -117,7 +117,9 @@ def make(kind: str, family: str, folder: Path) -> None:
     base = transformers.AutoConfig.for_model(family)
     sizes = {name: value for name, value in _SIZES.items() if hasattr(base, name)}
     config = transformers.AutoConfig.for_model(family, **sizes, vocab_size=len(tokenizer))
-    auto = transformers.AutoModelForSequenceClassification if kind == "encoder" else transformers.AutoModelForCausalLM
+    auto: Any = transformers.AutoModelForSequenceClassification
+    if kind == "decoder":
+        auto = transformers.AutoModelForCausalLM
     torch.manual_seed(0)
     auto.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

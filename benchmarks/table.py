@@ -54,7 +54,7 @@ def main() -> int:
 def _build(recipe: Path, store: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """Build into `store`, print what it cost and won."""
     command = ["build", str(recipe), "--model-store", str(store), "--json", *_set(overrides)]
-    report = json.loads(_run(command))
+    report: dict[str, Any] = json.loads(_run(command))
     size, timings, metrics = report["size"], report["timings"], report["metrics"]
     seconds = sum(timings["stage_seconds"].values())
     print(f"\n{report['name']} ({report['runtime']}): {size['original_bytes'] / 1e6:.1f} → "

@@ -28,7 +28,7 @@ def decoder_config(model: torch.nn.Module) -> Any:
         ) from error
     shapes = kv_shapes(model)
 
-    class KeysAndValues(DummyPastKeyValuesGenerator):
+    class KeysAndValues(DummyPastKeyValuesGenerator):  # type: ignore[misc]  # optimum has no types
         def generate(self, *_: Any, **__: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
             rows, tokens = self.batch_size, self.sequence_length
             return [
@@ -36,13 +36,13 @@ def decoder_config(model: torch.nn.Module) -> Any:
                 for heads, key, value in shapes
             ]
 
-    class General(TextDecoderWithPositionIdsOpenVINOConfig):
+    class General(TextDecoderWithPositionIdsOpenVINOConfig):  # type: ignore[misc]  # optimum has no types
         NORMALIZED_CONFIG_CLASS = NormalizedTextConfig
         _MODEL_PATCHER = OVDecoderModelPatcher
 
     family: Any = _listed(model) or General
 
-    class Config(family):
+    class Config(family):  # type: ignore[misc]  # optimum has no types
         DUMMY_INPUT_GENERATOR_CLASSES = (DummyTextInputGenerator, KeysAndValues)
         DUMMY_PKV_GENERATOR_CLASS = KeysAndValues
         # optimum 2.2 ends at transformers 5.0 for Gemma; whether it works is measured, see decoder_check.

@@ -12,8 +12,9 @@ from archiver.architecture import kv_shapes
 from archiver.errors import DataError
 from archiver.evaluation.openvino_windows import likeliest_tokens
 from archiver.evaluation.perplexity import Predictions
+from archiver.export.decoder_check import IR
 from archiver.export.graph_weights import pack_openvino
-from archiver.export.openvino_decoder import IR, export_decoder
+from archiver.export.openvino_decoder import export_decoder
 from archiver.requirements import requirement
 from archiver.runtimes.base import Export
 from archiver.runtimes.openvino_assistance import assist

@@ -29,11 +29,12 @@ class DecoderWithHead(torch.nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         if attention_mask is None:
-            return self.model(input_ids=input_ids, use_cache=False).logits
+            logits: torch.Tensor = self.model(input_ids=input_ids, use_cache=False).logits
+            return logits
         places = (attention_mask.cumsum(1) - 1).clamp(min=0)
-        return self.model(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=places, use_cache=False
-        ).logits  # fmt: skip
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": places}
+        logits = self.model(**inputs, use_cache=False).logits
+        return logits
 
 
 def greedy_steps(model: torch.nn.Module, prompt: Sequence[int]) -> Iterator[tuple[int, float]]:

@@ -45,7 +45,7 @@ class EncoderWithHead(torch.nn.Module):
         with _padding_out_of_convolutions(self.model, attention_mask):
             if self.pooling is None:
                 return self._logits(inputs)
-            hidden = self.model(**inputs).last_hidden_state
+            hidden: torch.Tensor = self.model(**inputs).last_hidden_state
         if self.pooling == "cls":
             return hidden[:, 0]
         if self.pooling == "last":
@@ -116,7 +116,8 @@ def load_encoder(folder: Path, spec: Mapping[str, Any]) -> EncoderWithHead:
     auto = getattr(transformers, spec["auto_class"])
     model = to_linear_layers(auto.from_config(config, attn_implementation="eager", dtype=torch.float32))
     if spec["pooling"] is not None and getattr(model, "pooler", None) is not None:
-        model.pooler = None  # as in the build: the token vectors are pooled by `pooling`, and its weights do not travel
+        # As in the build: the token vectors are pooled by `pooling`, and the pooler's weights do not travel.
+        model.register_module("pooler", None)
     weights = load_packed(folder / spec["model"])
     tensors = {name: torch.as_tensor(value) for name, value in weights.items()}
     model = load_weights(model, folder, tensors)

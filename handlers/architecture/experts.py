@@ -47,7 +47,7 @@ class Experts(torch.nn.Module):
             return self._dense(hidden_states, top_k_index, top_k_weights)
         found = torch.zeros_like(hidden_states)
         # A traced graph must hold every expert, since other inputs choose others.
-        chosen = range(self.num_experts) if torch.jit.is_tracing() else top_k_index.unique().tolist()
+        chosen = range(self.num_experts) if torch._C._get_tracing_state() else top_k_index.unique().tolist()
         for index in chosen:
             token, place = torch.where(top_k_index == index)
             result = self._run(index, hidden_states[token]) * top_k_weights[token, place, None]
@@ -66,7 +66,8 @@ class Experts(torch.nn.Module):
         expert = self.get_submodule(str(index))
         inner = expert.get_submodule(expert.up_name)(states)  # type: ignore[arg-type]
         inner = self.rule._apply_gate(inner) if self.rule.has_gate else self.rule.act_fn(inner)  # type: ignore[operator]
-        return expert.down_proj(inner)  # type: ignore[operator]
+        outputs: torch.Tensor = expert.get_submodule("down_proj")(inner)
+        return outputs
 
 
 def experts_to_linear(model: torch.nn.Module) -> torch.nn.Module:

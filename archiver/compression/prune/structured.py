@@ -59,7 +59,7 @@ def check(model: torch.nn.Module, options: Structured) -> list[str]:
             if left == cut.blocks:
                 problems.append(f"{what}: {share:g} of the {cut.blocks} that {cut.consumer} takes is none")
             else:
-                cut_out(model, cut, torch.arange(left))
+                cut_out(model, cut, torch.arange(left, device="cpu"))
     return problems
 
 
