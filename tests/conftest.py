@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 from once import once
+from places import ROOT
 from tiny_models import SENTENCES, build_tiny_model
-
-ROOT = Path(__file__).resolve().parent.parent
 
 # Tiny models: threads that wait for each other at every operation are slower than one, and on a busy machine far slower.
 os.environ.setdefault("MARPRESS_THREADS", "1")

@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 from built import heed_interrupts, quantize, small_archive, write_recipe
+from places import ROOT
 
 from archiver import __version__
 from archiver.cli import main
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture

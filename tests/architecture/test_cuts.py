@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import copy
-import json
 
 import pytest
 import torch
-from tiny_families import FAMILIES, IDS, answers, difference, make
+from tiny_families import FAMILIES, IDS, answers, difference, make, reloaded
 
 from archiver.architecture import Cut, cut_layer, cuts_of, keep_layers, kv_shapes, layer_parts, settings_of
-from handlers.architecture.conv1d import conv1d_to_linear
-from handlers.architecture.structure import describe, rebuild
 
 CUT = [name for name, family in FAMILIES.items() if family.heads or family.neurons]
 DECODERS = ("llama", "phi3", "gpt_neox", "gemma3_text", "gemma-one-key", "falcon", "opt", "stablelm")
@@ -22,17 +19,6 @@ def some(cut: Cut, index: int) -> torch.Tensor:
     if cut.kind == "neurons":
         return torch.arange(index, cut.blocks, 3 + index)
     return torch.tensor([index % cut.blocks] if cut.blocks < 3 or index == 1 else [0, 2])
-
-
-def reloaded(model: torch.nn.Module) -> torch.nn.Module:
-    """The same by its config, its structure and its tensors alone."""
-    structure = json.loads(json.dumps(describe(model)))
-    config = type(model.config).from_dict(json.loads(json.dumps(model.config.to_dict())))
-    fresh = conv1d_to_linear(type(model)._from_config(config, attn_implementation="eager"))
-    rebuild(fresh, structure)
-    fresh.load_state_dict(model.state_dict())
-    assert describe(fresh) == describe(model)
-    return fresh.eval()
 
 
 @pytest.mark.parametrize("kind", ["heads", "neurons"])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_cuts import reloaded
-from tiny_families import FAMILIES, answers, difference, make
+from tiny_families import FAMILIES, answers, difference, make, reloaded
 
 from archiver.architecture import keep_layers, layer_list, layer_parts, removable, without_layers
 from archiver.errors import UnsupportedModelError

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from served import BATCH, MAX_INPUTS, MAX_LENGTH, ROOT, Served
+from places import ROOT
+from served import BATCH, MAX_INPUTS, MAX_LENGTH, Served
 
 from archiver.packaging.entry import handler_of
 from archiver.packaging.mar import extract

@@ -13,13 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 from built import small_archive
+from places import ROOT
 from serving_mar import echo_mar
 
 from archiver.torchserve.client import predict_rest
 from archiver.torchserve.server import TorchServe
 from archiver.torchserve.settings import free_ports
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_start_tells_how_to_ask_and_stop_ends_that_server_alone(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 import transformers
 
 from handlers.architecture.conv1d import conv1d_to_linear
+from handlers.architecture.structure import describe, rebuild
 
 LAYERS, VOCABULARY = 2, 50
 SIZES: dict[str, Any] = {
@@ -137,3 +139,14 @@ def answers(model: torch.nn.Module) -> torch.Tensor:
 def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     """The largest difference, as a share of the largest value."""
     return float((found - expected).abs().max() / expected.abs().max())
+
+
+def reloaded(model: torch.nn.Module) -> torch.nn.Module:
+    """The same by its config, its structure and its tensors alone."""
+    structure = json.loads(json.dumps(describe(model)))
+    config = type(model.config).from_dict(json.loads(json.dumps(model.config.to_dict())))
+    fresh = conv1d_to_linear(type(model)._from_config(config, attn_implementation="eager"))
+    rebuild(fresh, structure)
+    fresh.load_state_dict(model.state_dict())
+    assert describe(fresh) == describe(model)
+    return fresh.eval()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from built import build, recipe_of
+from places import ROOT
 
 from archiver.errors import RecipeError
 from archiver.packaging.verify import verify
@@ -13,7 +12,6 @@ from archiver.pipeline import build as pipeline
 from archiver.progress import Progress
 from archiver.recipe.load import load_recipe
 
-ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted((ROOT / "archiver" / "recipes").glob("*.yaml"))
 SHORT = {"epochs": 1, "learning_rate": 1e-3}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
-from test_structured import SIZES, examples, run, tiny
+from cut_models import SIZES, examples, run, tiny
 
 from archiver.architecture import layer_list
 from archiver.compression.prune.structured_options import ShareLayers, parse_groups

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_structured import examples, tiny
+from cut_models import examples, tiny
 
 from archiver.compression.modules import choose_modules
 from archiver.compression.prune.options import L1, SparseGpt

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_recipe import CONTRACT, LEAST, load, mistakes
+from recipes import CONTRACT, LEAST, load, mistakes
 
 from archiver.compression.quantize.options import StaticInt8
 

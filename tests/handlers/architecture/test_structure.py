@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from cut_models import SIZES, run, tiny
 from sessions import open_session
 from stage_context import calibrated_on
-from test_structured import SIZES, run, tiny
 
 from archiver.architecture import keep_layers, layer_list, layer_parts
 from archiver.compression.prune.structured import cut_layer

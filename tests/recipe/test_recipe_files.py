@@ -6,7 +6,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from test_recipe import CONTRACT, LEAST, load, mistakes
+from recipes import CONTRACT, LEAST, load, mistakes
 
 from archiver.errors import RecipeError
 from archiver.recipe.load import load_recipe

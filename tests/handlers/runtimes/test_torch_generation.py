@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from cut_models import tiny
 from greedy import continue_greedily
 from task_models import load_model
-from test_structured import tiny
 from tiny_models import DECODERS
 
 from archiver.architecture import cuts_of

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from built import build
-from test_decoder_build import TASK, recipe_of
+from text_recipes import TASK, recipe_of
 
 from archiver.errors import RecipeError
 from archiver.packaging.entry import handler_of

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from model_directories import edit, refused
+from places import ROOT
 from safetensors.numpy import load_file, save_file
 from task_models import inspect_model, load_model, skeleton
 
@@ -295,7 +296,6 @@ def test_real_fp16_checkpoints_of_other_tasks_load_as_encoders(shared, name) -> 
 
 def test_finding_a_model_imports_no_torch(tiny_model) -> None:
     code = "import sys, archiver.models.source as m; m.resolve_model(sys.argv[1]); print('torch' in sys.modules)"
-    root = Path(__file__).resolve().parent.parent
     command = [sys.executable, "-c", code, str(tiny_model())]
-    done = subprocess.run(command, env={"PYTHONPATH": str(root)}, capture_output=True, text=True)
+    done = subprocess.run(command, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("False\n", "")

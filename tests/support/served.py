@@ -7,7 +7,6 @@ from pathlib import Path
 
 from handlers.tasks.encoder import EncoderHandler
 
-ROOT = Path(__file__).resolve().parents[2]
 MAX_LENGTH = 32
 MAX_INPUTS = 8
 BATCH = 16

@@ -6,8 +6,8 @@ import copy
 
 import pytest
 import torch
+from cut_models import Head, examples, tiny
 from stage_context import calibrated_on
-from test_structured import Head, examples, tiny
 
 from archiver.compression.modules import choose_modules
 from archiver.compression.prune.gradual import cubic_sparsity, regrow

@@ -17,8 +17,8 @@ import psutil
 import pytest
 import yaml
 from built import heed_interrupts
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 KEYS = {
     "": "name version task runtime content_sha256 created_by model stages size metrics timings gate files",
     "model": "source sha256",

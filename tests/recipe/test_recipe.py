@@ -8,60 +8,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
+from recipes import CONTRACT, LEAST, load, mistakes
 
 from archiver.compression import METHODS
 from archiver.compression.quantize.options import StaticInt8
-from archiver.errors import RecipeError
-from archiver.recipe.load import load_recipe
 from archiver.recipe.plain import as_dict
-from archiver.spec import DataSpec, Recipe, ServeSpec
-
-CONTRACT = """\
-name: sst2                                # archive and model name
-version: "1.0"
-task: text-classification                 # a transformers task name
-model: ./minilm-sst2                      # a directory if it exists, else org/name[@revision] from the hub
-data:
-  train: sst2/train.tsv                   # for what retrains or calibrates
-  validation: sst2/dev.tsv                # what the gate is measured on
-  columns: {text: 0, label: 1}            # names, or positions where the file has no header
-compress:
-  - quantize: {method: static-int8}
-gate:
-  max_drop: {accuracy: 0.01}
-  min_speedup: 2.0
-  max_size_mb: 25                         # of the archive, 10⁶ bytes
-serve:
-  runtime: auto                           # onnxruntime · openvino · torch
-  device: cpu
-  workers: auto
-  batch_size: 32
-  max_batch_delay_ms: 2
-  max_length: 128
-  max_inputs: 64
-  examples: 4
-"""
-LEAST = "name: tiny\ntask: text-classification\nmodel: ./minilm-sst2\n"
+from archiver.spec import DataSpec, ServeSpec
 
 
 @pytest.fixture
 def folder(recipe_folder: Path) -> Path:
     return recipe_folder
-
-
-def load(folder: Path, text: str | bytes, *overrides: str) -> Recipe:
-    path = folder / "recipe.yaml"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return load_recipe(path, overrides)
-
-
-def mistakes(folder: Path, text: str | bytes, *overrides: str) -> list[str]:
-    """The problems of a bad recipe, the file's folder cut off."""
-    with pytest.raises(RecipeError, match=r"has \d+ mistakes?:") as caught:
-        load(folder, text, *overrides)
-    assert caught.value.exit_code == 2
-    assert str(caught.value).count("\n") == len(caught.value.problems)
-    return [problem.replace(f"{folder}/", "") for problem in caught.value.problems]
 
 
 def test_the_contracts_recipe(folder) -> None:
@@ -248,7 +206,7 @@ def test_the_archives_copy_holds_no_host_paths(folder) -> None:
 def test_checking_a_recipe_imports_no_torch(folder) -> None:
     (folder / "recipe.yaml").write_text(CONTRACT)
     code = "import sys, archiver; archiver.load_recipe('recipe.yaml'); print('torch' in sys.modules)"
-    environment = {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    environment = {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("False\n", "")
 

@@ -7,13 +7,13 @@ import json
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
 from built import build, quantize
 from task_models import load_model
+from text_recipes import TASK, recipe_of
 from tiny_models import DECODERS, SENTENCES
 from tokenizers import Tokenizer
 from torchserve_side import ask
@@ -27,28 +27,9 @@ from archiver.recipe.load import load_recipe
 from archiver.recipe.starter import write_recipe
 from archiver.report.inspection import inspect_mar
 from archiver.report.summary import summarize
-from archiver.spec import Recipe
 from handlers.architecture.decoder import DecoderWithHead, load_decoder
 from handlers.examples import check_examples
 from handlers.inputs.text import TextInput
-
-TASK = "text-generation"
-
-
-def recipe_of(folder: Path, model: Path, **more: Any) -> Recipe:
-    (folder / "text.txt").write_text("".join(f"{a} , {b} .\n" for a in SENTENCES for b in SENTENCES))
-    recipe: dict[str, Any] = {
-        "name": "writer",
-        "task": TASK,
-        "model": str(model),
-        "data": {"train": "text.txt", "validation": "text.txt", "context": 16},
-        "serve": {"max_length": 48, "examples": 2},
-    }
-    for key, value in more.items():
-        recipe[key] = recipe[key] | value if isinstance(recipe.get(key), dict) else value
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    return load_recipe(folder / "recipe.yaml")
-
 
 BUILDS = [
     ("auto", "llama", {"tie_word_embeddings": True}, quantize("weight-only", bits=8)),

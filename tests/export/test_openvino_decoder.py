@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from greedy import continue_greedily
+from places import ROOT
 from stage_context import calibrated_on
 from task_models import load_model
 from tiny_models import DECODERS
@@ -284,12 +285,11 @@ def test_the_same_module_gives_the_same_bytes(tiny_model, tmp_path):
         (tmp_path / name).mkdir()
     for _ in range(2):  # the counters of a process that has exported before stand elsewhere
         export_decoder(load_model(path, TASK), None, tmp_path / "a")
-    root = Path(__file__).resolve().parent.parent
-    subprocess.run([sys.executable, "-c", ALONE, path, tmp_path / "b"], check=True, cwd=root, capture_output=True)
+    subprocess.run([sys.executable, "-c", ALONE, path, tmp_path / "b"], check=True, cwd=ROOT, capture_output=True)
     for item in (tmp_path / "a").iterdir():
         assert item.read_bytes() == (tmp_path / "b" / item.name).read_bytes(), item.name
     text = (tmp_path / "a" / IR).read_text()
-    assert "rt_info" not in text and str(tmp_path) not in text and str(root) not in text
+    assert "rt_info" not in text and str(tmp_path) not in text and str(ROOT) not in text
 
 
 def test_without_optimum(tiny_model, tmp_path, monkeypatch):
