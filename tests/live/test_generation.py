@@ -16,7 +16,7 @@ import pytest
 import yaml
 from heap import instances
 from live_client import Grpc, Reply, Rest, metrics
-from served import ROOT
+from places import ROOT
 
 from archiver.packaging.entry import handler_of
 from archiver.packaging.mar import extracted

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from served import ROOT, Served
+from places import ROOT
+from served import Served
 
 from archiver.torchserve import logs
 from archiver.torchserve import server as server_module

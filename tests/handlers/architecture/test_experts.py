@@ -30,7 +30,7 @@ def fused(family: str) -> torch.nn.Module:
         torch.manual_seed(0)
         auto = transformers.AutoModelForCausalLM
         model = auto.from_config(config, attn_implementation="eager", dtype=torch.float32)
-        enlarge(model)
+        enlarge(model, mirrored=True)
     return model.eval()
 
 
