@@ -81,11 +81,11 @@ def integer_grids(
 
         return gptq_model(model, bits, options, context)
     if options.algorithm == "awq":
-        from archiver.compression.quantize.awq import awq_model
+        from archiver.compression.quantize.scales.awq import awq_model
 
         return awq_model(model, bits, options, context)
     if options.algorithm == "scale-estimation":
-        from archiver.compression.quantize.scale_estimation import scale_estimation_model
+        from archiver.compression.quantize.scales.estimation import scale_estimation_model
 
         return scale_estimation_model(model, bits, options, context)
     return {name: nearest_grid(model, name, width, options) for name, width in bits.items()}, []

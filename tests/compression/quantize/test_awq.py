@@ -11,11 +11,17 @@ from stage_context import calibrated_on
 
 from archiver.architecture import Fold
 from archiver.compression.modules import linear_names
-from archiver.compression.quantize.awq import awq_model, channel_scale, clipped_scales, output_error, search_alpha
-from archiver.compression.quantize.awq_folding import folds_of
 from archiver.compression.quantize.grids import grouped, round_to_nearest, to_grid
 from archiver.compression.quantize.options import WeightOnly
 from archiver.compression.quantize.quantizers import Grid
+from archiver.compression.quantize.scales.awq import (
+    awq_model,
+    channel_scale,
+    clipped_scales,
+    output_error,
+    search_alpha,
+)
+from archiver.compression.quantize.scales.folding import folds_of
 from archiver.compression.quantize.weights import weight_only
 from archiver.state.constraints import Mask, constrain, state_of
 

@@ -17,12 +17,12 @@ import torch
 from archiver.architecture import Fold
 from archiver.compression.calibration import Moments
 from archiver.compression.context import StageContext
-from archiver.compression.quantize.awq_folding import folds_of
 from archiver.compression.quantize.grids import group_scales, grouped, to_grid
 from archiver.compression.quantize.layer_grids import grids_by_layer, split_tables
 from archiver.compression.quantize.options import WeightOnly
 from archiver.compression.quantize.quantizers import Grid
-from archiver.compression.quantize.scale_search import output_error, search_scales
+from archiver.compression.quantize.scales.folding import folds_of
+from archiver.compression.quantize.scales.search import output_error, search_scales
 
 Tensor = torch.Tensor
 

@@ -19,7 +19,7 @@ from archiver.compression.quantize.grids import half_scale, to_grid
 from archiver.compression.quantize.layer_grids import grids_by_layer
 from archiver.compression.quantize.options import WeightOnly
 from archiver.compression.quantize.quantizers import Grid
-from archiver.compression.quantize.scale_search import search_scales
+from archiver.compression.quantize.scales.search import search_scales
 
 Tensor = torch.Tensor
 
