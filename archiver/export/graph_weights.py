@@ -13,7 +13,7 @@ from onnx import TensorProto, numpy_helper
 from archiver.storage.codec_choice import WeightLayout
 from archiver.storage.layouts import layout_for
 from archiver.storage.packing import encode_all, write_encoded
-from handlers.storage.graph_weights import IMAGE, PACKED
+from handlers.storage.graph_weights import GRAPH_WEIGHTS, PACKED
 
 WORTH = 0.9  # packed when that takes at most this share of the plain bytes
 _LEAST_BYTES = 1024  # smaller constants stay in the graph
@@ -40,7 +40,7 @@ def pack_onnx(path: Path, known: Mapping[bytes, WeightLayout]) -> bool:
         length = len(item.raw_data)
         item.ClearField("raw_data")
         item.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", IMAGE), ("offset", str(offsets[item.name])), ("length", str(length))):
+        for key, value in (("location", GRAPH_WEIGHTS), ("offset", str(offsets[item.name])), ("length", str(length))):
             entry = item.external_data.add()
             entry.key, entry.value = key, value
     path.write_bytes(model.SerializeToString(deterministic=True))

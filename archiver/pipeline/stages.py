@@ -117,7 +117,7 @@ def _missed(stage: Stage, original: Mapping[str, float], found: Mapping[str, flo
 def _relative_speed(workload: Workload) -> float:
     """How many times as fast as the original the module runs in eager PyTorch, in turns, on some of the speed batches.
 
-    It is the eager speed of the shapes as they are: what a runtime makes of them is measured on the finished candidate.
+    It is the eager speed of the shapes as they are: what a runtime makes of them is measured on the staged archive.
     """
     every = workload.speed_batches()
     batches = every[:: -(-len(every) // _SPEED_BATCHES)]

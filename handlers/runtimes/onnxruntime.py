@@ -8,7 +8,7 @@ import numpy as np
 
 from handlers.errors import UnsoundArchive
 from handlers.requirements import require
-from handlers.storage.graph_weights import IMAGE, weights_of
+from handlers.storage.graph_weights import GRAPH_WEIGHTS, weights_of
 
 
 class OnnxRuntimeSession:
@@ -33,9 +33,9 @@ class OnnxRuntimeSession:
                 f"this archive needs ONNX Runtime's {provider}, this host has {ort.get_available_providers()}: "
                 "run `pip install onnxruntime-gpu` in place of onnxruntime, or rebuild with `device: cpu`"
             )
-        image = weights_of(folder, spec)
-        if image is not None:
-            options.add_external_initializers_from_files_in_memory([IMAGE], [image], [image.size])
+        weights = weights_of(folder, spec)
+        if weights is not None:
+            options.add_external_initializers_from_files_in_memory([GRAPH_WEIGHTS], [weights], [weights.size])
         self._session = ort.InferenceSession(str(folder / spec["model"]), options, providers=[provider])
         self._inputs = {item.name for item in self._session.get_inputs()}
 

@@ -28,8 +28,8 @@ class OpenVinoSession:
             **spec.get("config", {}),
         }
         core = ov.Core()
-        path, image = folder / spec["model"], weights_of(folder, spec)
-        model = core.read_model(path) if image is None else core.read_model(path.read_bytes(), ov.Tensor(image))
+        path, weights = folder / spec["model"], weights_of(folder, spec)
+        model = core.read_model(path) if weights is None else core.read_model(path.read_bytes(), ov.Tensor(weights))
         self._request = core.compile_model(model, "CPU", config).create_infer_request()
         self._inputs = {name for port in self._request.model_inputs for name in port.get_names()}
 

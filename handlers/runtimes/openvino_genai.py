@@ -74,12 +74,12 @@ class OpenVinoBackend:
 
         OpenVINO maps the file; it goes away when the pipeline does, the name goes at once.
         """
-        image = weights_of(folder, self._spec)
-        if image is None:
+        weights = weights_of(folder, self._spec)
+        if weights is None:
             yield folder
             return
         with tempfile.TemporaryDirectory(prefix="marpress-") as name:
-            image.tofile(Path(name, "openvino_model.bin"))
+            weights.tofile(Path(name, "openvino_model.bin"))
             for file in folder.glob("openvino_*"):
                 shutil.copyfile(file, Path(name, file.name))
             shutil.copyfile(folder / "config.json", Path(name, "config.json"))

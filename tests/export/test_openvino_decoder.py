@@ -34,7 +34,7 @@ from archiver.storage.codec_choice import WeightLayout
 from archiver.storage.int8_rows import quantize_rows
 from archiver.storage.layouts import layouts_by_content
 from handlers.architecture.factored import factored_like, put
-from handlers.storage.graph_weights import PACKED, read_image
+from handlers.storage.graph_weights import PACKED, read_graph_weights
 
 pytest.importorskip("optimum.exporters.openvino", reason="optimum-intel is not installed")
 genai = pytest.importorskip("openvino_genai", reason="openvino-genai is not installed")
@@ -235,7 +235,7 @@ def test_packed_at_rest_the_integers_survive(tiny_model, tmp_path):
     export_decoder(model, plan_of(model), tmp_path)
     binary, xml = (tmp_path / "openvino_model.bin").read_bytes(), (tmp_path / IR).read_text()
     assert pack_openvino(tmp_path / IR, layouts_by_content(model))
-    assert read_image(tmp_path / PACKED).tobytes() == binary
+    assert read_graph_weights(tmp_path / PACKED).tobytes() == binary
     assert (tmp_path / PACKED).stat().st_size < 0.5 * len(binary)
     assert (tmp_path / IR).read_text() == xml and not (tmp_path / "openvino_model.bin").exists()
 

@@ -19,7 +19,7 @@ from archiver.storage.codec_choice import WeightLayout
 from archiver.storage.layouts import content_key
 from archiver.storage.packing import encode_all, write_encoded
 from handlers.errors import UnsoundArchive
-from handlers.storage.graph_weights import PACKED, read_image
+from handlers.storage.graph_weights import PACKED, read_graph_weights
 from handlers.storage.packed import read_description
 
 WIDE = {"hidden_size": 64, "intermediate_size": 128}
@@ -142,9 +142,9 @@ def test_a_session_gets_the_very_weights(tmp_path, runtime):
         binary = (tmp_path / "plain" / "model.bin").read_bytes()
         assert not (packed / "model.bin").exists()
         # As numbers, since a pruned weight's −0.0 comes back as 0.0.
-        assert np.array_equal(read_image(packed / PACKED).view(np.float32), np.frombuffer(binary, np.float32))
+        assert np.array_equal(read_graph_weights(packed / PACKED).view(np.float32), np.frombuffer(binary, np.float32))
     else:
-        image = read_image(packed / PACKED)
+        image = read_graph_weights(packed / PACKED)
         for item in onnx.load(str(packed / model), load_external_data=False).graph.initializer:
             where = {entry.key: entry.value for entry in item.external_data}
             start = int(where["offset"])
@@ -162,7 +162,7 @@ def test_a_hint_reaches_the_transposed_constant(tmp_path):
     assert pack_onnx(tmp_path / "model.onnx", {content_key(weight): WeightLayout(grouping=(scale, None, 4))})
     entry = read_description(tmp_path / PACKED)["tensors"]["val_3"]
     assert (entry["codec"], entry["transposed"]) == ("groups", True)
-    assert np.array_equal(read_image(tmp_path / PACKED).view(np.float32).reshape(64, 64), weight.T)
+    assert np.array_equal(read_graph_weights(tmp_path / PACKED).view(np.float32).reshape(64, 64), weight.T)
 
 
 def test_what_does_not_pack_stays_as_it_was(tmp_path):
@@ -177,24 +177,24 @@ def test_what_does_not_pack_stays_as_it_was(tmp_path):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (None, "describes no image"),
-        ({"size": -1, "at": {}}, "describes no image"),
-        ({"size": 4000, "at": {"w": [0]}}, "leaves the image"),
-        ({"size": 5000, "at": {"w": [1000]}}, "leaves the image"),
-        ({"size": 5000, "at": {"w": [-4]}}, "leaves the image"),
+        (None, "does not describe a graph.s weights"),
+        ({"size": -1, "at": {}}, "does not describe a graph.s weights"),
+        ({"size": 4000, "at": {"w": [0]}}, "lies outside the graph.s"),
+        ({"size": 5000, "at": {"w": [1000]}}, "lies outside the graph.s"),
+        ({"size": 5000, "at": {"w": [-4]}}, "lies outside the graph.s"),
         ({"size": 5000, "at": {}}, "has no place"),
         ({"size": 5000, "at": {"w": "0"}}, "has no place"),
     ],
 )
-def test_an_image_that_does_not_fit_is_refused(tmp_path, image, message):
+def test_a_description_that_does_not_fit_is_refused(tmp_path, image, message):
     more = {} if image is None else {"image": image}
     write_encoded(tmp_path / PACKED, encode_all({"w": np.arange(1024, dtype=np.float32)}), more)
     with pytest.raises(UnsoundArchive, match=message):
-        read_image(tmp_path / PACKED)
+        read_graph_weights(tmp_path / PACKED)
 
 
-def test_an_image_by_hand(tmp_path):
+def test_graph_weights_by_hand(tmp_path):
     arrays = {"a": np.array([1, 2], np.uint8), "b": np.array([3.0], np.float32)}
     write_encoded(tmp_path / PACKED, encode_all(arrays), {"image": {"size": 12, "at": {"a": [0, 10], "b": [4]}}})
-    found = read_image(tmp_path / PACKED)
+    found = read_graph_weights(tmp_path / PACKED)
     assert found.tolist() == [1, 2, 0, 0, *np.array([3.0], np.float32).view(np.uint8).tolist(), 0, 0, 1, 2]
