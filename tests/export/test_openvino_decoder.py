@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import warnings
@@ -287,7 +288,9 @@ def test_the_same_module_gives_the_same_bytes(tiny_model, tmp_path):
         (tmp_path / name).mkdir()
     for _ in range(2):  # the counters of a process that has exported before stand elsewhere
         export_decoder(load_model(path, TASK), None, tmp_path / "a")
-    subprocess.run([sys.executable, "-c", ALONE, path, tmp_path / "b"], check=True, cwd=ROOT, capture_output=True)
+    command = [sys.executable, "-c", ALONE, path, tmp_path / "b"]
+    places = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests/support")])}
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True, env=os.environ | places)
     for item in (tmp_path / "a").iterdir():
         assert item.read_bytes() == (tmp_path / "b" / item.name).read_bytes(), item.name
     text = (tmp_path / "a" / IR).read_text()

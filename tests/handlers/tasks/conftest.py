@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from generating import SERVING, TASK
+from task_models import load_model
 
 from archiver.export.torch_packed import export_packed
-from archiver.models.load import load_model
 from archiver.packaging.entry import make_handler
 from handlers.inputs.text import Encoder, Text
 from handlers.tasks.text.generation import TextGenerationHandler
