@@ -100,4 +100,4 @@ def _stock(recipe: Recipe, folder: Path) -> Path:
 
     source, task = resolve_model(recipe.model), TASKS[recipe.task]
     inspect_model(source.path, task.auto_class)
-    return build_stock(source.path, recipe.task, folder, max_length=recipe.serve.max_length)
+    return build_stock(source.path, task.auto_class, folder, max_length=recipe.serve.max_length)

@@ -12,14 +12,14 @@ import yaml
 
 from archiver.errors import PackagingError, UnsupportedModelError
 
-TASKS = ("text-classification", "feature-extraction")
+AUTO_CLASSES = ("AutoModelForSequenceClassification", "AutoModel")
 # What from_pretrained reads. Folders (other formats' weights, checkpoints) and pickles stay outside.
 _SUFFIXES = (".json", ".txt", ".model", ".safetensors")
 
 
 def build_stock(
     model_dir: Path,
-    task: str,
+    auto_class: str,
     out_dir: Path,
     *,
     name: str = "stock",
@@ -29,13 +29,18 @@ def build_stock(
 ) -> Path:
     """Package an fp32 model with the plain transformers handler: one worker, TorchServe's batch, nothing clever.
 
-    model_dir: config.json, tokenizer files and *.safetensors; task: one of TASKS; max_length in tokens
-    returns out_dir/NAME.mar, replacing an older one
-    raises UnsupportedModelError for another task or a directory without these files, PackagingError when the archiver
-    fails
+    Args:
+        model_dir: config.json, tokenizer files and *.safetensors.
+        auto_class: the transformers class that loads the model, one of AUTO_CLASSES.
+        max_length: tokens.
+    Returns: out_dir/NAME.mar, replacing an older one.
+    Raises: UnsupportedModelError for another class or a directory without these files, PackagingError when the archiver
+        fails.
     """
-    if task not in TASKS:
-        raise UnsupportedModelError(f"there is no plain handler for task {task!r}: {' or '.join(TASKS)}")
+    if auto_class not in AUTO_CLASSES:
+        raise UnsupportedModelError(
+            f"there is no plain handler for an {auto_class}; allowed: {' or '.join(AUTO_CLASSES)}"
+        )
     files = sorted(file for file in model_dir.glob("*") if file.is_file() and file.suffix in _SUFFIXES)
     if not any(file.suffix == ".safetensors" for file in files) or not (model_dir / "config.json").is_file():
         raise UnsupportedModelError(
@@ -48,7 +53,7 @@ def build_stock(
         "batchSize": batch_size,
         "maxBatchDelay": max_batch_delay_ms,
         "responseTimeout": 120,
-        "handler": {"task": task, "max_length": max_length},
+        "handler": {"auto_class": auto_class, "max_length": max_length},
     }
     # The archiver stages in <temp folder>/<model name> and empties it first: two builds at once need two temp folders.
     with tempfile.TemporaryDirectory(prefix="marpress-stock-") as private:

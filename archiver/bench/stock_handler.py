@@ -14,17 +14,17 @@ import transformers
 
 
 class StockHandler:
-    """task (in model-config.yaml, `handler: {task, max_length}`): text-classification or feature-extraction."""
+    """The best label of a model with a classifier's head, the pooled vector of one without.
+
+    auto_class (in model-config.yaml, `handler: {auto_class, max_length}`): the transformers class that loads the model.
+    """
 
     def initialize(self, context: Any) -> None:
         folder = context.system_properties["model_dir"]
         options = context.model_yaml_config["handler"]
-        self.task: str = options["task"]
         self.max_length: int = options["max_length"]
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        kind: Any = transformers.AutoModel
-        if self.task == "text-classification":
-            kind = transformers.AutoModelForSequenceClassification
+        kind: Any = getattr(transformers, options["auto_class"])
         self.model = kind.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[str]:
@@ -39,7 +39,7 @@ class StockHandler:
         )
         with torch.no_grad():
             output = self.model(**encoded)
-        if self.task == "text-classification":
+        if "logits" in output:
             return [json.dumps([answer]) for answer in self._label(output.logits)]
         return [json.dumps(vector) for vector in _pool(output.last_hidden_state, encoded["attention_mask"]).tolist()]
 
