@@ -39,8 +39,10 @@ def export_decoder(model: torch.nn.Module, plan: QuantizationPlan | None, folder
 
     with tempfile.TemporaryDirectory() as place:
         plain = Path(place) / IR
-        _trace(model, decoder_config(model), plain)
-        check_answers(model, plain.parent)
+        with _as_it_was(model), torch.random.fork_rng(devices=[]):
+            model.eval()  # dropout would make torch's answers others, and draw random numbers
+            _trace(model, decoder_config(model), plain)
+            check_answers(model, plain.parent)
         graph = ov.Core().read_model(plain)
         put_integers(graph, model, plan)
         # A new model around the same operations: optimum's and the converter's notes about themselves stay behind.
@@ -58,7 +60,7 @@ def _trace(model: torch.nn.Module, config_class: Any, path: Path) -> None:
     from optimum.exporters.openvino import export
 
     config: Any = model.config
-    with _quiet(), _as_it_was(model), torch.random.fork_rng(devices=[]):
+    with _quiet(), _as_it_was(model):
         # Paged attention takes the place of this one operation; eager attention's many would first have to be recognised.
         # Modules whose head counts were cut may have a config of their own.
         for module in model.modules():

@@ -56,7 +56,7 @@ RUNTIMES: dict[str, Runtime] = {
             ),
             GENERATE: Way(
                 session="handlers.runtimes.torch_generation:TorchBackend",
-                export="archiver.runtimes.torch:export",
+                export="archiver.runtimes.torch:export_generation",
                 packages=("transformers", "safetensors"),
                 built_with=("onnx", "onnxscript"),
                 score="archiver.runtimes.torch:score",

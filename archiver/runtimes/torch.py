@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from archiver.architecture import kv_shapes
 from archiver.evaluation.perplexity import Predictions, predict_windows
 from archiver.export.torch_packed import export_packed
 from archiver.requirements import requirement
@@ -30,6 +31,15 @@ def export(workload: Workload, folder: Path) -> Export:
             "max_running": workload.recipe.serve.batch_size,
         }
     )
+
+
+def export_generation(workload: Workload, folder: Path) -> Export:
+    """The same for a language model.
+
+    Raises: UnsupportedModelError where it keeps something else than keys and values, which the backend pads and joins.
+    """
+    kv_shapes(workload.model)
+    return export(workload, folder)
 
 
 def score(handler: Any, folder: Path, windows: np.ndarray) -> Predictions:

@@ -54,8 +54,8 @@ def tiny(family: str, auto: str, **changes: Any) -> torch.nn.Module:
 def enlarge(model: torch.nn.Module, *, mirrored: bool) -> None:
     """transformers initialises near zero, where all texts get the same answer: here weights are random.
 
-    mirrored: the last norm changes some signs, since a tied head would repeat its input. Not for static int8: OpenVINO 2026.4
-    computes wrongly where a norm of negative factors and no bias is followed by a quantized linear layer.
+    mirrored: the last norm changes some signs, since a tied head would repeat its input. Not for static int8: OpenVINO
+    2026.4 computes wrongly where a norm of negative factors and no bias is followed by a quantized linear layer.
     """
     last = None
     for name, parameter in model.named_parameters():
