@@ -1,4 +1,4 @@
-"""The command line: init, build, inspect, verify, predict, bench. Parses and prints; decides nothing.
+"""The command line: init, build, inspect, verify, predict, bench. It parses arguments and prints results.
 
 Exit codes: 0 done · 2 the user's input is at fault · 3 the gate · 1 our fault (for verify: an unsound archive).
 """

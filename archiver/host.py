@@ -1,4 +1,4 @@
-"""What machine a measurement was taken on: enough to judge it, nothing that names the machine."""
+"""The machine that a measurement was taken on: processor, cores and instruction sets, no host name."""
 
 import platform
 from pathlib import Path

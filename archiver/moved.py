@@ -119,7 +119,7 @@ PACKAGES = {
 
 
 class _Signpost:
-    """A finder that finds nothing: for a module that has moved it says where to."""
+    """An import finder that finds no module; for a module that has moved it raises an error with the new name."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -131,7 +131,7 @@ class _Signpost:
 
 
 def put_up_signpost() -> None:
-    """Ask this finder last, once."""
+    """Install the finder behind all others, once."""
     if not any(isinstance(finder, _Signpost) for finder in sys.meta_path):
         sys.meta_path.append(_Signpost())
 

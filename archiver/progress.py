@@ -1,4 +1,4 @@
-"""What a long command says while it works: a line per step, with how long it took."""
+"""Progress of a long command: a line per step, with how long it took."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""The verb `bench`: which archives, which texts, and the comparison of serving.bench."""
+"""The verb `bench`: reads the archives and the texts, and runs the comparison of `archiver.bench.rounds`."""
 
 import json
 import tempfile
@@ -70,7 +70,7 @@ def bench(
 
 
 def _check(mar: Path) -> None:
-    """A missing file is the user's mistake, a broken one nobody should measure."""
+    """Refuse an archive that is missing (BenchInput) or that `verify` finds unsound."""
     if not mar.is_file():
         raise BenchInput(f"{mar} is no file: name a .mar that `build` has written")
     problems = verify(mar)

@@ -1,9 +1,9 @@
 """Two archives compared live: each in a TorchServe of its own, under load in turn, until the ratio is known.
 
-A round starts both servers afresh, so that the luck of one process (memory layout, what the JIT made of it) is part
-of the spread and not mistaken for the archive; then each combination of protocol and clients is measured on both
+A round starts both servers afresh, so that differences between processes (memory layout, JIT compilation) are part
+of the spread and are not attributed to the archive; then each combination of protocol and clients is measured on both
 sides, one under load at a time. One side's time lies half before and half after the other's (A B B A, in the next
-round B A A B), so that a machine that slowly gets busier favours neither. Rounds are added, two at a time, until
+round B A A B), so that a slow change of the machine's load affects both equally. Rounds are added, two at a time, until
 every ratio's interval is narrow enough, or there have been too many.
 """
 
@@ -96,7 +96,7 @@ def run_bench(
     done = 0
     with _sigterm_as_exit():
         while unsettled and done < most:
-            # Whoever goes first may find the machine in another state: each side is first every other time.
+            # The side that goes first may meet the machine in another state: each side is first every other time.
             order = sides if done % 2 == 0 else sides[::-1]
             say(f"round {done + 1}: {' and '.join(side.archive.name for side in order)}, {len(unsettled)} to measure")
             _round(order, unsettled, load, settle, config, say)
@@ -271,7 +271,7 @@ def _number(value: float | None) -> str:
 
 @contextmanager
 def _sigterm_as_exit() -> Iterator[None]:
-    """SIGTERM unwinds the stack, as Ctrl-C does, so that no server outlives us. (Main thread only.)"""
+    """SIGTERM unwinds the stack, as Ctrl-C does, so that every server is stopped. (Main thread only.)"""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -27,7 +27,7 @@ def build_stock(
     batch_size: int = 16,
     max_batch_delay_ms: int = 20,
 ) -> Path:
-    """Package an fp32 model with the plain transformers handler: one worker, TorchServe's batch, nothing clever.
+    """Package an fp32 model with the plain transformers handler: one worker, each batch as TorchServe makes it.
 
     Args:
         model_dir: config.json, tokenizer files and *.safetensors.

@@ -1,4 +1,4 @@
-"""What a task tells compression of its outputs: the losses to train with, and the metrics to judge a model by."""
+"""A task's outputs as compression uses them: the losses to train with, and the metrics to judge a model by."""
 
 from __future__ import annotations
 

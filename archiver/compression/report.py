@@ -1,4 +1,4 @@
-"""What a compression stage says of itself."""
+"""The report of a compression stage."""
 
 from __future__ import annotations
 

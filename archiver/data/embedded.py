@@ -1,4 +1,4 @@
-"""English text that every CPython ships: calibration and validation sentences on a machine that has nothing else.
+"""English text that every CPython ships: calibration and validation sentences on a machine without other data.
 
 It comes from the language reference behind `help()` (`pydoc_data.topics`) and from docstrings of the standard
 library, read as source files: nothing is imported for its side effects. The result depends on the Python version only.

@@ -1,4 +1,4 @@
-"""What compression cost a classifier: metrics of its logits against the labels and the original's logits."""
+"""Metrics of a classifier: its logits against the labels and the original's logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What compression cost an embedding model: metrics of its vectors against the original's."""
+"""Metrics of an embedding model: its vectors against the original's."""
 
 from __future__ import annotations
 

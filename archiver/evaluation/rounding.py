@@ -1,4 +1,4 @@
-"""How exactly metrics are said."""
+"""How many digits metrics have."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Whether an exported decoder computes what torch computes, as a graph with state and with paged attention.
 
-Exporters take an architecture without a word and leave out what the operation they map attention to does not have: caps on
-scores (Gemma 2), sinks (GPT-OSS), slopes in a form that paged attention does not know (MPT).
+Exporters accept an architecture without an error and leave out what the operation that they map attention to does not have:
+caps on scores (Gemma 2), sinks (GPT-OSS), slopes in a form that paged attention does not know (MPT).
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def _split_gemms(model: onnx.ModelProto, modules: dict[str, str], linears: set[s
 
 
 class _Writer:
-    """Collects the new node list in order, adds constants, and drops the weights nobody reads any more."""
+    """Collects the new node list in order, adds constants, and drops the weights that no node reads any more."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model

@@ -1,4 +1,4 @@
-"""verify: is this archive what it says it is, and does it answer as it did when it was built?
+"""verify: whether an archive is complete and unchanged, and answers as it did when it was built.
 
 Every digest; no pickle; then, in a process that sees the archive and not this repository, the handler is loaded and the
 stored examples are answered.

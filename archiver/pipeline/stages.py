@@ -1,4 +1,4 @@
-"""The recipe's stages, run one after another on the model; each says what it cost and what it won."""
+"""The recipe's stages, run one after another on the model; each is measured before and after."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def compress(workload: Workload, progress: Progress, model_store: Path | None = 
 
 
 def forget_checkpoints(workload: Workload, model_store: Path) -> None:
-    """Remove what interrupted runs of this very recipe would have gone on from: it has become an archive."""
+    """Remove the checkpoints of this recipe's stages, which interrupted builds have left: its archive is written."""
     for index in range(len(workload.recipe.compress)):
         path = _checkpoint(workload, index, model_store)
         for file in path.parent.glob(f"{path.name}*"):
@@ -98,7 +98,7 @@ def _context(workload: Workload, stage: Stage, progress: Progress, checkpoint: P
 
 
 def objective_of(task: Task) -> Objective:
-    """What the task's declarations say to a stage: its losses, and the metrics by which a model is judged."""
+    """The task's losses, and the metrics by which a model is judged, as a stage gets them."""
     better = {name: metric.higher_is_better for name, metric in task.metrics.items()}
     return Objective(
         distance=task.distance,

@@ -1,4 +1,4 @@
-"""Which order of stages makes sense: every method declares what it leaves and what it refuses, and this walks the pairs."""
+"""The order of stages: every method declares what it leaves and what it refuses, and each pair is checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""inspect: an archive's own account of itself, as one JSON-able dict. Nothing in it is executed."""
+"""inspect: the report that an archive carries, as one JSON-able dict. Nothing in the archive is executed."""
 
 import json
 import tempfile

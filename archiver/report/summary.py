@@ -1,4 +1,4 @@
-"""An archive's report for people: what went in, what it cost, what it won, on which host that was measured."""
+"""An archive's report as text: origin, size, speed, stages, metrics, gate, and the host they were measured on."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,7 +51,7 @@ def summarize(report: Mapping[str, Any], path: Path) -> str:
 
 
 def _assistance(measured: Mapping[str, Any] | None) -> list[str]:
-    """What guessing tokens ahead was measured to do."""
+    """The measured speed of speculative decoding."""
     if measured is None:
         return []
     ratios = ", ".join(f"{count}: {ratio:.2f} ×" for count, ratio in measured["speedup_by_streams"].items())
@@ -61,7 +61,7 @@ def _assistance(measured: Mapping[str, Any] | None) -> list[str]:
 
 
 def _stage(stage: Mapping[str, Any], speed: Mapping[str, Any] | None, shown: Sequence[str]) -> list[str]:
-    """What a stage cost and won, before → after; its own notes below."""
+    """A stage's metrics and speed, before → after; its notes below."""
     found = []
     for name in shown:
         before, after = (stage.get("metrics", {}).get(when, {}).get(name) for when in ("before", "after"))

@@ -68,7 +68,7 @@ def add_draft(workload: Any, folder: Path) -> None:
 
 
 def _add_tokenizers(tokenizer_json: bytes, folders: list[Path]) -> None:
-    """The pipeline compares the two models' tokenizers and wants both as graphs of its own; nothing else uses them."""
+    """Write both models' tokenizers as graphs, which the pipeline needs to compare them and for nothing else."""
     import openvino as ov
     import transformers
     from openvino_tokenizers import convert_tokenizer
@@ -86,7 +86,7 @@ def _add_tokenizers(tokenizer_json: bytes, folders: list[Path]) -> None:
 
 
 def remove_draft(folder: Path) -> None:
-    """It was not faster."""
+    """Remove the files of a draft model that does not make writing faster."""
     shutil.rmtree(folder / DRAFT)
     for name in TOKENIZER_FILES:
         for path in (folder / name, (folder / name).with_suffix(".bin")):

@@ -30,7 +30,7 @@ LOG4J = (
     + '    <Root level="info"><AppenderRef ref="ts_log"/></Root>\n  </Loggers>\n</Configuration>\n'
 )
 
-# A worker that dies this often without a word of its own (killed from outside, out of memory) is not coming up.
+# A worker that dies this often without logging a reason (killed from outside, out of memory) is not coming up.
 _SILENT_DEATHS = 3
 _LOADING = re.compile(r"^(?:Failed to load model|Load model) .*?exception (.*)$")
 _DIED = "Backend worker process died."
@@ -66,7 +66,7 @@ def worker_failure(folder: Path, model: str) -> str | None:
 
 
 def last_lines(folder: Path, count: int = 15) -> str:
-    """The end of what the server said, console first (a Java that does not start speaks only there)."""
+    """The last lines of the server's logs, the console first (a Java that does not start writes only there)."""
     lines: list[str] = []
     for path in (folder / "console.log", folder / "logs" / "ts_log.log", folder / "logs" / "model_log.log"):
         if path.exists():

@@ -33,7 +33,7 @@ class NothingToDo(ArchiverError):
 
 
 def start(model_store: Path, config: Path, folder: Path, timeout: float = 300.0) -> None:
-    """Start a server that outlives us, wait until it answers a real request per model, and say how to reach it.
+    """Start a server that keeps running, wait until it answers a real request per model, and print how to reach it.
 
     model_store: its *.mar files are all loaded; config: used with the ports it names; folder: logs, keys and the PID
     file

@@ -1,4 +1,4 @@
-"""One stock TorchServe as a child process: started, waited for, looked into, stopped without a trace."""
+"""One stock TorchServe as a child process: start, wait, inspect, stop with all its processes and files."""
 
 from __future__ import annotations
 

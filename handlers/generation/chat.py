@@ -48,7 +48,7 @@ class ChatTemplate:
 
 
 def _generation_blocks() -> Any:
-    """The extension for `{% generation %}`, which marks what the assistant said for training; here it says nothing."""
+    """The extension for `{% generation %}`, which marks the assistant's text for training; here it has no effect."""
     ext: Any = importlib.import_module("jinja2.ext")
     nodes: Any = importlib.import_module("jinja2.nodes")
 

@@ -1,4 +1,4 @@
-"""One worker's running texts: a thread that lets prompts join, runs the model once, hands out what came, and so on.
+"""A worker's engine: a thread that adds prompts to the batch, runs a step of the model and hands out its tokens, in a loop.
 
 A prompt ends with its end token, its last token, a stop string, its deadline, or when its request is cancelled.
 """

@@ -51,7 +51,7 @@ class Input(ABC, Generic[Value, Item]):
 
         Args:
             items: [n] items, each of size ≤ `size`. size: what they are padded to. rows: ≥ n; the rows beyond n are
-                filled so that no operation of a model fails on them, and their outputs belong to nobody.
+                filled so that no operation of a model fails on them, and their outputs are not used.
         Returns: arrays [rows, …] by the name of the model's input.
         """
 

@@ -157,7 +157,7 @@ class CompletionRenderer(Renderer):
 
 @dataclass
 class ChatRenderer(Renderer):
-    """The answer to {"messages": […]}; a stream's first chunk says who speaks."""
+    """The answer to {"messages": […]}; a stream's first chunk has the role."""
 
     _begun: bool = field(default=False, init=False)
 

@@ -1,4 +1,4 @@
-"""torch, for models that answer with one pass: works wherever the worker works."""
+"""torch, for models that answer with one pass: needs no exported graph."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -6,7 +6,7 @@ one whose layers have different shapes: the cache takes its sizes from what the 
 Running prompts share one cache, shorter ones padded on their left and the padding masked, so that what stands in
 another row has no part in a row's sums. The order in which a kernel adds a row's own numbers can depend on how many
 rows there are: a prompt's logits agree to rounding, not to the last bit, with those it gets alone. `batched=False` runs
-one row after the other and gives the same bits, at the price of reading all weights once a row.
+one row after the other and gives the same bits; all weights are then read once a row.
 """
 
 import logging
@@ -163,7 +163,7 @@ class TorchBackend:
         return Load(running=self._count(), waiting=len(self._waiting))
 
     def _merge(self) -> list[Step]:
-        """Bring all running rows into one batch; nothing but failures to tell."""
+        """Bring all running rows into one batch. Returns: steps of prompts that failed by it."""
         if not self._batched or len(self._running) < 2:
             return []
         everyone = _Rows([prompt for rows in self._running for prompt in rows.prompts], None)
@@ -234,7 +234,7 @@ class TorchBackend:
         return Step(prompt.key, [token], logprobs, finish)
 
     def _settle(self, rows: _Rows, staying: list[_Prompt]) -> None:
-        """Let go of the others; one that has come to its prompt's end is running from now on."""
+        """Keep only the prompts `staying` of some rows; one whose own prompt is read completely joins the running ones."""
         if rows is self._entering:
             if staying and not staying[0].found:
                 return

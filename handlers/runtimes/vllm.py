@@ -97,7 +97,7 @@ class VllmBackend:
             self._engine.abort_request([str(key)])
 
     def load(self) -> Load:
-        """What max_running allows counts as running: the engine tells neither that nor its cache's use but to its log."""
+        """Up to max_running prompts count as running: the engine gives neither their number nor its cache's use."""
         running = min(len(self._keys), self._max_running)
         return Load(running=running, waiting=len(self._keys) - running)
 

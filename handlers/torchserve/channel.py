@@ -21,7 +21,7 @@ from handlers.torchserve.requests import STREAM, reason_of
 
 
 class LockedSocket(socket.socket):
-    """A socket whose messages never mix, whoever sends them."""
+    """A socket that several threads may write to: each message is written whole."""
 
     __slots__ = ()
     _writing = threading.Lock()
@@ -41,7 +41,7 @@ def lock_socket(found: Any) -> None:
 class Arrivals:
     """A pause between two steps in which requests reach the engine, and answers leave it.
 
-    OpenVINO GenAI's `step` holds Python's lock until it is done: whatever another thread was about to do waits for a whole
+    OpenVINO GenAI's `step` holds Python's global interpreter lock until it is done: any other thread waits for a whole
     step, and a request passes through four threads. So between two steps there is a pause, as short as it can be.
     """
 
@@ -84,7 +84,7 @@ class Arrivals:
 
 
 class Message:
-    """Answers to several requests in one message. It plays the context of TorchServe's own encoder.
+    """Answers to several requests in one message, with the interface of the context that TorchServe's encoder takes.
 
     stream: more follows on each. Without, the responses are whole, and the frontend keeps the jobs. last: it forgets them
     """

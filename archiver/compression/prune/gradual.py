@@ -1,4 +1,4 @@
-"""Pruning in rounds with retraining in between, and weights that come back where the loss asks for them."""
+"""Pruning in rounds with retraining in between, and regrowth of the pruned weights with the largest gradients."""
 
 from __future__ import annotations
 

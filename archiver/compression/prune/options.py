@@ -1,4 +1,4 @@
-"""Options of pruning single weights: how they are scored, how many go, when, and what comes back."""
+"""Options of pruning single weights: how they are scored, how many are removed, when, and how many are regrown."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Wanda(L1):
 
 @dataclass(frozen=True)
 class SparseGpt(Wanda):
-    """Importance w²/[H⁻¹]ⱼⱼ; the weights that stay are moved to make up for those that go."""
+    """Importance w²/[H⁻¹]ⱼⱼ; the remaining weights are adjusted to compensate for the removed ones."""
 
     scope: str = option("string", "layer", choices=("layer", "row"), help="what one threshold is for, in each block")
     damping: float = option(

@@ -1,4 +1,4 @@
-"""SparseGPT: weights are removed column by column, and the columns not yet passed make up for each.
+"""SparseGPT: weights are removed column by column, and later columns are adjusted to compensate.
 
 Source: Frantar & Alistarh 2023, arXiv:2301.00774, algorithm 1. With H = 2·XᵀX + λI and H⁻¹ = UᵀU (U upper triangular, the
 Cholesky factor of the inverse), row j of U carries what the paper calls the inverses of the trailing Hessians: the error
@@ -42,7 +42,7 @@ def prune_compensated(
     damping: float = 0.01,
     block: int = 128,
 ) -> tuple[Tensor, Tensor]:
-    """Remove weights column by column, each making up for those before it. One of sparsity, n_m and kept is given.
+    """Remove weights column by column; later columns compensate for earlier ones. One of sparsity, n_m and kept is given.
 
     Scores are w²/U_jj² at the moment the block (or group of m) is reached. What is zero from the start goes first,
     although compensation has moved it by then: a block that holds more zeros than its share keeps them all, and the other

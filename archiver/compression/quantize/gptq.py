@@ -1,4 +1,4 @@
-"""GPTQ: weights are rounded column by column, and the columns not yet rounded make up for each error.
+"""GPTQ: weights are rounded column by column, and later columns are adjusted to compensate for each error.
 
 Source: Frantar et al. 2022, arXiv:2210.17323, algorithm 1.
 """

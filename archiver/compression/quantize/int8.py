@@ -18,8 +18,8 @@ from archiver.state.plan import QuantizationPlan, plan_of
 
 
 def dynamic_int8(model: torch.nn.Module, options: Any, context: StageContext) -> StageReport:
-    """Plan int8 weights, and activations quantized at run time with a scale per token, so that no neighbour of a text in
-    its batch changes its answer.
+    """Plan int8 weights, and activations quantized at run time with a scale per token, so that an answer does not depend
+    on the other texts of its batch.
 
     Args:
         model: its linear layers and tables are what `targets` chooses from.

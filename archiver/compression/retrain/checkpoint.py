@@ -1,4 +1,4 @@
-"""What a long training has reached, on disk: an interruption, also a kill -9, costs at most a minute of it.
+"""Checkpoints of a training on disk: an interruption, also by kill -9, loses at most a minute of it.
 
 Two files, both safetensors, replaced in one step: NAME.partial (weights, the optimiser's moments, the best epoch's weights)
 while it runs, NAME.done (weights) when it has finished. Their name holds the digest of all that leads to this training, so

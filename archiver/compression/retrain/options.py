@@ -9,7 +9,7 @@ from archiver.fields import option
 
 @dataclass(frozen=True)
 class Distill:
-    """How much each resemblance to the original counts beside the labels' loss."""
+    """Weights of the distillation losses beside the labels' loss."""
 
     logits: float = option("number", 1.0, minimum=0, maximum=1000, help="softened outputs (vectors for embeddings)")
     hidden: float = option("number", 10.0, minimum=0, maximum=1000, help="hidden states behind each kept layer")
@@ -17,7 +17,7 @@ class Distill:
 
 @dataclass(frozen=True)
 class Retrain:
-    """Train what is left on data.train; masks, sharing and quantizers of earlier stages hold."""
+    """Train the compressed model on data.train; masks, sharing and quantizers of earlier stages hold."""
 
     epochs: int = option("integer", 2, minimum=1, maximum=1000)
     learning_rate: float = option("number", 1e-4, above=0, maximum=1)

@@ -1,4 +1,4 @@
-"""The stage `retrain`: train what earlier stages have left, to win back what they lost."""
+"""The stage `retrain`: train the compressed model, to recover what earlier stages lost."""
 
 from __future__ import annotations
 

@@ -261,7 +261,7 @@ def _hidden_states(model: torch.nn.Module, wanted: bool) -> Iterator[list[Tensor
 
 @contextmanager
 def _gradients(model: torch.nn.Module) -> Iterator[None]:
-    """Gradients on, whatever surrounds it; weights come out without them, as they came."""
+    """Gradients are enabled inside; at the end each Parameter's requires_grad is what it was before."""
     before = {name: value.requires_grad for name, value in model.named_parameters()}
     with torch.enable_grad():
         yield

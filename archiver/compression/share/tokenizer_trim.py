@@ -1,15 +1,15 @@
-"""A tokenizer.json with fewer tokens: which must stay so that every string is still cut, and what becomes of the ids.
+"""A tokenizer.json with fewer tokens: which must stay so that every text can be tokenized, and the new ids.
 
-The kept tokens get new ids in ascending order of the old ones. What is kept beside the used tokens makes two promises:
+The kept tokens get new ids in ascending order of the old ones. What is kept beside the used tokens guarantees two things:
 each text that used only those tokens is cut into the same ones, and no other text becomes unknown that was not before.
 
 - WordPiece takes the longest piece that fits, again and again. A piece that fits first still does when others are gone; all
-  single characters, with and without the continuing prefix, let any other word fall apart.
+  single characters, with and without the continuing prefix, allow every other word to be cut.
 - BPE joins neighbours by the order of its merges. A word is joined as before when every merge behind its tokens is kept:
   so both parts of each kept token are kept, down to the alphabet, which is kept too. The merges kept are those whose parts
   and product are.
 - Unigram takes the likeliest way to cut. A way that is the likeliest of all is so too among fewer; single characters and
-  the bytes let everything else fall apart. The rarest piece stays, since the score of an unknown character is measured
+  the bytes allow everything else to be cut. The rarest piece stays, since the score of an unknown character is measured
   from it.
 - WordLevel knows words or it does not: a word whose token is gone becomes the unknown token.
 """

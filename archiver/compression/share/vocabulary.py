@@ -1,7 +1,8 @@
-"""The stage `share/vocabulary`: tokens that the training texts do not use share the pieces they fall apart into.
+"""The stage `share/vocabulary`: tokens that the training texts do not use are removed from the model and its tokenizer.
 
-Their rows leave the embedding table (and a language model's head), the tokenizer is written anew (tokenizer_trim), and the
-remaining ids are renumbered in their old order. CompressionState.old_ids tells the original what a new id means.
+A text with such a token is cut into smaller tokens. The rows leave the embedding table (and a language model's head), the
+tokenizer is written anew (tokenizer_trim), and the remaining ids are renumbered in their old order.
+CompressionState.old_ids maps new ids to those of the original.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def _slice(model: torch.nn.Module, kept: Tensor) -> None:
             for value in (module.weight, getattr(module, "bias", None)):
                 if isinstance(value, torch.nn.Parameter) and id(value) not in sliced:
                     sliced.add(id(value))
-                    value.data = value.data[kept].clone()  # the same Parameter, so that whoever shares it still does
+                    value.data = value.data[kept].clone()  # the same Parameter, so that modules that share it still do
             if isinstance(module, torch.nn.Embedding):
                 module.num_embeddings = len(kept)
             else:
