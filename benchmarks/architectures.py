@@ -194,7 +194,10 @@ def look_at(kind: str, family: str, folder: Path) -> Row:
             archiver.check(archiver.load_recipe(recipe(kind, family, model, stage)), quiet)
             cuts.append(what)
         except archiver.ArchiverError as error:
-            row.note = row.note or f"{what}: {_line(error)}"
+            reason = (error.problems or [error.message])[0]
+            row.note = (
+                row.note or f"{what}: {_line(reason.rpartition('cannot be cut in ')[2].partition(': ')[2] or reason)}"
+            )
     row.cuts = ", ".join(cuts)
     return row
 

@@ -132,10 +132,6 @@ class Task(ABC):
         """What cannot work with this model, one sentence each, beyond what every task needs."""
         return []
 
-    def serve_problems(self, serve: ServeSpec) -> list[tuple[str, str]]:
-        """(key of `serve`, sentence) for settings that cannot work together, seen without the model."""
-        return []
-
     @abstractmethod
     def server_config(self, serve: ServeSpec) -> dict[str, Any]:
         """TorchServe's model-config.yaml."""

@@ -14,6 +14,7 @@ from archiver.compression.calibration import require_seen, watched_inputs
 from archiver.compression.context import Batch, StageContext
 from archiver.compression.modules import select_modules
 from archiver.compression.report import StageReport, report_stage
+from archiver.compression.roles import roles_of
 from archiver.state.plan import QuantizationPlan, plan_of
 
 
@@ -109,7 +110,7 @@ def _plan(model: torch.nn.Module, options: Any, kind: str) -> StageReport:
         for name, module in model.named_modules()
         if isinstance(module, (torch.nn.Linear, torch.nn.Embedding))
     }
-    chosen = select_modules(kinds, options.targets or ("*",), options.ignore)
+    chosen = select_modules(kinds, options.targets or ("*",), options.ignore, roles_of(model))
     plan = QuantizationPlan(
         kind,
         linears=tuple(name for name in chosen if issubclass(kinds[name], torch.nn.Linear)),

@@ -9,6 +9,7 @@ import torch
 
 from archiver.compression.modules import linear_names, select_modules, weighted_names
 from archiver.compression.quantize.options import FixedPoint, WeightOnly
+from archiver.compression.roles import roles_of
 from archiver.errors import RecipeError
 from archiver.state.constraints import Mask, sharing, state_of
 
@@ -23,9 +24,11 @@ def chosen_modules(model: torch.nn.Module, options: Any, *, tables: bool = False
     Raises: RecipeError as `select_modules`, and for a weight that an earlier stage has put on a grid.
     """
     if options.targets is None:
-        names = select_modules((weighted_names if tables else linear_names)(model), ("*",), options.ignore)
+        names = select_modules(
+            (weighted_names if tables else linear_names)(model), ("*",), options.ignore, roles_of(model)
+        )
     else:
-        names = select_modules(weighted_names(model), options.targets, options.ignore)
+        names = select_modules(weighted_names(model), options.targets, options.ignore, roles_of(model))
     seen: set[int] = set()
     unique = []
     for name in names:
