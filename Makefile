@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup archive serve stop test lint check-lock bench bench-compression bench-generation clean
+.PHONY: setup archive serve stop test lint check-lock bench bench-compression bench-generation bench-architectures clean
 .DELETE_ON_ERROR:
 
 # 3.11 is what the tests run on: 3.12 and 3.13 get a warning, any other Python is refused.
@@ -62,6 +62,9 @@ bench-compression: setup
 
 bench-generation: setup
 	$(BIN)/python -m benchmarks.generation
+
+bench-architectures: setup
+	$(BIN)/python -m benchmarks.architectures --table docs/models.md
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

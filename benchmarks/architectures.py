@@ -195,9 +195,8 @@ def look_at(kind: str, family: str, folder: Path) -> Row:
             cuts.append(what)
         except archiver.ArchiverError as error:
             reason = (error.problems or [error.message])[0]
-            row.note = (
-                row.note or f"{what}: {_line(reason.rpartition('cannot be cut in ')[2].partition(': ')[2] or reason)}"
-            )
+            why = reason.rpartition("cannot be cut in ")[2].partition(": ")[2]
+            row.note = row.note or f"{what}: {_line(why or reason)}"
     row.cuts = ", ".join(cuts)
     return row
 
