@@ -92,12 +92,12 @@ def _facts(workload: Workload, stages: list[StageReport], staged: Staged) -> dic
         "task": workload.recipe.task,
         "runtime": staged.runtime.name,
         "created_by": created_by(staged.way.built_with),
+        "original_dtype": workload.facts.dtype,
         "model": {"source": workload.source.source, "sha256": workload.source.sha256},
         "recipe": recipe,
         "stages": [stage.as_dict() for stage in stages],
         "size": {
             "original_bytes": workload.facts.weight_bytes,
-            "original_dtype": workload.facts.dtype,
             "weight_bytes": staged.weight_bytes,
         },
         "metrics": {"original": workload.original_metrics, "compressed": staged.metrics},

@@ -85,8 +85,8 @@ def _check_runtime(root: Node, task: Task, serve: ServeSpec, problems: Problems)
     entries = root.value["serve"].value
     others = [one.name for one in RUNTIMES.values() if task.execution in one.ways]
     if task.execution not in runtime.ways:
-        allowed = ", ".join(["auto", *others])
-        problems.add(entries["runtime"], f"{task.name} is not served with {runtime.name}; allowed: {allowed}")
+        allowed = f"{', '.join(['auto', *others[:-1]])} or {others[-1]}"
+        problems.add(entries["runtime"], f"{task.name} is not served with {runtime.name}: use {allowed}")
     elif serve.device not in runtime.devices:
         able = ", ".join(one.name for one in serving_runtimes(task.execution, serve.device))
         problems.add(

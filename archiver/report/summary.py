@@ -14,7 +14,7 @@ def summarize(report: Mapping[str, Any], path: Path) -> str:
     task = TASKS.get(report["task"])
     batches = task.batches if task else ""
     original = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}.get(
-        size.get("original_dtype", ""), "original"
+        report.get("original_dtype", ""), "original"
     )
     lines = [
         f"{path}",

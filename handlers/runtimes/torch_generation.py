@@ -112,6 +112,11 @@ class TorchBackend:
         backend._begin(model, end_ids, max_running, prefill_tokens, batched)
         return backend
 
+    @property
+    def model(self) -> Any:
+        """transformers' …ForCausalLM, for measuring what it predicts."""
+        return self._model
+
     def _begin(
         self, model: Any, end_ids: Collection[int], max_running: int, prefill_tokens: int, batched: bool
     ) -> None:  # fmt: skip

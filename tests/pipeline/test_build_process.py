@@ -180,7 +180,7 @@ def test_the_gate_ends_with_3_and_keeps_the_old_archive(place: Path) -> None:
         ("check the recipe", signal.SIGINT),
         ("load the model", signal.SIGKILL),
         ("load the model", signal.SIGTERM),
-        ("export to ONNX", signal.SIGKILL),
+        ("compress: quantize", signal.SIGKILL),
         ("pack", signal.SIGINT),
         ("pack", signal.SIGKILL),
     ],
