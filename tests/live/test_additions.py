@@ -180,7 +180,7 @@ _MISTAKES = {
     ),
     "another execution": (
         {"task": "text-generation", "serve": {"runtime": "onnx-reference"}},
-        "text-generation is not served with onnx-reference; allowed: (?!.*onnx-reference)auto, openvino",
+        "text-generation is not served with onnx-reference: use (?!.*onnx-reference)auto, openvino",
     ),
     "another metric": (
         {"task": "text-scores", "gate": {"min": {"f1": 0.5}}},
