@@ -39,6 +39,8 @@ def _report(manifest: Mapping[str, Any], timings: Mapping[str, Any], archive_byt
     size = {**manifest["size"], "archive_bytes": archive_bytes}
     order = ["name", "version", "task", "runtime", "content_sha256", "created_by", "model", "stages"]
     report = {key: manifest[key] for key in order}
+    if "original_dtype" in manifest:  # absent from archives of before
+        report["original_dtype"] = manifest["original_dtype"]
     report |= {"size": size, "metrics": manifest["metrics"], "timings": timings, "gate": manifest["gate"]}
     report |= {key: manifest[key] for key in ("measured_on", "tolerance", "recipe")}
     return report | {"files": manifest["files"]}

@@ -26,6 +26,7 @@ def test_every_key_of_the_contract(built):
     assert report["model"].keys() == {"source", "sha256"}
     assert report["stages"][0].keys() >= {"method", "options", "parameters", "weight_bytes", "notes", "metrics"}
     assert report["size"].keys() == {"original_bytes", "weight_bytes", "archive_bytes"}
+    assert report["original_dtype"] == "float32"
     assert report["metrics"].keys() == {"original", "compressed"}
     assert report["metrics"]["original"].keys() == {"accuracy", "agreement", "f1", "cross_entropy"}
     assert report["timings"].keys() >= {"original_per_s", "compressed_per_s", "speedup", "host", "stage_seconds"}
@@ -57,6 +58,7 @@ def test_the_page_holds_the_numbers(built):
         "runs on onnxruntime",
         "quantize/dynamic-int8",
         "PyTorch eager fp32",
+        "size    fp32 weights",
         "accuracy",
         "gate    none",
         "alone and in a batch",
@@ -67,6 +69,9 @@ def test_the_page_holds_the_numbers(built):
     slow = report | {"timings": report["timings"] | {"speedup": 0.9}, "stages": []}
     assert "nothing is faster on this host: what was won is bytes" in summarize(slow, built.path)
     assert "none: packaged as it is" in summarize(slow, built.path)
+    assert "size    bf16 weights" in summarize(report | {"original_dtype": "bfloat16"}, built.path)
+    before = {key: value for key, value in report.items() if key != "original_dtype"}
+    assert "size    original weights" in summarize(before, built.path)
 
 
 def test_what_is_no_archive(tmp_path, built):
