@@ -77,9 +77,9 @@ def test_what_an_earlier_stage_has_pruned_never_comes_back():
 
 def test_a_layer_that_no_loss_reaches_gives_nothing_back():
     model = tiny("bert")
-    model.add_module("spare", torch.nn.Linear(32, 32))
+    model.get_submodule("bert").add_module("spare", torch.nn.Linear(32, 32))
     l1(model, L1(sparsity=0.5, scope="layer", regrow=0.2, retrain=TUNED), examples(model, "bert"))
-    spare = model.get_submodule("spare").get_parameter("weight")
+    spare = model.get_submodule("bert.spare").get_parameter("weight")
     assert int((spare == 0).sum()) == 512
 
 
