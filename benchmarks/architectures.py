@@ -187,6 +187,9 @@ def look_at(kind: str, family: str, folder: Path) -> Row:
     except archiver.ArchiverError as error:
         row.note = _line(error)
         return row
+    except Exception as error:  # of transformers, too, whose forward does not run with every size
+        row.note = f"failed: {type(error).__name__}: {_line(error)}"
+        return row
     cuts = []
     for what in ("heads", "neurons"):
         stage = {"prune": {"method": "structured", what: 0.5, "importance": "magnitude"}}
