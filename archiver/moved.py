@@ -58,7 +58,7 @@ MODULES = {
     "archiver.decoder_facts": "archiver.models.facts",
     "archiver.decoder_subject": "archiver.tasks.text.generation_workload",
     "archiver.embedded_text": "archiver.data.embedded",
-    "archiver.encoder_subject": "archiver.tasks.encoders",
+    "archiver.encoder_subject": "archiver.tasks.forward_workload",
     "archiver.export.image": "archiver.export.graph_weights",
     "archiver.export.int8_rows": "archiver.storage.int8_rows",
     "archiver.hub_data": "archiver.data.hub",

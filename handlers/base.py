@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 Value = TypeVar("Value")  # one input of the task, see handlers.inputs.base
 
+MAX_ITEMS = 1024  # of one request: windows of a long text, labels to try, texts to rank
+
 
 class TaskHandler(ABC, Generic[Value]):
     """One handler class per task derives from this; TorchServe calls initialize once and handle per batch.
@@ -129,18 +131,40 @@ class Ran:
     computed: int = 0
 
 
+@dataclass(frozen=True)
+class Found(Generic[Value]):
+    """One input with what the model gave for it.
+
+    Args:
+        value: the input. items: what was run for it, at least one.
+        outputs: one an item: the session's output row for it, padding included.
+    """
+
+    value: Value
+    items: Sequence[Any]
+    outputs: Sequence[np.ndarray]
+
+
 class BatchHandler(TaskHandler[Value]):
     """What comes together is run together: the items of all requests in sub-batches of like size, one pass each."""
 
     session: Session
 
+    def prepare(self, values: Sequence[Value], parameters: Mapping[str, Any]) -> list[Sequence[Any]]:
+        """The items to run for each of [n] inputs, at least one each; windows or questions of an input are several.
+
+        Args:
+            parameters: the request's, checked.
+        Raises: BadRequest for an input that the parameters forbid, naming its index.
+        """
+        return [(item,) for item in self.input.encode(values, parameters)]
+
     @abstractmethod
-    def answers(self, outputs: Sequence[np.ndarray], items: Sequence[Any], parameters: Mapping[str, Any]) -> list[Any]:
+    def answers(self, found: Sequence[Found[Value]], parameters: Mapping[str, Any]) -> list[Any]:
         """One request's outputs to its answers.
 
         Args:
-            outputs: [n] arrays, what the session gave for each item: one row of its output, padding included.
-            items: [n] items, in the same order. parameters: the request's, checked.
+            found: [n] inputs with their outputs. parameters: the request's, checked.
         Returns: [n] answers as JSON values.
         Raises: ArithmeticError with a sentence when the outputs are no numbers.
         """
@@ -150,15 +174,31 @@ class BatchHandler(TaskHandler[Value]):
 
     def respond(self, inputs: Sequence[Value], parameters: Mapping[str, Any] | None = None) -> list[Any]:
         given = dict(parameters or {})
-        items = self.input.encode(inputs, given)
-        return self.answers(self.outputs_of(items), items, given)
+        return self.answers(self.find(inputs, given), given)
 
-    def outputs_of(self, items: Sequence[Any]) -> list[np.ndarray]:
-        """What the session gives for each of [n] items, in order; what it raises for the first that fails is raised."""
-        ran = self.run(items)
+    def find(self, values: Sequence[Value], parameters: Mapping[str, Any]) -> list[Found[Value]]:
+        """What the model gives for inputs, in this process.
+
+        Args:
+            values: [n] inputs. parameters: as a request's.
+        Returns: [n], in order.
+        Raises: BadRequest as `prepare` does; what the session raises for the first sub-batch that fails.
+        """
+        prepared = self.prepare(values, parameters)
+        ran = self.run([item for items in prepared for item in items])
         if ran.failed:
             raise next(iter(ran.failed.values()))
-        return [output for output in ran.outputs if output is not None]
+        return self._found(values, prepared, ran.outputs)
+
+    def _found(
+        self, values: Sequence[Value], prepared: Sequence[Sequence[Any]], outputs: Sequence[np.ndarray | None]
+    ) -> list[Found[Value]]:
+        found, position = [], 0
+        for value, items in zip(values, prepared, strict=True):
+            mine = [output for output in outputs[position : position + len(items)] if output is not None]
+            found.append(Found(value, items, mine))
+            position += len(items)
+        return found
 
     def run(self, items: Sequence[Any]) -> Ran:
         """Run what several requests ask for; a sub-batch that fails takes no other with it."""
@@ -170,7 +210,7 @@ class BatchHandler(TaskHandler[Value]):
             try:
                 output = self.session.run(self.input.collate([items[i] for i in members], batch.length, batch.rows))
             except Exception as error:  # the runtime failed on this sub-batch: the others are still answered
-                logger.exception("a sub-batch of %d inputs × %d tokens failed", len(members), batch.length)
+                logger.exception("a sub-batch of %d items of size %d failed", len(members), batch.length)
                 ran.failed |= dict.fromkeys(members, error)
                 continue
             for row, index in enumerate(members):
@@ -186,7 +226,7 @@ class BatchHandler(TaskHandler[Value]):
         """
         started = time.perf_counter()
         bodies: list[bytes] = [b""] * len(data)
-        accepted: dict[int, tuple[Request, list[Any]]] = {}
+        accepted: dict[int, tuple[Request, list[Sequence[Any]]]] = {}
         for index, row in enumerate(data):
             try:
                 headers = context.get_all_request_header(index)
@@ -199,17 +239,17 @@ class BatchHandler(TaskHandler[Value]):
             except Exception as error:  # one request must not take the batch with it, whatever it found
                 logger.exception("request %d of the batch failed", index)
                 bodies[index] = _refuse(context, index, 500, f"the request could not be read: {type(error).__name__}")
-        everything = [item for _, items in accepted.values() for item in items]
+        everything = [item for _, prepared in accepted.values() for items in prepared for item in items]
         ran = self.run(everything)
         position = 0
-        for index, (request, items) in accepted.items():
-            span = range(position, position + len(items))
-            position += len(items)
-            bodies[index] = self._answer(context, index, request, items, ran, span)
+        for index, (request, prepared) in accepted.items():
+            span = range(position, position + sum(map(len, prepared)))
+            position = span.stop
+            bodies[index] = self._answer(context, index, request, prepared, ran, span)
         found = batch_measurements(
             requests=len(data),
             errors=sum(context.get_response_status(index)[0] not in (None, 200) for index in range(len(data))),
-            inputs=len(everything),
+            inputs=sum(len(prepared) for _, prepared in accepted.values()),
             tokens=ran.size,
             computed_tokens=ran.computed,
             seconds=time.perf_counter() - started,
@@ -217,26 +257,34 @@ class BatchHandler(TaskHandler[Value]):
         metrics.emit(context.metrics, found)
         return bodies
 
-    def _accept(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> tuple[Request, list[Any]]:
+    def _accept(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> tuple[Request, list[Sequence[Any]]]:
         allowed = self.input.allowed
         request = hf.parse(
-            read_document(row, headers, allowed),
+            read_document(row, headers, allowed, self.input.max_bytes),
             decode=self.input.decode,
             parameters=self.input.parameters | self.parameters,
             max_inputs=self.serving["max_inputs"],
             allowed=allowed,
+            fields=self.input.fields,
         )
-        return request, self.input.encode(request.inputs, request.parameters)
+        prepared = self.prepare(request.inputs, request.parameters)
+        items = sum(map(len, prepared))
+        if items > max(MAX_ITEMS, self.serving["max_inputs"]):
+            raise BadRequest(
+                f"the request makes {items} runs of the model (windows, texts or labels); at most "
+                f"{max(MAX_ITEMS, self.serving['max_inputs'])} are allowed: send fewer or shorter inputs"
+            )
+        return request, prepared
 
     def _answer(
-        self, context: Any, index: int, request: Request, items: Sequence[Any], ran: Ran, span: range
-    ) -> bytes:  # fmt: skip
+        self, context: Any, index: int, request: Request, prepared: Sequence[Sequence[Any]], ran: Ran, span: range
+    ) -> bytes:
         broken = next((ran.failed[i] for i in span if i in ran.failed), None)
         if broken is not None:
             return _refuse(context, index, 500, f"the model failed on this request: {type(broken).__name__}")
-        outputs = [output for output in ran.outputs[span.start : span.stop] if output is not None]
+        found = self._found(request.inputs, prepared, ran.outputs[span.start : span.stop])
         try:
-            answers = self.answers(outputs, items, request.parameters)
+            answers = self.answers(found, request.parameters)
         except ArithmeticError as error:
             return _refuse(context, index, 500, str(error))
         context.set_response_content_type(index, JSON)

@@ -215,6 +215,7 @@ METHODS: dict[str, dict[str, Method]] = {
         "vocabulary": Method(
             options=Vocabulary,
             function="archiver.compression.share.vocabulary:vocabulary",
+            needs_tokenizer=True,
             needs_data=True,
             check="archiver.compression.share.vocabulary:check",
             leaves=Effect.FEWER_TOKENS,

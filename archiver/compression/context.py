@@ -13,7 +13,6 @@ from archiver.compression.objective import Objective
 from archiver.errors import DataError, RecipeError
 
 Batch = Mapping[str, torch.Tensor]
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def _nothing(line: str) -> None:
@@ -69,18 +68,20 @@ class StageContext:
         return dataclasses.replace(self, checkpoint=where)
 
 
-def inputs_of(batch: Batch, module: torch.nn.Module | None = None) -> dict[str, torch.Tensor]:
+def inputs_of(batch: Batch, module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The tensors of a batch that a model takes.
 
     Args:
-        batch: name → tensor [rows, length], and labels.
-        module: a module that says with `takes_type_ids` whether it knows token types; None: it does.
-    Returns: the tensors among `INPUTS`.
+        batch: name → tensor [rows, …], and labels.
+        module: a module whose `inputs` name the tensors it takes; of any other all but the labels.
     """
-    takes_types = getattr(module, "takes_type_ids", True)
-    return {
-        name: batch[name] for name in INPUTS if name in batch and (takes_types or name != "token_type_ids")
-    }  # fmt: skip
+    names = getattr(module, "inputs", [name for name in batch if name != "labels"])
+    return {name: batch[name] for name in names if name in batch}
+
+
+def rows_of(batch: Batch) -> int:
+    """How many inputs a batch holds."""
+    return len(next(iter(batch.values())))
 
 
 def calibration_forward(module: torch.nn.Module, batches: Sequence[Batch]) -> None:

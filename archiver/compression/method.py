@@ -78,6 +78,7 @@ class Method:
     check: "module:name" of `(model, options) -> list[str]`: what in the model's modules and shapes it cannot work with,
         every bad module named. It gets the model without weights (meta device) before work starts, and changes the
         shapes as the function will
+    needs_tokenizer: it changes the model's tokenizer
     devices: what `serve.device` may be after it; None: any
     executions: how the task may be executed ("forward": one pass gives the answer, "generate": token by token); None: any
     leaves: what it leaves on the model, or a function of its options that says so; None: nothing that binds later stages
@@ -88,6 +89,7 @@ class Method:
     function: str
     needs_data: bool
     check: str = ""
+    needs_tokenizer: bool = False
     devices: Only | None = None
     executions: Only | None = None
     leaves: Effect | Callable[[Any], Effect] | None = None

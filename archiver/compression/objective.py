@@ -11,7 +11,7 @@ from archiver.errors import DataError
 
 Tensor = torch.Tensor
 Loss = Callable[[Tensor, Tensor], Tensor]
-Distance = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+Distance = Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from archiver.data.embedded import SOURCE, embedded_sentences
-from archiver.data.files import BadRow, Row, read_rows
+from archiver.data.files import BadRow, Columns, Row, read_rows
 from archiver.data.hub import HUB_PREFIX, read_hub_rows
 from archiver.errors import DataError
 
 SHOWN_PROBLEMS = 20
+KEYS = ("text", "text_pair", "label")
 
 Label = int | float | tuple[int, ...] | None
 
@@ -55,7 +56,7 @@ def read_examples(
     name = source.name if isinstance(source, Path) else source
     problems: list[tuple[int, str]] = []
     good: list[Row] = []
-    for row in islice(_rows(source, dict(columns or {})), limit):
+    for row in islice(source_rows(source, Columns(dict(columns or {}), KEYS)), limit):
         if isinstance(row, BadRow):
             problems.append((row.line, row.problem))
             continue
@@ -74,18 +75,19 @@ def read_examples(
         else:
             examples.append(Example(row.values["text"], row.values.get("text_pair"), label))
     if problems:
-        _raise(name, problems)
+        raise_mistakes(name, problems)
     if not examples:
         raise DataError(f"{name} holds no examples: it needs at least one row with a text")
     return examples
 
 
-def _rows(source: Path | str, columns: dict[str, str | int]) -> Iterator[Row | BadRow]:
+def source_rows(source: Path | str, columns: Columns) -> Iterator[Row | BadRow]:
+    """The rows of a file, a hub data set, or the embedded text (whose only column is the first key)."""
     if isinstance(source, str) and source.startswith("embedded:"):
         base, _, split = source.rpartition(":")
         if base != SOURCE:
             raise DataError(f"{source} is not embedded; allowed: {SOURCE}:train, {SOURCE}:validation")
-        return (Row(i, {"text": text}) for i, text in enumerate(embedded_sentences(split), start=1))
+        return (Row(i, {columns.keys[0]: text}) for i, text in enumerate(embedded_sentences(split), start=1))
     if isinstance(source, str) and source.startswith(HUB_PREFIX):
         return read_hub_rows(source, columns)
     return read_rows(Path(source), columns)
@@ -101,7 +103,8 @@ def _text_mistake(value: Any) -> str | None:
     return None if value.strip() else "is empty"
 
 
-def _raise(name: str, problems: list[tuple[int, str]]) -> None:
+def raise_mistakes(name: str, problems: list[tuple[int, str]]) -> None:
+    """DataError that lists the mistakes of one source, the first 20 of them, by line."""
     lines = [f"{name}:{line}: {problem}" for line, problem in sorted(problems, key=lambda item: item[0])]
     shown = lines[:SHOWN_PROBLEMS] + (
         [f"and {len(lines) - SHOWN_PROBLEMS} more"] if len(lines) > SHOWN_PROBLEMS else []

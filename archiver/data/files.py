@@ -11,12 +11,10 @@ from typing import Any
 
 from archiver.errors import DataError
 
-KEYS = ("text", "text_pair", "label")
-
 
 @dataclass(frozen=True)
 class Row:
-    """values: those of "text", "text_pair" and "label" that the source has, as read; line counts from 1."""
+    """values: those of the wanted keys that the source has, as read; line counts from 1."""
 
     line: int
     values: dict[str, Any]
@@ -30,15 +28,35 @@ class BadRow:
     problem: str
 
 
-def read_rows(path: Path, columns: Mapping[str, str | int]) -> Iterator[Row | BadRow]:
+@dataclass(frozen=True)
+class Columns:
+    """Which columns are wanted.
+
+    Args:
+        names: key → name or position of a column; {}: each column that is named like a key.
+        keys: what a row may have. required: which of them it must have where `names` is {}; without: the first.
+    """
+
+    names: Mapping[str, str | int]
+    keys: tuple[str, ...]
+    required: tuple[str, ...] = ()
+
+    def wanted(self, present: Callable[[str], bool]) -> dict[str, str]:
+        """Key → column's name. present: whether there is a column of that name."""
+        required = self.required or self.keys[:1]
+        own = {key: key for key in self.keys if key in required or present(key)}
+        return {key: str(name) for key, name in self.names.items()} or own
+
+
+def read_rows(path: Path, columns: Columns) -> Iterator[Row | BadRow]:
     """The rows of a file by its suffix: blank lines skipped, a byte-order mark and CRLF taken off.
 
-    .tsv: no quoting. .csv: RFC 4180. .jsonl, .ndjson: one object a line. .txt: one text a line, columns do not matter
+    .tsv: no quoting. .csv: RFC 4180. .jsonl, .ndjson: one object a line. .txt: the first key, one a line.
     raises DataError when the file cannot be opened, is UTF-16, or lacks a column
     """
-    readers: dict[str, Callable[[Path, Mapping[str, str | int]], Iterator[Row | BadRow]]] = {
-        ".tsv": lambda file, names: _table(file, names, _tsv_records(file)),
-        ".csv": lambda file, names: _table(file, names, _csv_records(file)),
+    readers: dict[str, Callable[[Path, Columns], Iterator[Row | BadRow]]] = {
+        ".tsv": lambda file, wanted: _table(file, wanted, _tsv_records(file)),
+        ".csv": lambda file, wanted: _table(file, wanted, _csv_records(file)),
         ".jsonl": _json_lines,
         ".ndjson": _json_lines,
         ".txt": _plain_lines,
@@ -69,16 +87,16 @@ def _lines(path: Path) -> Iterator[tuple[int, str | None]]:
 _NOT_UTF8 = "is not UTF-8: save the file as UTF-8"
 
 
-def _plain_lines(path: Path, columns: Mapping[str, str | int]) -> Iterator[Row | BadRow]:
+def _plain_lines(path: Path, columns: Columns) -> Iterator[Row | BadRow]:
     for number, line in _lines(path):
         if line is None:
             yield BadRow(number, _NOT_UTF8)
         elif line.strip():
-            yield Row(number, {"text": line.strip()})
+            yield Row(number, {columns.keys[0]: line.strip()})
 
 
-def _json_lines(path: Path, columns: Mapping[str, str | int]) -> Iterator[Row | BadRow]:
-    if any(isinstance(column, int) for column in columns.values()):
+def _json_lines(path: Path, columns: Columns) -> Iterator[Row | BadRow]:
+    if any(isinstance(column, int) for column in columns.names.values()):
         raise DataError(f"{path.name}: JSON lines have names, not positions: give data.columns by name")
     for number, line in _lines(path):
         if line is None:
@@ -97,11 +115,9 @@ def _json_lines(path: Path, columns: Mapping[str, str | int]) -> Iterator[Row | 
         yield pick_named(number, record, columns)
 
 
-def pick_named(line: int, record: Mapping[str, Any], columns: Mapping[str, str | int]) -> Row | BadRow:
-    """The wanted columns of one record with named values; without `columns`, those it has of text, text_pair, label."""
-    names = {key: str(name) for key, name in columns.items()} or {
-        key: key for key in KEYS if key == "text" or record.get(key) is not None
-    }
+def pick_named(line: int, record: Mapping[str, Any], columns: Columns) -> Row | BadRow:
+    """The wanted columns of one record with named values."""
+    names = columns.wanted(lambda key: record.get(key) is not None)
     missing = [name for name in names.values() if record.get(name) is None]
     if missing:
         found = ", ".join(map(str, list(record)[:10])) or "nothing"
@@ -150,12 +166,12 @@ def _csv_records(path: Path) -> Iterator[Record]:
             yield first, record
 
 
-def _table(path: Path, columns: Mapping[str, str | int], records: Iterator[Record]) -> Iterator[Row | BadRow]:
+def _table(path: Path, columns: Columns, records: Iterator[Record]) -> Iterator[Row | BadRow]:
     """Rows of a table: the first record is a header unless the columns are positions; all are equally wide."""
     positions: dict[str, int] | None = None
     width = 0
-    if columns and all(isinstance(column, int) for column in columns.values()):
-        positions = {key: int(column) for key, column in columns.items()}
+    if columns.names and all(isinstance(column, int) for column in columns.names.values()):
+        positions = {key: int(column) for key, column in columns.names.items()}
     for record in records:
         if isinstance(record, BadRow):
             yield record
@@ -174,12 +190,10 @@ def _table(path: Path, columns: Mapping[str, str | int], records: Iterator[Recor
             yield Row(line, {key: values[position] for key, position in positions.items()})
 
 
-def _header(path: Path, header: list[str], columns: Mapping[str, str | int]) -> dict[str, int]:
+def _header(path: Path, header: list[str], columns: Columns) -> dict[str, int]:
     """{key: position} of the named columns."""
     header = [name.strip() for name in header]
-    names = {key: str(name) for key, name in columns.items()} or {
-        key: key for key in KEYS if key == "text" or key in header
-    }
+    names = columns.wanted(header.__contains__)
     problems = [
         f"{'no' if name not in header else 'more than one'} column is named {name!r}"
         for name in names.values()

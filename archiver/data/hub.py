@@ -6,18 +6,18 @@ import importlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from archiver.data.files import BadRow, Row, pick_named
+from archiver.data.files import BadRow, Columns, Row, pick_named
 from archiver.errors import DataError
 
 HUB_PREFIX = "hub://"
 
 
-def read_hub_rows(source: str, columns: Mapping[str, str | int]) -> Iterator[Row | BadRow]:
+def read_hub_rows(source: str, columns: Columns) -> Iterator[Row | BadRow]:
     """The rows of "hub://name[/config]:split", lines counted from 1; `columns` by name.
 
     raises DataError when `datasets` is not installed, or the data set cannot be had
     """
-    if any(isinstance(column, int) for column in columns.values()):
+    if any(isinstance(column, int) for column in columns.names.values()):
         raise DataError(f"{source}: a hub data set has names, not positions: give data.columns by name")
     try:
         datasets = importlib.import_module("datasets")

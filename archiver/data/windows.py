@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from archiver.data.embedded import SOURCE, embedded_sentences
-from archiver.data.files import BadRow
+from archiver.data.files import BadRow, Columns
 from archiver.data.hub import HUB_PREFIX, read_hub_rows
 from archiver.errors import DataError
 
@@ -26,7 +26,7 @@ def read_text(source: Path | str, column: str = "text") -> str:
         text = _file(source)
     elif source.startswith(HUB_PREFIX):
         parts = []
-        for row in read_hub_rows(source, {"text": column}):
+        for row in read_hub_rows(source, Columns({"text": column}, ("text",))):
             if isinstance(row, BadRow):
                 raise DataError(f"{source}: row {row.line} {row.problem}")
             if not isinstance(row.values["text"], str):

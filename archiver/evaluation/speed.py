@@ -4,17 +4,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import numpy as np
 
-from handlers.inputs.text import Encoder, TextInput
+from handlers.inputs.base import Input
 
 Arrays = Mapping[str, np.ndarray]
 Run = Callable[[Arrays], np.ndarray]
 
 BATCH = 16
 ROUNDS = 3
-MAX_TEXTS = 512
+MAX_ITEMS = 512
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,17 @@ class Speed:
         return self.compressed_per_s / self.original_per_s
 
 
-def sorted_batches(inputs: Sequence[TextInput], encoder: Encoder, *, limit: int = MAX_TEXTS) -> list[Arrays]:
-    """Batches of 16 of like length; of more than `limit` texts every k-th by length, so that the mix stays."""
-    encoded = sorted(encoder.encode(inputs), key=lambda item: len(item.ids))
-    step = -(-len(encoded) // limit)
-    kept = encoded[::step]
+def sorted_batches(kind: Input[Any, Any], items: Sequence[Any], *, limit: int = MAX_ITEMS) -> list[Arrays]:
+    """Batches of 16 of like size; of more than `limit` items every k-th by size, so that the mix stays.
+
+    Args:
+        kind: the kind of input that has made the items.
+    """
+    ordered = sorted(items, key=kind.size)
+    step = -(-len(ordered) // limit)
+    kept = ordered[::step]
     groups = [kept[i : i + BATCH] for i in range(0, len(kept), BATCH)]
-    return [encoder.pad(group, len(group[-1].ids)) for group in groups]
+    return [kind.collate(group, kind.size(group[-1]), len(group)) for group in groups]
 
 
 def compare_speed(

@@ -9,8 +9,8 @@ from pathlib import Path
 import onnx
 import torch
 
+from archiver.architecture.tracing import Tracing
 from archiver.errors import UnsupportedModelError
-from handlers.architecture.encoder import EncoderWithHead
 
 OUTPUT = "output"
 
@@ -23,29 +23,28 @@ class OnnxGraph:
     modules: dict[str, str]
 
 
-def export_onnx(encoder: EncoderWithHead, *, max_length: int) -> OnnxGraph:
-    """Trace `encoder` with torch.export and translate it; input names are those of `forward`.
+def export_onnx(module: torch.nn.Module, tracing: Tracing) -> OnnxGraph:
+    """Trace a module with torch.export and translate it; input names are those of `forward`.
 
     The attention must be the eager one: its graph is the plain softmax(QKᵀ)V that the runtimes' own fusions know.
+
+    Args:
+        module: gives one tensor. tracing: the call to trace.
+    Raises: UnsupportedModelError where the exporter cannot take it.
     """
-    names = ["input_ids", "attention_mask"] + (["token_type_ids"] if encoder.takes_type_ids else [])
-    # Two rows of different length: an example of one row, or without padding, would be traced as the only case.
-    length = min(16, max_length)
-    input_ids = torch.randint(5, 100, (2, length), generator=torch.Generator().manual_seed(0))
-    mask = torch.ones_like(input_ids)
-    mask[1, length // 2 :] = 0
-    arguments = (input_ids, mask, torch.zeros_like(input_ids))[: len(names)]
-    rows = torch.export.Dim("rows", min=1, max=4096)
-    tokens = torch.export.Dim("tokens", min=1, max=max_length)
+    names = list(tracing.arguments)
+    sizes = {name: torch.export.Dim(name, min=least, max=most) for name, (least, most) in tracing.bounds.items()}
     with torch.no_grad(), warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript", "onnx_ir"):
         warnings.simplefilter("ignore")
         try:
             program = torch.onnx.export(
-                encoder,
-                arguments,
+                module,
+                tuple(tracing.arguments.values()),
                 input_names=names,
                 output_names=[OUTPUT],
-                dynamic_shapes=tuple({0: rows, 1: tokens} for _ in names),
+                dynamic_shapes=tuple(
+                    {axis: sizes[size] for axis, size in tracing.varying[name].items()} for name in names
+                ),
                 dynamo=True,
                 verbose=False,
             )

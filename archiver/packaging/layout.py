@@ -38,6 +38,7 @@ def write_code(
     version: str,
     handler: str,
     session: str,
+    modules: Sequence[str] = (),
     requirements: Sequence[str],
     config: Mapping[str, Any],
 ) -> None:
@@ -46,10 +47,12 @@ def write_code(
     Args:
         folder: where the archive is staged. name, version: the model's.
         handler: `module:Class` of the task's handler. session: of the runtime's session, see archiver.packaging.entry.
+        modules: more names of that form, whose modules travel too.
         requirements: lines of requirements.txt. config: TorchServe's settings for the model.
     Raises: PackagingError when a module is not one of `handlers`, or cannot be found.
     """
-    for path, source in import_closure(split_name(handler)[0], split_name(session)[0]).items():
+    needed = [split_name(name)[0] for name in (handler, session, *modules)]
+    for path, source in import_closure(*needed).items():
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)

@@ -21,7 +21,6 @@ from archiver.pipeline.workspace import workspace
 from archiver.progress import Progress
 from archiver.recipe.plain import as_dict
 from archiver.spec import Recipe
-from archiver.tasks import FALLBACK_VALIDATION
 from archiver.tasks.workload import Workload
 from handlers.examples import respond_fully
 
@@ -101,7 +100,7 @@ def _facts(workload: Workload, stages: list[StageReport], staged: Staged) -> dic
             "weight_bytes": staged.weight_bytes,
         },
         "metrics": {"original": workload.original_metrics, "compressed": staged.metrics},
-        "measured_on": {"source": recipe["data"].get("validation", FALLBACK_VALIDATION), **workload.extent},
+        "measured_on": {"source": recipe["data"].get("validation", workload.task.fallback), **workload.extent},
         "tolerance": {
             "allowed": staged.handler.serving["tolerance"],
             "alone_against_in_a_batch": round(staged.batch_difference, 6),

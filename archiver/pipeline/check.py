@@ -13,7 +13,7 @@ from archiver.models.load import skeleton
 from archiver.models.source import ModelSource, resolve_model
 from archiver.runtimes import RUNTIMES
 from archiver.spec import Recipe
-from archiver.tasks import FALLBACK_VALIDATION, TASKS, Task
+from archiver.tasks import TASKS, Task
 from archiver.tasks.workload import Workload
 
 
@@ -45,19 +45,23 @@ def check(recipe: Recipe) -> Checked:
     """
     task = TASKS[recipe.task]
     source = resolve_model(recipe.model)
-    facts = inspect_model(source.path, task.auto_class, task=task.name)
+    facts = inspect_model(source.path, task.auto_class, task=task.name, **task.inspected)
     problems = _runtime_problems(recipe) + _length_problems(recipe, source, facts) + task.check(recipe, source, facts)
     found: dict[str, list[Any]] = {"train": [], "validation": []}
     data = recipe.data
     wants_train = data.train is not None and any(stage.needs_data for stage in recipe.compress)
-    sources = {"train": data.train if wants_train else None, "validation": data.validation or FALLBACK_VALIDATION}
+    sources = {"train": data.train if wants_train else None, "validation": data.validation or task.fallback}
+    if sources["validation"] is None:
+        problems.append(
+            f"data.validation is missing: {task.name} is measured, and its stored examples are taken, from it"
+        )
     for part, where in sources.items():
         try:
             if where is not None:
                 found[part] = task.read(where, recipe, source, facts)
         except DataError as error:
             problems += [f"data.{part}: {error.message}", *error.problems]
-    problems += _stage_problems(recipe, task, source)
+    problems += _tokenizer_problems(recipe, task) + _stage_problems(recipe, task, source)
     if problems:
         raise RecipeError(f"the recipe {recipe.name} does not fit its model and data:", problems)
     return Checked(recipe, task, source, facts, found["validation"], found["train"])
@@ -78,6 +82,18 @@ def _length_problems(recipe: Recipe, source: ModelSource, facts: ModelFacts) -> 
     ]
 
 
+def _tokenizer_problems(recipe: Recipe, task: Task) -> list[str]:
+    """Stages that change the tokenizer, where the task's input has none."""
+    if task.input_name == "input_ids":
+        return []
+    stages = enumerate(recipe.compress)
+    return [
+        f"compress.{index}: {stage.label} changes the tokenizer, and {task.name} has none: remove it"
+        for index, stage in stages
+        if stage.entry.needs_tokenizer
+    ]
+
+
 def _stage_problems(recipe: Recipe, task: Task, source: ModelSource) -> list[str]:
     """What the stages say of the model's modules and shapes: each in turn, on a model without weights (meta device).
 
@@ -88,7 +104,7 @@ def _stage_problems(recipe: Recipe, task: Task, source: ModelSource) -> list[str
         return []
     problems = []
     with torch.device("meta"):
-        model = skeleton(source, task.auto_class)
+        model = skeleton(source, task.auto_class, base_only=task.takes_base_alone)
         for index, stage, function in checks:
             if function is not None:
                 found = function(model, stage.options)

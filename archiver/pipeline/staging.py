@@ -11,14 +11,10 @@ from archiver.packaging.entry import make_handler
 from archiver.packaging.layout import add_requirements, write_code, write_serving
 from archiver.requirements import requirement
 from archiver.runtimes import Runtime, Way
-from archiver.tasks.workload import Workload
+from archiver.tasks.workload import BATCHING, Workload
 from handlers.base import TaskHandler
 from handlers.cpu import container_cores
 from handlers.examples import respond_fully
-
-# How sub-batches are cut, see handlers.batching.plan. Measured with MiniLM-L6 on one core: beyond some 200 tokens a larger
-# sub-batch is no faster; one more sub-batch costs as much as some 48 tokens.
-BATCHING: Mapping[str, Any] = {"token_budget": 512, "max_rows": 32, "run_cost": 48}
 
 
 @dataclass
@@ -58,6 +54,7 @@ def stage_archive(workload: Workload, runtime: Runtime, folder: Path) -> Staged:
         version=recipe.version,
         handler=task.handler,
         session=way.session,
+        modules=[task.module] if way.carries_module else [],
         requirements=[*map(requirement, task.packages), requirement("numpy", "1.24"), *way.required()],
         config=task.server_config(recipe.serve),
     )
@@ -72,7 +69,7 @@ def stage_archive(workload: Workload, runtime: Runtime, folder: Path) -> Staged:
         "max_inputs": recipe.serve.max_inputs,
         **workload.serving(session),
     }
-    serving |= {"batching": {**BATCHING, **exported.batching}} if task.batched else {}
+    serving |= {"batching": {**BATCHING, **task.batching, **exported.batching}} if task.batched else {}
     add_requirements(folder, [*(["safetensors"] if "weights" in session else []), *workload.serving_packages(serving)])
     write_serving(folder, serving)
     handler = make_handler(task.handler, way.session)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from archiver.compression import METHODS
 from archiver.fields import REQUIRED, Allowed, options_of
 from archiver.recipe.combinations import check_combinations
-from archiver.recipe.sources import check_data_source, check_file, check_model
+from archiver.recipe.sources import DataKinds, check_data_source, check_file, check_model
 from archiver.recipe.yaml_tree import Node, Problems, plain
 from archiver.runtimes import RUNTIMES
 from archiver.spec import DataSpec, GateSpec, Recipe, ServeSpec, Stage
@@ -42,7 +42,7 @@ def check_recipe(root: Node, base_dir: Path, problems: Problems) -> Recipe | Non
     data = _data(top["data"], task, problems) if _given(top, "data") else DataSpec()
     stages = _stages(top["compress"], task, problems) if _given(top, "compress") else ()
     gate = _gate(top["gate"], task, problems) if _given(top, "gate") else None
-    serve = _serve(top["serve"], problems) if _given(top, "serve") else ServeSpec()
+    serve = _serve(top["serve"], task, problems) if _given(top, "serve") else ServeSpec()
     check_combinations(root, task_name, data, stages, gate, serve, problems)
     if problems or name is None or version is None or task_name is None or model is None:
         return None
@@ -158,13 +158,17 @@ def read_value(node: Node, what: str, allowed: Allowed, problems: Problems) -> A
 def _data(node: Node, task: Task | None, problems: Problems) -> DataSpec:
     entries = mapping(node, "data", _SECTIONS["data"], problems) or {}
     train, validation = (
-        check_data_source(entries[key], f"data.{key}", key, problems) if _given(entries, key) else None
+        check_data_source(entries[key], f"data.{key}", key, problems, _kinds(task)) if _given(entries, key) else None
         for key in ("train", "validation")
     )
     columns = _columns(entries["columns"], task, problems) if _given(entries, "columns") else {}
     options = {key: node for key, node in entries.items() if key == "context" and node.value is not None}
     read = read_options(DataSpec, options, "data.", problems) or DataSpec()
     return DataSpec(train, validation, columns, read.context)
+
+
+def _kinds(task: Task | None) -> DataKinds:
+    return DataKinds(task.data_suffixes, task.data_folders) if task else DataKinds()
 
 
 def _columns(node: Node, task: Task | None, problems: Problems) -> dict[str, str | int]:
@@ -293,12 +297,12 @@ def _bounds(entries: dict[str, Node], key: str, prefix: str, task: Task | None, 
     return bounds
 
 
-def _serve(node: Node, problems: Problems) -> ServeSpec:
+def _serve(node: Node, task: Task | None, problems: Problems) -> ServeSpec:
     entries = mapping(node, "serve", _SECTIONS["serve"], problems) or {}
     examples = entries.get("examples")
     file = None
     if examples is not None and isinstance(examples.value, str):
-        file = check_file(examples, "serve.examples", problems)
+        file = check_file(examples, "serve.examples", problems, _kinds(task))
         entries = {key: value for key, value in entries.items() if key != "examples"}
     draft = None
     if "draft" in entries:

@@ -63,7 +63,16 @@ def _check_task_keys(root: Node, task: Task, problems: Problems) -> None:
 
 
 def _check_data_kind(root: Node, task: Task, data: DataSpec, problems: Problems) -> None:
-    """A task of running text takes plain text files, and no columns but its own."""
+    """A task of running text takes plain text files; no task takes columns but its own."""
+    unneeded = [key for key in data.columns if key not in task.columns]
+    if unneeded:
+        entry = root.value["data"].value["columns"]
+        reason = (
+            "says nothing to a language model: give at most text"
+            if task.plain_text
+            else (f"says nothing to {task.name}; allowed: {', '.join(task.columns)}")
+        )
+        problems.add(entry, f"data.columns.{unneeded[0]} {reason}")
     if not task.plain_text:
         return
     for key in ("train", "validation"):
@@ -71,10 +80,6 @@ def _check_data_kind(root: Node, task: Task, data: DataSpec, problems: Problems)
         if isinstance(source, Path) and source.suffix.lower() != ".txt":
             entry = root.value["data"].value[key]
             problems.add(entry, f"data.{key}: {source.name} is a table; a language model's data is plain text (.txt)")
-    unneeded = [key for key in data.columns if key not in task.columns]
-    if unneeded:
-        entry = root.value["data"].value["columns"]
-        problems.add(entry, f"data.columns.{unneeded[0]} says nothing to a language model: give at most text")
 
 
 def _check_runtime(root: Node, task: Task, serve: ServeSpec, problems: Problems) -> None:
@@ -142,7 +147,7 @@ def _check_metrics(
         metric = TASKS[task].metrics.get(name) if task else None
         if metric is None:
             continue
-        needs = [key for key, needed in (("label", metric.needs_label), ("text_pair", metric.needs_pair)) if needed]
+        needs = metric.needs
         if needs and plain_text:
             shown = source.name if isinstance(source, Path) else source
             problems.add(node, f"{what}: {name} needs a {' and a '.join(needs)}; data.validation {shown} is plain text")

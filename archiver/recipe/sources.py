@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from archiver.models.source import EMBEDDED_MODELS, HUB_ID
@@ -45,7 +46,15 @@ def check_model(node: Node, problems: Problems) -> Path | str | None:
     return None
 
 
-def check_data_source(node: Node, what: str, split: str, problems: Problems) -> Path | str | None:
+@dataclass(frozen=True)
+class DataKinds:
+    """What a task reads. suffixes: of files; folders: whether a folder is data, too."""
+
+    suffixes: tuple[str, ...] = DATA_SUFFIXES
+    folders: bool = False
+
+
+def check_data_source(node: Node, what: str, split: str, problems: Problems, kinds: DataKinds) -> Path | str | None:
     """A data file that exists, "hub://…", or "embedded:cpython:SPLIT" (SPLIT defaults to the key's own)."""
     text = node.value
     if isinstance(text, str) and text.startswith("hub://"):
@@ -61,22 +70,24 @@ def check_data_source(node: Node, what: str, split: str, problems: Problems) -> 
             return text
         problems.add(node, f"{what}: {text} is not embedded; allowed: {', '.join([EMBEDDED_TEXT, *allowed])}")
         return None
-    return check_file(node, what, problems)
+    return check_file(node, what, problems, kinds)
 
 
-def check_file(node: Node, what: str, problems: Problems) -> Path | None:
+def check_file(node: Node, what: str, problems: Problems, kinds: DataKinds) -> Path | None:
     """A file of examples that exists, by a suffix that says its format."""
     text = node.value
-    formats = ", ".join(DATA_SUFFIXES)
+    formats = ", ".join(kinds.suffixes)
     if not isinstance(text, str) or not text.strip():
         problems.add(node, f"{what} must be a file's path ({formats}); found {node.text or text!r}")
         return None
     path = local_path(node)
+    if kinds.folders and _is(path, Path.is_dir):
+        return path
     if _is(path, Path.is_dir):
         problems.add(node, f"{what}: {text} is a directory; name one file in it ({formats})")
     elif not _is(path, Path.is_file):
         problems.add(node, f"{what}: {text} does not exist (looked in {node.base.resolve()})")
-    elif path.suffix.lower() not in DATA_SUFFIXES:
+    elif path.suffix.lower() not in kinds.suffixes:
         problems.add(node, f"{what}: {text} has the suffix {path.suffix!r}; allowed: {formats}")
     else:
         return path

@@ -27,7 +27,7 @@ def write_recipe(model_dir: Path | str, task: str | None = None) -> str:
         raise UnsupportedModelError(f"{given} is no directory: name one that holds config.json and model.safetensors")
     source = resolve_model(given if given.startswith("embedded:") else Path(given))
     chosen = TASKS[task or default_task(source.path)]
-    facts = inspect_model(source.path, chosen.auto_class, task=chosen.name)
+    facts = inspect_model(source.path, chosen.auto_class, task=chosen.name, **chosen.inspected)
     names = [one.name for one in RUNTIMES.values() if chosen.execution in one.ways]
     return _HEAD.format(
         name=_yaml_string(_name(source.source)),
@@ -35,8 +35,7 @@ def write_recipe(model_dir: Path | str, task: str | None = None) -> str:
         model=_yaml_string(given),
         summary=_summary(chosen, facts),
         data=chosen.starter_body(facts),
-        max_length=chosen.starter_length(facts),
-        long=chosen.starter_length_note,
+        limits=chosen.starter_limits(facts),
         runtime=f"auto                 # or {', '.join(names)}",
         batches=chosen.starter_serve,
     )
@@ -78,7 +77,7 @@ serve:
   device: cpu                   # or cuda
   workers: auto                 # with threads, from the cores the serving container has
 {batches}
-  max_length: {max_length}               # tokens; {long}
+{limits}
   max_inputs: 64                # most inputs in one request
   examples: 4                   # answered and stored in the archive, for verify and warm-up; or a file of texts
 """

@@ -50,9 +50,10 @@ RUNTIMES: dict[str, Runtime] = {
         ways={
             FORWARD: Way(
                 session="handlers.runtimes.torch_forward:TorchSession",
-                export="archiver.runtimes.torch:export",
+                export="archiver.runtimes.torch:export_forward",
                 packages=("transformers", "safetensors"),
                 built_with=("onnx", "onnxscript"),
+                carries_module=True,
             ),
             GENERATE: Way(
                 session="handlers.runtimes.torch_generation:TorchBackend",

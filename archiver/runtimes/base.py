@@ -39,6 +39,7 @@ class Way:
         session: "module:class" of the serving side.
         export: "module:function" of (workload, folder) → Export; UnsupportedModelError where it cannot take the model.
         packages: what it needs on the host, by the versions installed here. requirements: lines as they stand.
+        carries_module: it computes with the task's torch module, whose code then lies in the archive.
         built_with: packages whose version can change what is exported.
         score: for GENERATE, "module:function" of (handler, folder, windows) → Predictions, by the engine that serves.
     """
@@ -48,6 +49,7 @@ class Way:
     packages: tuple[str, ...] = ()
     requirements: tuple[str, ...] = ()
     built_with: tuple[str, ...] = ()
+    carries_module: bool = False
     score: str = ""
 
     def load_export(self) -> Callable[[Workload, Path], Export]:

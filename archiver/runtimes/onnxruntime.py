@@ -12,13 +12,13 @@ from archiver.runtimes.base import Export
 from archiver.runtimes.onnx_graph import onnx_graph
 from archiver.state.plan import plan_of
 from archiver.storage.layouts import layouts_by_content
-from archiver.tasks.workload import Workload
+from archiver.tasks.forward_workload import ForwardWorkload
 from handlers.storage.graph_weights import PACKED
 
 MODEL = "model.onnx"
 
 
-def export(workload: Workload, folder: Path) -> Export:
+def export(workload: ForwardWorkload, folder: Path) -> Export:
     """Write model.onnx, and weights.safetensors where packing pays, into `folder`."""
     graph, plan = onnx_graph(workload), plan_of(workload.model)
     save_onnx(quantize_graph(graph, plan) if plan else graph.model, folder / MODEL)

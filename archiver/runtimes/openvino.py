@@ -13,13 +13,13 @@ from archiver.runtimes.base import Export
 from archiver.runtimes.onnx_graph import onnx_graph
 from archiver.state.plan import plan_of
 from archiver.storage.layouts import layouts_by_content
-from archiver.tasks.workload import Workload
+from archiver.tasks.forward_workload import ForwardWorkload
 from handlers.storage.graph_weights import PACKED
 
 MODEL = "model.xml"
 
 
-def export(workload: Workload, folder: Path) -> Export:
+def export(workload: ForwardWorkload, folder: Path) -> Export:
     """Write model.xml with model.bin or weights.safetensors into `folder`."""
     graph, plan = onnx_graph(workload), plan_of(workload.model)
     linears = [workload.model.get_submodule(name) for name in plan.linears] if plan else []
@@ -27,14 +27,12 @@ def export(workload: Workload, folder: Path) -> Export:
     config = export_openvino(graph, plan, folder, widths=widths)
     packed = pack_openvino(folder / MODEL, layouts_by_content(workload.model))
     session = {"requirement": requirement("openvino"), "int8": plan is not None, "model": MODEL, "config": config}
-    return Export(session | ({"weights": PACKED} if packed else {}), batching=shapes(workload.recipe.serve.max_length))
+    return Export(session | ({"weights": PACKED} if packed else {}), batching=_shapes(workload))
 
 
-def shapes(max_length: int) -> dict[str, object]:
+def _shapes(workload: ForwardWorkload) -> dict[str, object]:
     """The sizes that rows and lengths of sub-batches are filled up to.
 
     OpenVINO prepares kernels for each shape, 5-10 ms and 2 MB a time: some fifty shapes, not two thousand.
     """
-    steps = ((8, 64), (16, 128), (32, 256), (64, 512), (128, max_length))
-    lengths = {size for step, end in steps for size in range(step, end + 1, step) if size < max_length}
-    return {"max_rows": 16, "row_sizes": [1, 2, 4, 8, 16], "length_sizes": [*sorted(lengths), max_length]}
+    return {"max_rows": 16, "row_sizes": [1, 2, 4, 8, 16], "length_sizes": workload.task.sizes(workload.recipe.serve)}

@@ -13,24 +13,16 @@ from archiver.export.torch_packed import export_packed
 from archiver.requirements import requirement
 from archiver.runtimes.base import Export
 from archiver.state.plan import plan_of
+from archiver.tasks.forward_workload import ForwardWorkload
 from archiver.tasks.workload import Workload
 from handlers.architecture.decoder import DecoderWithHead
 
 
-def export(workload: Workload, folder: Path) -> Export:
-    """Write model.safetensors, config.json and structure.json into `folder`."""
-    export_packed(workload.model, plan_of(workload.model), folder)
-    return Export(
-        {
-            "requirement": requirement("transformers"),
-            "int8": False,
-            "model": "model.safetensors",
-            "config": "config.json",
-            "auto_class": workload.task.auto_class,
-            "pooling": getattr(workload.module, "pooling", None),
-            "max_running": workload.recipe.serve.batch_size,
-        }
-    )
+def export_forward(workload: ForwardWorkload, folder: Path) -> Export:
+    """Write model.safetensors, config.json and structure.json into `folder`, for a task of one pass."""
+    task, module = workload.task, workload.module
+    more = {"module": task.module, "settings": module.settings, "base_only": task.takes_base_alone}
+    return Export(_export(workload, folder) | more)
 
 
 def export_generation(workload: Workload, folder: Path) -> Export:
@@ -39,7 +31,18 @@ def export_generation(workload: Workload, folder: Path) -> Export:
     Raises: UnsupportedModelError where it keeps something else than keys and values, which the backend pads and joins.
     """
     kv_shapes(workload.model)
-    return export(workload, folder)
+    return Export(_export(workload, folder) | {"max_running": workload.recipe.serve.batch_size})
+
+
+def _export(workload: Workload, folder: Path) -> dict[str, Any]:
+    export_packed(workload.model, plan_of(workload.model), folder)
+    return {
+        "requirement": requirement("transformers"),
+        "int8": False,
+        "model": "model.safetensors",
+        "config": "config.json",
+        "auto_class": workload.task.auto_class,
+    }
 
 
 def score(handler: Any, folder: Path, windows: np.ndarray) -> Predictions:

@@ -29,14 +29,12 @@ class Metric:
 
     Args:
         higher_is_better: `max_drop` and `min` bound it; a metric that is better when lower is bounded by `max_increase`.
-        needs_label: measured against the data's labels, not only against the original model's answers.
-        needs_pair: measured on pairs of texts with a similarity as label.
+        needs: columns of the data that it is measured against; none where the original's answers are enough.
         lowest: the least value it can take.
     """
 
     higher_is_better: bool = True
-    needs_label: bool = False
-    needs_pair: bool = False
+    needs: tuple[str, ...] = ()
     lowest: float = 0.0
 
 
@@ -49,23 +47,33 @@ class Task(ABC):
     Attributes:
         name: a transformers task name, or ours where it has none.
         auto_class: the transformers class that loads a model for the task.
+        base_only: whether the model without head and pooler is wanted; None: for AutoModel.
+        input_name: the model's main input, as transformers names it; with "input_ids" a tokenizer is needed.
         architectures: endings of config.json's `architectures` that say a model was made for the task.
         execution: FORWARD or GENERATE: which way of a runtime serves it.
         metrics: what a gate may bound.
         headlines: metrics that say most, the first of those that were measured before all: `mixed` bounds it.
         fine: metrics by which two models of the task are told apart, the finest first.
         learns_labels: whether `loss` can be learnt from. predicts_tokens: outputs are logits of every token at each place.
-        columns: names that `data.columns` may give. plain_text: its data is running text, not rows.
+        columns: names that `data.columns` may give, the first of which the data must have.
+        data_suffixes: of the files that it reads. data_folders: whether a folder is data, too.
+        plain_text: its data is running text, not rows.
+        fallback: what speed and stored examples come from where a recipe names no validation data; None: it must name some.
         data_keys, serve_keys: keys of `data` and `serve` that only tasks which name them take.
         unit: what speed counts. batches: how it was counted, for the report.
+        measured_with: the request parameters under which the metrics are measured.
         workload: "module:class" of its Workload.
         handler: the same of the serving side. packages: what its input needs on the host.
+        module: "module:class" (in handlers.architecture) of the torch module that a task of one pass computes with.
+        batching: how sub-batches are cut, where the kind of input wants it otherwise; see handlers.batching.plan.
         batched: whether the handler cuts what comes together into sub-batches, as serving.json's `batching` says.
         starter: the recipe body that `init` writes. starter_serve: its lines on batches.
     """
 
     name: ClassVar[str]
     auto_class: ClassVar[str]
+    base_only: ClassVar[bool | None] = None
+    input_name: ClassVar[str] = "input_ids"
     architectures: ClassVar[tuple[str, ...]] = ()
     execution: ClassVar[str] = FORWARD
     metrics: ClassVar[Mapping[str, Metric]]
@@ -74,18 +82,33 @@ class Task(ABC):
     learns_labels: ClassVar[bool] = True
     predicts_tokens: ClassVar[bool] = False
     columns: ClassVar[tuple[str, ...]] = ("text", "text_pair", "label")
+    data_suffixes: ClassVar[tuple[str, ...]] = (".tsv", ".csv", ".jsonl", ".ndjson", ".txt")
+    data_folders: ClassVar[bool] = False
     plain_text: ClassVar[bool] = False
+    fallback: ClassVar[str | None] = FALLBACK_VALIDATION
     data_keys: ClassVar[tuple[str, ...]] = ()
     serve_keys: ClassVar[tuple[str, ...]] = ()
     unit: ClassVar[str] = "sentences"
     batches: ClassVar[str] = "length-sorted batches of 16"
+    measured_with: ClassVar[Mapping[str, Any]] = {}
     workload: ClassVar[str]
     handler: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ("tokenizers",)
+    module: ClassVar[str] = ""
+    batching: ClassVar[Mapping[str, Any]] = {}
     batched: ClassVar[bool] = True
     starter: ClassVar[str]
     starter_serve: ClassVar[str]
-    starter_length_note: ClassVar[str] = "longer inputs are cut"
+
+    @property
+    def inspected(self) -> dict[str, Any]:
+        """What `inspect_model` must know of the model that is wanted, beside its class."""
+        return {"base_only": self.takes_base_alone, "input_name": self.input_name}
+
+    @property
+    def takes_base_alone(self) -> bool:
+        """Whether the model is loaded without head and pooler."""
+        return self.auto_class == "AutoModel" if self.base_only is None else self.base_only
 
     @abstractmethod
     def read(self, where: Path | str, recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[Any]:
@@ -118,13 +141,13 @@ class Task(ABC):
 
     @abstractmethod
     def distance(
-        self, outputs: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor, temperature: float
+        self, outputs: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None, temperature: float
     ) -> torch.Tensor:
         """How far outputs are from the original's, a scalar.
 
         Args:
             outputs, teacher: of one shape.
-            mask: [rows, length], 1 for real tokens.
+            mask: [rows, length], 1 for real tokens; None where inputs have no attention mask.
             temperature: softens outputs that are logits.
         """
 
@@ -144,9 +167,15 @@ class Task(ABC):
         """The starter recipe between its head and `serve:`."""
         return self.starter
 
-    def starter_length(self, facts: ModelFacts) -> int:
-        """`serve.max_length` of a starter recipe: what the model states, else 128, which covers most short texts."""
-        return max(4, min(facts.pooling.max_seq_length or 128, facts.max_positions))
+    def starter_limits(self, facts: ModelFacts) -> str:
+        """A starter recipe's lines on how large an input may be: as many tokens as the model states, else 128."""
+        length = max(4, min(facts.pooling.max_seq_length or 128, facts.max_positions))
+        return limit_line(length, "longer inputs are cut")
+
+
+def limit_line(length: int, note: str) -> str:
+    """A starter recipe's line on `max_length`."""
+    return f"  max_length: {length}               # tokens; {note}"
 
 
 def load_object(place: str) -> Any:

@@ -21,7 +21,7 @@ class DecoderWithHead(torch.nn.Module):
     Each place's logits are about the token behind it. Padding may stand on either side. model: transformers' …ForCausalLM.
     """
 
-    takes_type_ids = False
+    inputs = ("input_ids", "attention_mask")
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()

@@ -6,16 +6,10 @@ of them mean the same by «the model's answer».
 
 import contextlib
 import inspect
-import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-
-from handlers.architecture.linear_layers import to_linear_layers
-from handlers.architecture.structure import load_weights
-from handlers.storage.packed import load_packed
 
 POOLING = ("mean", "cls", "max", "last")
 
@@ -26,6 +20,8 @@ class EncoderWithHead(torch.nn.Module):
     text-classification: the logits. feature-extraction: the token vectors pooled by `pooling` (mean over the real tokens,
     the first token, the maximum over the real tokens, or the last real token), not normalised: a request may choose that.
     Padding stands behind a row's tokens and has no part in its answer.
+
+    inputs: names of the tensors that `forward` takes. settings: what it was made with, beside the model.
     """
 
     def __init__(self, model: torch.nn.Module, pooling: str | None = None) -> None:
@@ -35,6 +31,9 @@ class EncoderWithHead(torch.nn.Module):
         self.model = model
         self.pooling = pooling
         self.takes_type_ids = _takes_type_ids(model)
+        types = ("token_type_ids",) if self.takes_type_ids else ()
+        self.inputs = ("input_ids", "attention_mask", *types)
+        self.settings = {"pooling": pooling}
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
@@ -105,20 +104,3 @@ def _padding_out_of_convolutions(model: torch.nn.Module, attention_mask: torch.T
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def load_encoder(folder: Path, spec: Mapping[str, Any]) -> EncoderWithHead:
-    """The module of an archive whose runtime is torch: config.json and packed weights, no pickle, no remote code."""
-    import transformers
-
-    config_dict = json.loads((folder / spec["config"]).read_text())
-    config = transformers.CONFIG_MAPPING[config_dict["model_type"]].from_dict(config_dict)
-    auto = getattr(transformers, spec["auto_class"])
-    model = to_linear_layers(auto.from_config(config, attn_implementation="eager", dtype=torch.float32))
-    if spec["pooling"] is not None and getattr(model, "pooler", None) is not None:
-        # As in the build: the token vectors are pooled by `pooling`, and the pooler's weights do not travel.
-        model.register_module("pooler", None)
-    weights = load_packed(folder / spec["model"])
-    tensors = {name: torch.as_tensor(value) for name, value in weights.items()}
-    model = load_weights(model, folder, tensors)
-    return EncoderWithHead(model, spec["pooling"])

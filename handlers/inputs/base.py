@@ -15,11 +15,23 @@ Value = TypeVar("Value")  # one input as a request sends it, checked
 Item = TypeVar("Item")  # the same, prepared for the runtime
 
 
+MAX_BODY = 2 << 20  # bytes: 64 inputs of a few pages each
+
+
 class Input(ABC, Generic[Value, Item]):
-    """One kind of input. allowed: what a body may be, in words. parameters: what a request may set about its inputs."""
+    """One kind of input.
+
+    Attributes:
+        allowed: what a body may be, in words.
+        parameters: what a request may set about its inputs.
+        fields: keys of an input that is an object, which a body may also have at its top, beside parameters.
+        max_bytes: most bytes of one request's body.
+    """
 
     allowed: ClassVar[str]
     parameters: ClassVar[dict[str, Parameter]] = {}
+    fields: ClassVar[tuple[str, ...]] = ()
+    max_bytes: ClassVar[int] = MAX_BODY
 
     @abstractmethod
     def decode(self, value: Any, where: str) -> Value:

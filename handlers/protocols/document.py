@@ -16,14 +16,18 @@ FORM = "application/x-www-form-urlencoded"
 JSON = "application/json"
 
 
-def read_document(row: Mapping[str, Any], headers: Mapping[str, Any], allowed: str) -> Any:
+def read_document(row: Mapping[str, Any], headers: Mapping[str, Any], allowed: str, max_bytes: int) -> Any:
     """The JSON document of one request; a body that is no JSON is {"inputs": the text, or the bytes as they came}.
 
     Args:
         row: the request's fields. headers: its own and its fields'. allowed: what to send, in words.
+        max_bytes: most bytes of the body.
     Returns: any JSON value; the forms check its shape, the kind of input what is in it.
-    Raises: BadRequest for a missing or empty body and for broken JSON.
+    Raises: BadRequest for a missing or empty body and for broken JSON, with the code 413 for one that is too large.
     """
+    size = body_bytes(row, headers)
+    if size > max_bytes:
+        raise BadRequest(f"the body has {size} bytes; at most {max_bytes} are allowed", 413)
     field = next((name for name in ("data", "body") if name in row), None)
     if field is None:
         found = quoted(list(row)) or "nothing"
@@ -40,6 +44,13 @@ def read_document(row: Mapping[str, Any], headers: Mapping[str, Any], allowed: s
     if content_type == JSON or not isinstance(value, str):
         return value
     return {"inputs": value.removeprefix("\ufeff")}  # TorchServe decodes, and leaves the mark
+
+
+def body_bytes(row: Mapping[str, Any], headers: Mapping[str, Any]) -> int:
+    """How many bytes a request's body has: as it says itself, since JSON comes parsed; else those of its fields."""
+    stated = next((v for k, v in headers.items() if isinstance(v, str) and k.lower() == "content-length"), "")
+    held = sum(len(value) for value in row.values() if isinstance(value, (bytes, bytearray, str)))
+    return max(held, int(stated) if stated.isascii() and stated.isdigit() and len(stated) < 19 else 0)
 
 
 def _content_type(headers: Mapping[str, Any], field: str) -> str:

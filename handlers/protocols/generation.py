@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from handlers.errors import BadRequest
+from handlers.inputs.base import MAX_BODY
 from handlers.inputs.checks import kind_of, quoted
 from handlers.protocols import hf_generation, openai
 from handlers.protocols.continuation import GenerationRequest, Renderer
@@ -32,7 +33,7 @@ def read_request(
     Returns: the request, and its renderer.
     Raises: BadRequest saying what is wrong and what is allowed.
     """
-    document = read_document(row, headers, ALLOWED)
+    document = read_document(row, headers, ALLOWED, MAX_BODY)
     if not isinstance(document, dict):
         raise BadRequest(f"the JSON body is {kind_of(document)}, an object is expected; {ALLOWED}")
     forms = [name for name in ("inputs", "messages", "prompt") if name in document]

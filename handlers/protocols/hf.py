@@ -1,6 +1,10 @@
 """Hugging Face's form, for every task: {"inputs": one or a list, "parameters": {…}}, and plain text or bytes as one input.
 
-Source: the request and response bodies of Hugging Face Inference Endpoints. For text generation: `hf_generation`.
+An input that is an object may also be the body itself, with its parameters beside its own keys: {"query": …, "texts": […],
+"raw_scores": true}, as text-embeddings-inference has it.
+
+Source: the request and response bodies of Hugging Face Inference Endpoints and of text-embeddings-inference. For text
+generation: `hf_generation`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,22 +27,42 @@ def parse(
     parameters: Mapping[str, Parameter],
     max_inputs: int,
     allowed: str,
+    fields: Sequence[str] = (),
 ) -> Request:
     """A request to any task but text generation.
 
     Args:
         document: as `read_document` gives it. decode: the kind of input's own. parameters: what may be set, by name.
         max_inputs: most inputs of one request. allowed: what to send, in words.
+        fields: keys of an input that may be the body itself.
     Returns: the request.
     Raises: BadRequest saying what is wrong and what is allowed.
     """
     if not isinstance(document, dict):
         raise BadRequest(f"the JSON body is {kind_of(document)}, an object is expected; {allowed}")
+    if "inputs" not in document and not set(fields).isdisjoint(document):
+        document = _wrapped(document, fields)
     check_keys(document, "inputs", "parameters")
     if "inputs" not in document:
         raise BadRequest(f"the body has no 'inputs'; {allowed}")
     inputs, single = read_inputs(document, decode, max_inputs)
     return Request(inputs, single, checked_parameters(document.get("parameters"), parameters))
+
+
+def _wrapped(document: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
+    """The usual form of a body that is its own input: what is neither one of `fields` nor 'parameters' is a parameter."""
+    beside = {key: value for key, value in document.items() if key not in (*fields, "parameters")}
+    given = document.get("parameters")
+    if beside and given is not None:
+        if not isinstance(given, dict):
+            raise BadRequest(f"'parameters' is {kind_of(given)}, an object is expected")
+        if twice := sorted(set(beside) & set(given)):
+            raise BadRequest(f"{quoted(twice)} stands in the body and in 'parameters'; send it once")
+        beside |= given
+    return {
+        "inputs": {key: document[key] for key in fields if key in document},
+        "parameters": beside or given,
+    }
 
 
 def render(answers: Sequence[Any], single: bool) -> Any:

@@ -20,15 +20,15 @@ class TorchSession:
     def __init__(self, folder: Path, spec: Mapping[str, Any], threads: int) -> None:
         torch: Any = require("torch", "torch>=2.0")
         require("transformers", spec["requirement"])
-        from handlers.architecture.encoder import load_encoder
+        from handlers.architecture.loading import load_module
 
         torch.set_num_threads(threads)
         self._torch = torch
-        self._module = load_encoder(folder, spec).to(spec.get("device", "cpu"))
+        self._module: Any = load_module(folder, spec).to(spec.get("device", "cpu"))
         self._device = spec.get("device", "cpu")
 
     def run(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
         with self._torch.inference_mode():
-            tensors = {k: self._torch.from_numpy(v).to(self._device) for k, v in arrays.items()}
+            tensors = {name: self._torch.from_numpy(arrays[name]).to(self._device) for name in self._module.inputs}
             found: np.ndarray = self._module(**tensors).float().cpu().numpy()
             return found

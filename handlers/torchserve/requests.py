@@ -5,7 +5,7 @@ from http import HTTPStatus
 from typing import Any
 
 STREAM = "ts_stream_next"  # TorchServe's response header: "true" where more follows, "false" at a stream's end
-_ANSWERED = (400, 500, 503, 504)  # the statuses of errors that a handler answers
+_ANSWERED = (400, 413, 500, 503, 504)  # the statuses of errors that a handler answers
 
 
 def reason_of(status: int) -> str:

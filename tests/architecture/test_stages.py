@@ -22,7 +22,7 @@ FAMILY = ["qwen3", "gemma3_text", "phi3", "gpt_neox", "modernbert", "deberta-v2"
 
 
 class Head(torch.nn.Module):
-    takes_type_ids = False
+    inputs = ("input_ids", "attention_mask")
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()

@@ -7,13 +7,13 @@ import pytest
 
 from archiver.evaluation import speed
 from archiver.evaluation.speed import Speed, compare_speed, sorted_batches
-from handlers.inputs.text import Encoder, TextInput
+from handlers.inputs.text import Encoder, Text, TextInput
 
 
 def test_batches_of_16_of_like_length(tiny_model):
     encoder = Encoder(tiny_model() / "tokenizer.json", max_length=64, pad_id=0)
     inputs = [TextInput("good " * (1 + (i * 7) % 40)) for i in range(40)]
-    batches = sorted_batches(inputs, encoder)
+    batches = sorted_batches(Text(encoder), encoder.encode(inputs))
     assert [batch["input_ids"].shape[0] for batch in batches] == [16, 16, 8]
     lengths = np.concatenate([batch["attention_mask"].sum(axis=1) for batch in batches])
     assert lengths.tolist() == sorted(3 + (i * 7) % 40 for i in range(40))
@@ -23,7 +23,7 @@ def test_batches_of_16_of_like_length(tiny_model):
 def test_of_many_texts_every_kth_by_length(tiny_model):
     encoder = Encoder(tiny_model() / "tokenizer.json", max_length=64, pad_id=0)
     inputs = [TextInput("good " * (1 + i)) for i in range(40)]
-    batches = sorted_batches(inputs, encoder, limit=10)
+    batches = sorted_batches(Text(encoder), encoder.encode(inputs), limit=10)
     assert [batch["attention_mask"].sum(axis=1).tolist() for batch in batches] == [[3 + 4 * i for i in range(10)]]
 
 

@@ -12,6 +12,7 @@ from any_models import tiny
 from sessions import open_session
 from stage_context import calibrated_on
 
+from archiver.architecture.tracing import text_tracing
 from archiver.compression.quantize.int8 import static_int8, weight_only
 from archiver.compression.quantize.options import StaticInt8, WeightOnly
 from archiver.export.onnx import export_onnx, save_onnx
@@ -68,7 +69,7 @@ def test_a_row_among_others_is_the_row_alone(kind: str) -> None:
 @pytest.mark.parametrize("kind", CASES)
 def test_both_runtimes_equal_torch_and_take_int8(tmp_path: Path, kind: str) -> None:
     encoder = encoder_of(kind)
-    graph = export_onnx(encoder, max_length=MAX_LENGTH)
+    graph = export_onnx(encoder, text_tracing(encoder, max_length=MAX_LENGTH))
     names = {item.name for item in graph.model.graph.input}
     batches = [{k: torch.from_numpy(v) for k, v in arrays(1, 12, i).items() if k in names} for i in range(8)]
     for stage in (None, "weight-only", "static-int8"):

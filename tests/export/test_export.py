@@ -13,6 +13,7 @@ from sessions import open_session
 from stage_context import calibrated_on
 from task_models import load_model
 
+from archiver.architecture.tracing import text_tracing
 from archiver.compression.quantize.int8 import dynamic_int8, static_int8, weight_only
 from archiver.compression.quantize.options import DynamicInt8, StaticInt8, WeightOnly
 from archiver.export.onnx import OnnxGraph, export_onnx, save_onnx
@@ -21,7 +22,8 @@ from archiver.export.openvino import export_openvino
 from archiver.export.torch_packed import export_packed
 from archiver.models.source import resolve_model
 from archiver.state.plan import plan_of
-from handlers.architecture.encoder import EncoderWithHead, load_encoder
+from handlers.architecture.encoder import EncoderWithHead
+from handlers.architecture.loading import load_module
 
 KINDS = ["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra"]
 TASKS = {"text-classification": None, "feature-extraction": "mean"}
@@ -61,7 +63,7 @@ def exported(tiny_model) -> Callable[..., tuple[EncoderWithHead, OnnxGraph]]:
             layers = {"n_layers" if kind == "distilbert" else "num_hidden_layers": 1}
             model = load_model(resolve_model(tiny_model(kind, task, **layers)), task)
             encoder = EncoderWithHead(model, TASKS[task])
-            done[kind, task] = encoder, export_onnx(encoder, max_length=MAX_LENGTH)
+            done[kind, task] = encoder, export_onnx(encoder, text_tracing(encoder, max_length=MAX_LENGTH))
         return done[kind, task]
 
     return export
@@ -143,7 +145,7 @@ def test_int8_for_openvino(exported, tmp_path, stage):
 def test_same_bytes_when_exported_twice(exported, tmp_path, stage):
     """In one process, where counters of both exporters run on, and with no trace of the host."""
     encoder, graph = exported("bert", "text-classification")
-    again = export_onnx(encoder, max_length=MAX_LENGTH) if stage == "dynamic-int8" else graph
+    again = export_onnx(encoder, text_tracing(encoder, max_length=MAX_LENGTH)) if stage == "dynamic-int8" else graph
     chosen = plan(encoder, stage) if stage else None
     folders = []
     for name, made in (("one", graph), ("two", again)):
@@ -174,12 +176,19 @@ def test_packed_for_torch(tiny_model, tmp_path, kind, task):
     model = load_model(resolve_model(tiny_model(kind, task)), task)
     encoder = EncoderWithHead(model, TASKS[task])
     auto_class = {"text-classification": "AutoModelForSequenceClassification", "feature-extraction": "AutoModel"}[task]
-    spec = {"model": "model.safetensors", "config": "config.json", "auto_class": auto_class, "pooling": TASKS[task]}
+    spec = {
+        "model": "model.safetensors",
+        "config": "config.json",
+        "auto_class": auto_class,
+        "base_only": auto_class == "AutoModel",
+        "module": "handlers.architecture.encoder:EncoderWithHead",
+        "settings": {"pooling": TASKS[task]},
+    }
     batch = arrays(3, 17)
     for name, chosen in (("plain", None), ("small", plan(encoder, "weight-only"))):
         (tmp_path / name).mkdir()
         export_packed(model, chosen, tmp_path / name)
-    plain, small = (by_torch(load_encoder(tmp_path / name, spec), batch) for name in ("plain", "small"))
+    plain, small = (by_torch(load_module(tmp_path / name, spec), batch) for name in ("plain", "small"))
     np.testing.assert_allclose(plain, by_torch(encoder, batch), atol=1e-6)
     assert likeness(small, plain) > FLOOR
     sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("small", "plain")]

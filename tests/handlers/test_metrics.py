@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,19 +13,17 @@ from archiver.errors import DataError
 from archiver.evaluation.classification import classification_metrics
 from archiver.evaluation.embedding import embedding_metrics, neighbour_recall, unique_texts
 from archiver.tasks import TASKS
+from archiver.tasks.forward import Measured
 from archiver.tasks.workload import require_finite
+from handlers.base import Found
 from handlers.inputs.text import TextInput
 from handlers.tasks.text.classification import sigmoid, softmax
-
-
-def labelled(labels) -> list[Example]:
-    return [Example(f"text {i}", None, label) for i, label in enumerate(labels)]
 
 
 def test_single_label_by_hand():
     logits = np.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0], [0.0, 4.0]], np.float32)
     original = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], np.float32)
-    found = classification_metrics(logits, original, labelled([0, 1, 1, 1]), multi_label=False)
+    found = classification_metrics(logits, original, [0, 1, 1, 1], multi_label=False)
     # Predicted 0, 1, 0, 1: three of four right, three as before. F1 of label 0: 2·1/(2+1); of label 1: 2·2/(2+3).
     assert found["accuracy"] == 0.75
     assert found["agreement"] == 0.75
@@ -36,7 +35,7 @@ def test_single_label_by_hand():
 def test_multi_label_by_hand():
     logits = np.array([[1.0, -1.0], [1.0, 1.0], [-1.0, -1.0]], np.float32)
     original = np.array([[1.0, -1.0], [1.0, -1.0], [-1.0, -1.0]], np.float32)
-    found = classification_metrics(logits, original, labelled([(0,), (0,), ()]), multi_label=True)
+    found = classification_metrics(logits, original, [(0,), (0,), ()], multi_label=True)
     # The second has a label too many; the empty set is right. F1 of label 0: 1; of label 1: 0 of one call.
     assert found["accuracy"] == pytest.approx(2 / 3, abs=1e-6)
     assert found["agreement"] == pytest.approx(2 / 3, abs=1e-6)
@@ -47,8 +46,7 @@ def test_multi_label_by_hand():
 
 def test_without_labels_only_agreement():
     logits = np.eye(3, dtype=np.float32)
-    examples = [*labelled([0, 1]), Example("no label")]
-    assert classification_metrics(logits, logits, examples, multi_label=False) == {"agreement": 1.0}
+    assert classification_metrics(logits, logits, [0, 1, None], multi_label=False) == {"agreement": 1.0}
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -57,7 +55,7 @@ def test_single_label_against_scikit_learn(seed):
     random = np.random.default_rng(seed)
     logits = random.normal(size=(300, 5)).astype(np.float32) * 3
     truth = random.integers(0, 4, 300)  # label 4 never occurs, but may be predicted
-    found = classification_metrics(logits, logits, labelled(truth.tolist()), multi_label=False)
+    found = classification_metrics(logits, logits, truth.tolist(), multi_label=False)
     predicted = logits.argmax(1)
     assert found["accuracy"] == pytest.approx(sklearn.accuracy_score(truth, predicted), abs=1e-6)
     assert found["f1"] == pytest.approx(sklearn.f1_score(truth, predicted, average="macro"), abs=1e-6)
@@ -72,7 +70,7 @@ def test_multi_label_against_scikit_learn(seed):
     logits = random.normal(size=(200, 4)).astype(np.float32)
     truth = random.random((200, 4)) < 0.4
     labels = [tuple(np.flatnonzero(row).tolist()) for row in truth]
-    found = classification_metrics(logits, logits, labelled(labels), multi_label=True)
+    found = classification_metrics(logits, logits, labels, multi_label=True)
     predicted = logits > 0
     assert found["accuracy"] == pytest.approx(sklearn.accuracy_score(truth, predicted), abs=1e-6)
     assert found["f1"] == pytest.approx(sklearn.f1_score(truth, predicted, average="macro"), abs=1e-6)
@@ -140,12 +138,17 @@ def test_texts_once_in_order():
 
 def test_what_is_no_number_is_refused_and_regression_left_out():
     good = np.zeros((2, 2), np.float32)
-    inputs, facts = [TextInput("a"), TextInput("b")], SimpleNamespace(multi_label=False)
     metrics_of = TASKS["text-classification"].metrics_of
+
+    def measured(outputs: np.ndarray, labels: list[Any]) -> Any:
+        examples = [Example(f"text {i}", None, label) for i, label in enumerate(labels)]
+        found = [Found(TextInput(one.text), [None], [row]) for one, row in zip(examples, outputs, strict=True)]
+        return Measured(found, found, examples, SimpleNamespace(multi_label=False), None)  # type: ignore[arg-type]
+
     with pytest.raises(DataError, match="not finite on a validation text"):
         require_finite(np.array([[np.nan, 0], [0, 0]], np.float32))
-    assert metrics_of(good[:, :1], good[:, :1], inputs, labelled([0.5, 1.5]), facts) == {}
-    found = metrics_of(good, good, inputs, labelled([0, 1]), facts)
+    assert metrics_of(measured(good[:, :1], [0.5, 1.5])) == {}
+    found = metrics_of(measured(good, [0, 1]))
     assert found.keys() == {"agreement", "accuracy", "f1", "cross_entropy"}
 
 

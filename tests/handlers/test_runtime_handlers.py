@@ -101,14 +101,14 @@ def test_a_batch_equals_single_ones_through_a_real_model(tiny_model, sentences, 
     from task_models import load_model
 
     from archiver.models.source import resolve_model
-    from archiver.tasks.encoders import EncoderWorkload
+    from archiver.tasks.forward_workload import ModuleSession
     from handlers.architecture.encoder import EncoderWithHead
 
     kinds = {"text-classification": TextClassificationHandler, "feature-extraction": FeatureExtractionHandler}
     handler = made(kinds[task](), tiny_model, normalize=True, activation="softmax", labels=["a", "b"])
     pooling = "mean" if task == "feature-extraction" else None
     encoder = EncoderWithHead(load_model(resolve_model(tiny_model("bert", task)), task), pooling)
-    handler.session.run = EncoderWorkload.run_of(None, encoder)
+    handler.session = ModuleSession(encoder)
     asked = [{"inputs": text} for text in sentences]
     together, _, _ = ask(handler, *asked)
     for document, answer in zip(asked, together, strict=True):
@@ -145,7 +145,7 @@ def test_a_failing_sub_batch_fails_its_requests_alone(handler):
     assert answers[0][0]["label"]
     assert answers[3][0]["label"]
     with pytest.raises(RuntimeError, match="out of memory"):
-        handler.predict(handler_inputs("good " * 5))
+        handler.find(handler_inputs("good " * 5), {})
     handler.session.run = None  # not even callable: every request fails, none takes the worker with it
     assert ask(handler, *documents)[1] == [500] * 4
 

@@ -42,7 +42,7 @@ def test_two_thousand_malformed_requests(server: TorchServe, archives: dict[str,
 
 def test_a_body_beyond_the_frontends_limit_is_its_own_affair(server: TorchServe) -> None:
     workers = server.workers("films")
-    for body in (b"x" * 2_200_000, b'{"inputs": "' + b"y" * 6_000_000):
+    for body in (b"x" * 34_000_000, b'{"inputs": "' + b"y" * 40_000_000):
         # The server answers and closes while the body is still on its way.
         with Rest(server) as rest, contextlib.suppress(BrokenPipeError, ConnectionResetError):
             assert rest.post("films", body).status == 413

@@ -192,6 +192,17 @@ def test_curls_default_content_type_is_told_what_to_send(rest: Rest, server: Tor
         _refused(Reply(400, done.stdout), "Content-Type: application/json")
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_body_beyond_the_tasks_own_limit_is_told_the_numbers(rest: Rest, grpc: Grpc, name: str) -> None:
+    body = b"x" * 2_200_000
+    for reply in (rest.post(name, body, "text/plain"), grpc.predict(name, body)):
+        assert reply.status == 413
+        assert "the body has 2200" in reply.value["error"]["message"]
+        assert "at most 2097152 are allowed" in reply.value["error"]["message"]
+    document = {"inputs": "x" * 2_200_000}
+    assert (rest.post(name, document).status, grpc.predict(name, document).status) == (413, 413)
+
+
 def test_what_the_frontend_refuses_keeps_its_own_answer(rest: Rest, grpc: Grpc) -> None:
     body = {"inputs": TEXT}
     for token in (None, "wrong"):
@@ -203,7 +214,7 @@ def test_what_the_frontend_refuses_keeps_its_own_answer(rest: Rest, grpc: Grpc) 
     assert (reply.status, reply.value["type"]) == (404, "ModelNotFoundException")
     assert grpc.predict("absent", body).status == 404
     assert rest.post("films/9.9", body).status == 404
-    large = b"x" * 2_500_000  # config.properties allows 2 MiB
+    large = b"x" * 35_000_000  # config.properties allows 32 MiB
     assert rest.post("films", large, "text/plain").status == 413
     assert grpc.predict("films", large).status in (413, 500)  # the stream is reset, which has no status of its own
     assert rest.post("films", body).status == grpc.predict("films", body).status == 200

@@ -47,7 +47,7 @@ BATCHES = [{
 
 
 class Head(torch.nn.Module):
-    takes_type_ids = False
+    inputs = ("input_ids", "attention_mask")
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()

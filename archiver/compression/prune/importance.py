@@ -18,7 +18,7 @@ import torch
 
 from archiver.architecture import Cut, layer_list, removable, without_layers
 from archiver.compression.calibration import removed, watched_inputs
-from archiver.compression.context import Batch, StageContext, calibration_forward, inputs_of
+from archiver.compression.context import Batch, StageContext, calibration_forward, inputs_of, rows_of
 
 Tensor = torch.Tensor
 _ROWS = 16
@@ -94,7 +94,7 @@ def _taylor(model: torch.nn.Module, cuts: Sequence[Cut], context: StageContext, 
                     change: Any = 0
                     for x in seen[cut.consumer]:
                         assert x.grad is not None
-                        by_text = (x * x.grad).detach().reshape(len(batch["input_ids"]), -1, x.shape[-1])
+                        by_text = (x * x.grad).detach().reshape(rows_of(batch), -1, x.shape[-1])
                         change = change + by_text.sum(1)  # [texts, features]: over tokens
                     score += per_block(change, cut).abs().sum(0)
                 seen.clear()
@@ -191,5 +191,5 @@ def _greedy(
 def _distance(context: StageContext, batch: Batch, targets: Sequence[Tensor], place: int) -> float:
     outputs, objective = context.module(**inputs_of(batch, context.module)), context.objective
     if targets or objective.loss is None:
-        return float(objective.distance(outputs, targets[place], batch["attention_mask"], 1.0))
+        return float(objective.distance(outputs, targets[place], batch.get("attention_mask"), 1.0))
     return float(objective.loss(outputs, batch["labels"]))

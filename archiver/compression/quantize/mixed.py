@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -153,7 +154,7 @@ def _sensitivities(
                 for batch, answer in zip(batches, answers, strict=True):
                     outputs = module(**inputs_of(batch, module))
                     rows = len(outputs)
-                    loss = objective.distance(outputs, answer, batch["attention_mask"], 1.0)
+                    loss = objective.distance(outputs, answer, batch.get("attention_mask"), 1.0)
                     total, count = total + float(loss) * rows, count + rows
                 found[name][bits] = total / count
             restore(name)
@@ -163,17 +164,17 @@ def _sensitivities(
 
 
 def stacked(batches: Sequence[Batch]) -> list[Batch]:
-    """Texts of one length put together, up to 16 in a batch: the same answers in fewer runs.
+    """Inputs of one size put together, up to 16 in a batch: the same answers in fewer runs.
 
     Args:
-        batches: of one text each, `input_ids` [1, length].
-    Returns: batches of up to 16 texts, [texts, length].
+        batches: of one input each, tensors [1, …].
+    Returns: batches of up to 16 inputs, [inputs, …].
     """
-    by_length: dict[int, list[Batch]] = {}
+    by_shape: dict[Any, list[Batch]] = {}
     for batch in batches:
-        by_length.setdefault(batch["input_ids"].shape[1], []).append(batch)
+        by_shape.setdefault(tuple((name, item.shape) for name, item in batch.items()), []).append(batch)
     return [
         {key: torch.cat([batch[key] for batch in part]) for key in part[0]}
-        for alike in by_length.values()
+        for alike in by_shape.values()
         for part in (alike[start : start + _STACK] for start in range(0, len(alike), _STACK))
     ]

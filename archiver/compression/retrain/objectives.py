@@ -22,16 +22,19 @@ def softened_divergence(outputs: Tensor, teacher: Tensor, temperature: float) ->
     return temperature**2 * functional.kl_div(student, target, log_target=True, reduction="none").sum(-1)
 
 
-def hidden_distance(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+def hidden_distance(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
     """Squared difference of hidden states over real tokens, as a share of the teacher's square.
 
     The share makes layers (and models) comparable: 0 is equal, 1 is as far as predicting zeros.
 
     Args:
-        student, teacher: [rows, length, width].
-        mask: [rows, length], 1 for real tokens.
+        student, teacher: [rows, …, width].
+        mask: [rows, length], 1 for real tokens; None, or one of another length (convolutions shorten it): all count.
     Returns: a scalar.
     Source: hidden states as a target: Jiao et al. 2020, TinyBERT, arXiv:1909.10351.
     """
-    weight = mask.unsqueeze(-1).to(teacher.dtype)
+    if mask is None or mask.shape != teacher.shape[:-1]:
+        weight = torch.ones_like(teacher[..., :1])
+    else:
+        weight = mask.unsqueeze(-1).to(teacher.dtype)
     return ((student - teacher).square() * weight).sum() / ((teacher.square() * weight).sum() + 1e-12)

@@ -169,7 +169,7 @@ class _Run:
             loss = loss + options.labels * objective.loss(outputs, batch["labels"])
         if self.teacher is not None:
             target, theirs = self.teacher.answer(batch, place, self.model)
-            mask = batch["attention_mask"]
+            mask = batch.get("attention_mask")
             if options.distill.logits > 0:
                 distance = objective.distance(outputs, target, mask, options.temperature)
                 loss = loss + options.distill.logits * distance

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from archiver.data.examples import Example
 from archiver.evaluation.classification import classification_metrics
 from archiver.tasks.base import Metric, shown_labels
-from archiver.tasks.encoders import EncoderTask
-from handlers.inputs.text import TextInput
+from archiver.tasks.forward import Measured
+from archiver.tasks.text.encoder import EncoderTask
 
 if TYPE_CHECKING:
     import torch
 
     from archiver.models.facts import ModelFacts
+    from archiver.tasks.workload import Workload
 
 _STARTER = """
 # Fill in your data and uncomment: then the model can be calibrated, and the gate can measure what it lost.
@@ -36,6 +36,24 @@ compress:
 """
 
 
+def class_targets(labels: Sequence[Any], facts: ModelFacts) -> list[Any] | None:
+    """Labels as a classifier's loss takes them: an id or a number each, or [labels] of zeros and ones (multi-label).
+
+    Returns: one a label; None when some example has none.
+    """
+    if any(label is None for label in labels):
+        return None
+    if not facts.multi_label:
+        kind = np.float32 if facts.num_labels == 1 else np.int64
+        return [kind(label) for label in labels]
+    targets = []
+    for ids in labels:
+        row = np.zeros(facts.num_labels, np.float32)
+        row[list(ids if isinstance(ids, tuple) else (ids,))] = 1.0
+        targets.append(row)
+    return targets
+
+
 class TextClassification(EncoderTask):
     """Labels are learnt by cross-entropy; two models are compared by the divergence of their softened answers."""
 
@@ -43,9 +61,9 @@ class TextClassification(EncoderTask):
     auto_class = "AutoModelForSequenceClassification"
     architectures = ("ForSequenceClassification",)
     metrics = {
-        "accuracy": Metric(needs_label=True),
-        "f1": Metric(needs_label=True),  # macro
-        "cross_entropy": Metric(higher_is_better=False, needs_label=True),
+        "accuracy": Metric(needs=("label",)),
+        "f1": Metric(needs=("label",)),  # macro
+        "cross_entropy": Metric(higher_is_better=False, needs=("label",)),
         "agreement": Metric(),  # share of answers equal to the original model's
     }
     headlines = ("accuracy", "agreement")
@@ -53,17 +71,17 @@ class TextClassification(EncoderTask):
     handler = "handlers.tasks.text.classification:TextClassificationHandler"
     starter = _STARTER
 
-    def metrics_of(
-        self,
-        outputs: np.ndarray,
-        reference: np.ndarray,
-        inputs: Sequence[TextInput],
-        examples: Sequence[Example],
-        facts: ModelFacts,
-    ) -> dict[str, float]:
-        if outputs.shape[1] == 1 and not facts.multi_label:
+    def metrics_of(self, measured: Measured) -> dict[str, float]:
+        outputs, multi_label = measured.rows, measured.facts.multi_label
+        if outputs.shape[1] == 1 and not multi_label:
             return {}
-        return classification_metrics(outputs, reference, examples, multi_label=facts.multi_label)
+        labels = [example.label for example in measured.examples]
+        return classification_metrics(outputs, measured.reference_rows, labels, multi_label=multi_label)
+
+    def targets(
+        self, workload: Workload, examples: Sequence[Any], prepared: Sequence[Sequence[Any]]
+    ) -> list[Any] | None:
+        return class_targets([example.label for example in examples], workload.facts)
 
     def answer_settings(self, facts: ModelFacts) -> dict[str, Any]:
         regression = facts.problem_type == "regression"
@@ -84,7 +102,7 @@ class TextClassification(EncoderTask):
         return functional.cross_entropy(outputs, labels)
 
     def distance(
-        self, outputs: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor, temperature: float
+        self, outputs: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None, temperature: float
     ) -> torch.Tensor:
         from torch.nn import functional
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from archiver.data.examples import Example
 from archiver.evaluation.embedding import embedding_metrics, unique_texts
 from archiver.tasks.base import Metric
-from archiver.tasks.encoders import EncoderTask
-from handlers.inputs.text import TextInput
+from archiver.tasks.forward import Measured
+from archiver.tasks.text.encoder import EncoderTask
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +41,7 @@ class FeatureExtraction(EncoderTask):
     metrics = {
         "cosine": Metric(lowest=-1.0),  # mean, between original and compressed vectors
         "recall@10": Metric(),  # of the original model's 10 nearest neighbours
-        "spearman": Metric(needs_label=True, needs_pair=True, lowest=-1.0),
+        "spearman": Metric(needs=("label", "text_pair"), lowest=-1.0),
     }
     headlines = ("spearman", "cosine", "recall@10")
     fine = ("cosine",)
@@ -52,22 +50,16 @@ class FeatureExtraction(EncoderTask):
     handler = "handlers.tasks.text.feature_extraction:FeatureExtractionHandler"
     starter = _STARTER
 
-    def pooling(self, facts: ModelFacts) -> str | None:
-        return facts.pooling.mode
+    def module_settings(self, facts: ModelFacts) -> dict[str, Any]:
+        return {"pooling": facts.pooling.mode}
 
-    def inputs(self, examples: Sequence[Example]) -> list[TextInput]:
+    def values(self, examples: Sequence[Example]) -> list[Any]:
         """Every single text once."""
-        return unique_texts(examples)
+        return list(unique_texts(examples))
 
-    def metrics_of(
-        self,
-        outputs: np.ndarray,
-        reference: np.ndarray,
-        inputs: Sequence[TextInput],
-        examples: Sequence[Example],
-        facts: ModelFacts,
-    ) -> dict[str, float]:
-        return embedding_metrics(outputs, reference, inputs, examples)
+    def metrics_of(self, measured: Measured) -> dict[str, float]:
+        texts = [one.value for one in measured.found]
+        return embedding_metrics(measured.rows, measured.reference_rows, texts, measured.examples)
 
     def answer_settings(self, facts: ModelFacts) -> dict[str, Any]:
         return {"normalize": facts.pooling.normalize}
@@ -76,7 +68,7 @@ class FeatureExtraction(EncoderTask):
         return outputs.new_zeros(())
 
     def distance(
-        self, outputs: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor, temperature: float
+        self, outputs: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None, temperature: float
     ) -> torch.Tensor:
         """1 − cosine, which is what the gate measures."""
         from torch.nn import functional

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from archiver.data.windows import CONTEXT, read_text, windows_of
-from archiver.tasks.base import GENERATE, Metric, Task, device_type
+from archiver.tasks.base import GENERATE, Metric, Task, device_type, limit_line
 
 if TYPE_CHECKING:
     import torch
@@ -63,14 +63,22 @@ class TextGeneration(Task):
     plain_text = True
     batched = False  # a runtime's own batch, which texts join and leave token by token
     data_keys = ("context",)
-    serve_keys = ("max_queue", "deadline_s", "kv_cache", "cache_mb", "draft", "prompt_lookup", "assistant_tokens")
+    serve_keys = (
+        "max_length",
+        "max_queue",
+        "deadline_s",
+        "kv_cache",
+        "cache_mb",
+        "draft",
+        "prompt_lookup",
+        "assistant_tokens",
+    )
     unit = "tokens"
     batches = "written in 8 streams at once"
     workload = "archiver.tasks.text.generation_workload:GenerationWorkload"
     handler = "handlers.tasks.text.generation:TextGenerationHandler"
     starter = _STARTER
     starter_serve = _SERVE
-    starter_length_note = "of a prompt and its continuation together"
 
     def read(self, where: Path | str, recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[Any]:
         """One text, which must fill at least one window."""
@@ -86,11 +94,13 @@ class TextGeneration(Task):
         return functional.cross_entropy(outputs[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 
     def distance(
-        self, outputs: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor, temperature: float
+        self, outputs: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None, temperature: float
     ) -> torch.Tensor:
         from archiver.compression.retrain.objectives import softened_divergence
 
-        return softened_divergence(outputs[mask.bool()], teacher[mask.bool()], temperature).mean()
+        if mask is not None:
+            outputs, teacher = outputs[mask.bool()], teacher[mask.bool()]
+        return softened_divergence(outputs, teacher, temperature).mean()
 
     def check(self, recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[str]:
         from archiver.models.chat_template import read_chat_template
@@ -141,5 +151,5 @@ class TextGeneration(Task):
     def starter_body(self, facts: ModelFacts) -> str:
         return self.starter.format(context=min(CONTEXT, facts.max_positions))
 
-    def starter_length(self, facts: ModelFacts) -> int:
-        return min(512, facts.max_positions)
+    def starter_limits(self, facts: ModelFacts) -> str:
+        return limit_line(min(512, facts.max_positions), "of a prompt and its continuation together")

@@ -164,6 +164,9 @@ class GenerationWorkload(Workload):
 
     # ---- the archive --------------------------------------------------------------------------------------------------
 
+    def write_inputs(self, folder: Path) -> None:
+        (folder / "tokenizer.json").write_bytes(self.tokenizer_json)
+
     def serving(self, session: Mapping[str, Any]) -> dict[str, Any]:
         from archiver.models.chat_template import read_chat_template
 

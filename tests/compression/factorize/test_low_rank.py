@@ -11,6 +11,7 @@ import torch
 from stage_context import calibrated_on
 from task_models import load_model
 
+from archiver.architecture.tracing import text_tracing
 from archiver.compression.factorize.low_rank import activation_svd, svd
 from archiver.compression.factorize.low_rank_math import decompose
 from archiver.compression.factorize.options import ActivationSvd, Svd
@@ -291,7 +292,7 @@ def factored(tiny_model) -> EncoderWithHead:
 def test_factored_model_answers_the_same_in_onnx_runtime(factored, tmp_path):
     import onnxruntime
 
-    graph = export_onnx(factored, max_length=32)
+    graph = export_onnx(factored, text_tracing(factored, max_length=32))
     names = set(graph.modules.values())
     assert {"bert.encoder.layer.0.intermediate.dense.u", "bert.encoder.layer.0.intermediate.dense.v"} <= names
     with torch.no_grad():
@@ -317,7 +318,7 @@ def test_factored_model_answers_the_same_in_onnx_runtime(factored, tmp_path):
 def test_factored_model_answers_the_same_in_openvino(factored, tmp_path):
     import openvino
 
-    config = export_openvino(export_onnx(factored, max_length=32), None, tmp_path, widths=())
+    config = export_openvino(export_onnx(factored, text_tracing(factored, max_length=32)), None, tmp_path, widths=())
     compiled = openvino.compile_model(str(tmp_path / "model.xml"), "CPU", config)
     with torch.no_grad():
         wanted = factored(**_ids()).numpy()

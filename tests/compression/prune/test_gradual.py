@@ -87,7 +87,7 @@ def test_wanda_looks_at_the_inputs_of_every_layer_that_shares_the_weight():
     """Two layers with one weight [1, 2]: the first sees only input 0, the second, much louder, only input 1."""
 
     class Pair(torch.nn.Module):
-        takes_type_ids = False
+        inputs = ("input_ids", "attention_mask")
 
         def __init__(self) -> None:
             super().__init__()

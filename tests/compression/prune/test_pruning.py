@@ -165,7 +165,7 @@ def test_what_the_loss_asks_for_comes_back():
     """y = w₁x₁ + w₂x₂ with both pruned; only x₂ moves the loss, so w₂ comes back."""
 
     class Two(torch.nn.Module):
-        takes_type_ids = False
+        inputs = ("input_ids", "attention_mask")
 
         def __init__(self) -> None:
             super().__init__()

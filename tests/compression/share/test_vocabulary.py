@@ -200,7 +200,7 @@ def test_the_original_teaches_by_its_own_ids(tiny_model, kind):
         def __init__(self, model: torch.nn.Module) -> None:
             super().__init__()
             self.model = model
-            self.takes_type_ids = False
+            self.inputs = ("input_ids", "attention_mask")
 
         def forward(self, input_ids, attention_mask):
             seen.append(input_ids)

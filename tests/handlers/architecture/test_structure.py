@@ -15,6 +15,7 @@ from sessions import open_session
 from stage_context import calibrated_on
 
 from archiver.architecture import keep_layers, layer_list, layer_parts
+from archiver.architecture.tracing import text_tracing
 from archiver.compression.prune.structured import cut_layer
 from archiver.compression.prune.structured_options import ShareLayers
 from archiver.compression.quantize.int8 import static_int8
@@ -27,7 +28,8 @@ from archiver.export.openvino import export_openvino
 from archiver.export.torch_packed import export_packed
 from archiver.state.plan import plan_of
 from handlers.architecture.conv1d import conv1d_to_linear
-from handlers.architecture.encoder import EncoderWithHead, load_encoder
+from handlers.architecture.encoder import EncoderWithHead
+from handlers.architecture.loading import load_module
 from handlers.architecture.structure import STRUCTURE, describe, rebuild
 from handlers.errors import UnsoundArchive
 from handlers.storage.graph_weights import PACKED
@@ -36,7 +38,9 @@ SPEC = {
     "model": "model.safetensors",
     "config": "config.json",
     "auto_class": "AutoModelForSequenceClassification",
-    "pooling": None,
+    "base_only": False,
+    "module": "handlers.architecture.encoder:EncoderWithHead",
+    "settings": {"pooling": None},
 }
 HEADS = ([0, 2], [1], [0, 1, 3])
 NEURONS = (45, 48, 7)
@@ -75,7 +79,7 @@ def test_the_torch_folder_gives_the_same_model_again(tmp_path, kind, change):
     CHANGES[change](model)
     keep_layers(model, (0, 2))
     export_packed(model, None, tmp_path)
-    loaded = load_encoder(tmp_path, SPEC)
+    loaded = load_module(tmp_path, SPEC)
     assert torch.equal(run(loaded.model), run(model))
     assert describe(loaded.model) == describe(model)
     structure = json.loads((tmp_path / STRUCTURE).read_text())
@@ -149,7 +153,7 @@ def test_the_other_runtimes_answer_as_torch_does(tmp_path, change):
     model = tiny("bert")
     CHANGES[change](model)
     encoder = EncoderWithHead(model)
-    graph = export_onnx(encoder, max_length=16)
+    graph = export_onnx(encoder, text_tracing(encoder, max_length=16))
     linears = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     products = [node.name for node in graph.model.graph.node if node.op_type in ("MatMul", "Gemm")]
     assert linears <= {graph.modules[name] for name in products if name in graph.modules}

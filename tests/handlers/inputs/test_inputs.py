@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from handlers.base import BatchHandler
+from handlers.base import BatchHandler, Found
 from handlers.errors import BadRequest
 from handlers.examples import check_examples
 from handlers.inputs.base import Input
 from handlers.inputs.checks import Parameter, is_bool, kind_of
+from handlers.protocols.document import body_bytes
 
 
 class Signal(Input[bytes, np.ndarray]):
@@ -70,8 +71,8 @@ class DoublingHandler(BatchHandler[bytes]):
     def make_input(self, folder: Path) -> Signal:
         return Signal()
 
-    def answers(self, outputs: Sequence[np.ndarray], items: Sequence[Any], parameters: Mapping[str, Any]) -> list[Any]:
-        return [output[: len(item)].tolist() for output, item in zip(outputs, items, strict=True)]
+    def answers(self, found: Sequence[Found[bytes]], parameters: Mapping[str, Any]) -> list[Any]:
+        return [one.outputs[0][: len(one.items[0])].tolist() for one in found]
 
     def compare(self, stored: Any, found: Any) -> float:
         return 0.0 if stored == found else float("inf")
@@ -130,3 +131,55 @@ def test_stored_examples_are_read_and_compared_by_the_task(handler):
         "example 0 alone differs by inf, allowed 0",
         "example 0 in a batch differs by inf, allowed 0",
     ]
+
+
+class WindowHandler(DoublingHandler):
+    """An input is cut into windows of two samples; its answer is the first number of each sample."""
+
+    def prepare(self, values: Sequence[bytes], parameters: Mapping[str, Any]) -> list[Sequence[Any]]:
+        whole = self.input.encode(values, parameters)
+        return [[item[start : start + 2] for start in range(0, len(item), 2)] for item in whole]
+
+    def answers(self, found: Sequence[Found[bytes]], parameters: Mapping[str, Any]) -> list[Any]:
+        return [
+            [float(row[0]) for item, output in zip(one.items, one.outputs, strict=True) for row in output[: len(item)]]
+            for one in found
+        ]
+
+
+@pytest.fixture
+def windows(tmp_path, handler) -> WindowHandler:
+    found = WindowHandler()
+    found.serving, found.input, found.session = {**handler.serving, "task": "doubling"}, handler.input, handler.session
+    return found
+
+
+def test_several_items_of_an_input_come_back_to_it(windows):
+    rows = [{"body": bytes(range(1, n + 1))} for n in (5, 1, 4, 3)]
+    answers, _ = ask(windows, *rows)
+    assert answers == [[2.0 * i for i in range(1, n + 1)] for n in (5, 1, 4, 3)]
+    found = windows.find([b"\x01\x02\x03", b"\x04"], {})
+    assert [one.value for one in found] == [b"\x01\x02\x03", b"\x04"]
+    assert [len(one.items) for one in found] == [len(one.outputs) for one in found] == [2, 1]
+
+
+def test_a_request_may_make_so_many_items(windows, monkeypatch):
+    monkeypatch.setattr("handlers.base.MAX_ITEMS", 3)
+    windows.serving["max_inputs"] = 3
+    answers, where = ask(windows, {"body": b"\x01" * 7}, {"body": b"\x01" * 6})
+    assert [where.get_response_status(index)[0] for index in range(2)] == [400, 200]
+    assert "makes 4 runs of the model" in answers[0]["error"]["message"]
+    assert "at most 3 are allowed" in answers[0]["error"]["message"]
+
+
+def test_a_body_may_have_so_many_bytes(windows, monkeypatch):
+    monkeypatch.setattr(Signal, "max_bytes", 4)
+    answers, where = ask(windows, {"body": b"\x01" * 5}, {"body": b"\x01" * 4})
+    assert [where.get_response_status(index) for index in range(2)] == [
+        (413, "Request Entity Too Large"),
+        (200, None),
+    ]
+    assert answers[0]["error"] == {"code": 413, "message": "the body has 5 bytes; at most 4 are allowed"}
+    # JSON comes parsed: what the request says of its length counts.
+    assert body_bytes({"body": {"inputs": "x"}}, {"Content-Length": "12"}) == 12
+    assert body_bytes({"data": b"123", "body": bytearray(b"45")}, {"content-length": "no number"}) == 5

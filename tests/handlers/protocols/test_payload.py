@@ -7,7 +7,7 @@ import json
 import pytest
 
 from handlers.errors import BadRequest
-from handlers.inputs.checks import MAX_CHARACTERS
+from handlers.inputs.checks import MAX_CHARACTERS, Parameter, is_bool
 from handlers.inputs.text import Text, TextInput
 from handlers.protocols.document import read_document
 from handlers.protocols.hf import parse
@@ -26,7 +26,7 @@ def ask(value: object, headers: dict[str, object] | None = None, field: str = "b
 
 def parsed(row: dict[str, object], headers: dict[str, object], most: int = 4) -> Request:
     text = Text(None)  # type: ignore[arg-type]  # no tokenizer is needed to read a request
-    document = read_document(row, headers, Text.allowed)
+    document = read_document(row, headers, Text.allowed, Text.max_bytes)
     return parse(document, decode=text.decode, parameters=PARAMETERS, max_inputs=most, allowed=Text.allowed)
 
 
@@ -203,3 +203,24 @@ def test_a_deep_parameter_is_its_requests_mistake():
         body = b'{"inputs": "a", "parameters": {"top_k": ' + b"[" * depth + b"]" * depth + b"}}"
         with pytest.raises(BadRequest, match="parameter 'top_k' is a list|nested too deeply"):
             ask(body)
+
+
+def test_an_input_that_is_an_object_may_be_the_body():
+    def read(document: object) -> Request:
+        known = {"raw": Parameter(is_bool, "true or false"), "cut": Parameter(is_bool, "true or false")}
+        decode = lambda value, where: value  # noqa: E731
+        return parse(document, decode=decode, parameters=known, max_inputs=4, allowed="…", fields=("query", "texts"))
+
+    whole = {"query": "q", "texts": ["a"]}
+    assert read({**whole, "raw": True}) == read({"inputs": whole, "parameters": {"raw": True}})
+    assert read({**whole, "raw": True}) == Request((whole,), True, {"raw": True})
+    assert read({**whole, "raw": True, "parameters": {"cut": False}}).parameters == {"raw": True, "cut": False}
+    assert read({"query": "q", "parameters": {"cut": True}}) == Request(({"query": "q"},), True, {"cut": True})
+    for document, problem in (
+        ({**whole, "other": 1}, "unknown parameter 'other'"),
+        ({**whole, "raw": True, "parameters": {"raw": True}}, "'raw' stands in the body and in 'parameters'"),
+        ({**whole, "raw": True, "parameters": [1]}, "'parameters' is a list"),
+        ({"inputs": whole, "query": "q"}, "unknown key 'query'"),
+    ):
+        with pytest.raises(BadRequest, match=problem):
+            read(document)

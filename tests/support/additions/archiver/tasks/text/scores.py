@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from archiver.data.examples import Example
 from archiver.evaluation.rounding import rounded
 from archiver.tasks.base import Metric, shown_labels
-from archiver.tasks.encoders import EncoderTask
-from handlers.inputs.text import TextInput
+from archiver.tasks.forward import Measured
+from archiver.tasks.text.encoder import EncoderTask
 from handlers.tasks.text.classification import softmax
 
 if TYPE_CHECKING:
@@ -55,15 +53,8 @@ class TextScores(EncoderTask):
             f"{source.source} scores each label by itself, {self.name} shares 1 among them: use text-classification"
         ]
 
-    def metrics_of(
-        self,
-        outputs: np.ndarray,
-        reference: np.ndarray,
-        inputs: Sequence[TextInput],
-        examples: Sequence[Example],
-        facts: ModelFacts,
-    ) -> dict[str, float]:
-        found, original = softmax(outputs), softmax(reference)
+    def metrics_of(self, measured: Measured) -> dict[str, float]:
+        found, original = softmax(measured.rows), softmax(measured.reference_rows)
         return rounded(
             {
                 "overlap": float(np.minimum(found, original).sum(axis=1).mean()),
@@ -80,7 +71,7 @@ class TextScores(EncoderTask):
         return functional.cross_entropy(outputs, labels)
 
     def distance(
-        self, outputs: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor, temperature: float
+        self, outputs: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None, temperature: float
     ) -> torch.Tensor:
         from archiver.compression.retrain.objectives import softened_divergence
 

@@ -1,0 +1,224 @@
+"""A recipe's model and data for a task of one pass: inputs to batches, outputs to metrics, and what is served."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from archiver.evaluation.speed import Speed, compare_speed, sorted_batches
+from archiver.tasks.base import load_object
+from archiver.tasks.forward import ForwardTask, Measured
+from archiver.tasks.workload import (
+    BATCHING,
+    MAX_EXAMPLES,
+    TOLERANCE_FP32,
+    TOLERANCE_INT8,
+    Arrays,
+    Batch,
+    Workload,
+    require_finite,
+)
+from handlers.base import BatchHandler, Found
+
+if TYPE_CHECKING:
+    import torch
+
+    from archiver.models.facts import ModelFacts
+    from archiver.models.source import ModelSource
+    from archiver.spec import Recipe
+
+_COMPARED = 64
+_POOL = 50  # batches are cut from pools of this many, sorted by size: little padding, and yet another mix each seed
+
+
+@dataclass
+class ForwardWorkload(Workload):
+    """A workload whose module gives the outputs of items in one pass.
+
+    Attributes:
+        task: its ForwardTask. train: training examples, as read.
+        values: what requests would send to have the validation examples answered.
+        reference: what the original gives for them.
+    """
+
+    task: ForwardTask
+    train: Sequence[Any] = field(default_factory=list)
+    values: Sequence[Any] = field(default_factory=list)
+    reference: Sequence[Found[Any]] = field(default_factory=list)
+
+    @classmethod
+    def load(
+        cls,
+        task: ForwardTask,
+        recipe: Recipe,
+        source: ModelSource,
+        facts: ModelFacts,
+        validation: list[Any],
+        train: list[Any],
+    ) -> Self:
+        """Load the model and take what the original gives for the validation examples."""
+        from archiver.models.load import load_model
+
+        model = load_model(source, task.auto_class, base_only=task.takes_base_alone)
+        module = load_object(task.module)(model, **task.module_settings(facts)).eval()
+        original = copy.deepcopy(module)
+        values = task.values(validation)
+        workload = cls(task, recipe, source, facts, validation, model, module, original, train, values)
+        workload.reference = workload.reader(original, original=True).find(values, task.measured_with)
+        return workload
+
+    def reader(self, module: torch.nn.Module, *, original: bool = False) -> BatchHandler[Any]:
+        """The task's handler over a torch module in this process: it cuts, batches and answers as the served one.
+
+        Args:
+            original: the input is read as the original model takes it.
+        """
+        handler: BatchHandler[Any] = load_object(self.task.handler)()
+        handler.serving = {
+            "task": self.task.name,
+            "batching": {**BATCHING, **self.task.batching},
+            "max_inputs": self.recipe.serve.max_inputs,
+            **self.serving({"int8": False}),
+        }
+        handler.input = self.task.make_input(self, original)
+        handler.session = ModuleSession(module)
+        return handler
+
+    # ---- quality ------------------------------------------------------------------------------------------------------
+
+    def metrics(self, found: Sequence[Found[Any]], handler: BatchHandler[Any]) -> dict[str, float]:
+        """The task's metrics of what a model gives for `values`, against the examples and the original."""
+        for one in found:
+            for output in one.outputs:
+                require_finite(output)
+        return self.task.metrics_of(Measured(found, self.reference, self.examples, self.facts, handler))
+
+    def measure(self) -> dict[str, float]:
+        return self._measured(self.reader(self.module))
+
+    @cached_property
+    def original_metrics(self) -> dict[str, float]:
+        return self.metrics(self.reference, self.reader(self.original, original=True))
+
+    def measure_served(self, handler: Any, way: Any, folder: Path) -> dict[str, float]:
+        return self._measured(handler)
+
+    def _measured(self, handler: BatchHandler[Any]) -> dict[str, float]:
+        return self.metrics(handler.find(self.values, self.task.measured_with), handler)
+
+    @property
+    def extent(self) -> dict[str, int]:
+        return {"examples": len(self.examples), **self.task.extent(self)}
+
+    # ---- data ---------------------------------------------------------------------------------------------------------
+
+    def calibration_batches(self, samples: int) -> list[Batch]:
+        reader = self.reader(self.module)
+        prepared = reader.prepare(self.task.values(self.train[:samples])[:samples], self.task.measured_with)
+        items = [item for several in prepared for item in several][:samples]
+        return [self._tensors(reader.input.collate([item], reader.input.size(item), 1)) for item in items]
+
+    def training_batches(self, batch_size: int, seed: int) -> list[Batch]:
+        import torch
+
+        reader = self.reader(self.module)
+        prepared = reader.prepare(self.task.values(self.train), self.task.measured_with)
+        items, size = [item for several in prepared for item in several], reader.input.size
+        targets = self.task.targets(self, self.train, prepared) if self.task.learns_labels else None
+        order = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed)).tolist()
+        batches: list[Batch] = []
+        for start in range(0, len(order), batch_size * _POOL):
+            pool = sorted(order[start : start + batch_size * _POOL], key=lambda i: size(items[i]))
+            for first in range(0, len(pool), batch_size):
+                members = pool[first : first + batch_size]
+                longest = size(items[members[-1]])
+                batch = self._tensors(reader.input.collate([items[i] for i in members], longest, len(members)))
+                if targets is not None:
+                    batch["labels"] = self.task.collate_targets([targets[i] for i in members], longest)
+                batches.append(batch)
+        return batches
+
+    @cached_property
+    def train_digest(self) -> str:
+        return hashlib.sha256(repr(self.train).encode()).hexdigest()
+
+    def _tensors(self, arrays: Arrays) -> dict[str, torch.Tensor]:
+        import torch
+
+        module: Any = self.module
+        return {name: torch.from_numpy(arrays[name]) for name in module.inputs}
+
+    # ---- speed --------------------------------------------------------------------------------------------------------
+
+    def speed_batches(self) -> list[Arrays]:
+        return self._sorted(self.reader(self.module))
+
+    def original_speed_batches(self) -> list[Arrays]:
+        return self._sorted(self.reader(self.original, original=True))
+
+    def _sorted(self, reader: BatchHandler[Any]) -> list[Arrays]:
+        prepared = reader.prepare(self.values, self.task.measured_with)
+        return sorted_batches(reader.input, [item for several in prepared for item in several])
+
+    def items_of(self, batch: Any) -> int:
+        return len(next(iter(batch.values())))
+
+    def speed(self, handler: Any) -> Speed:
+        return compare_speed(
+            self.run_of(self.original),
+            handler.session.run,
+            self.original_speed_batches(),
+            compressed_batches=self.speed_batches(),
+            count=self.items_of,
+        )
+
+    # ---- the archive --------------------------------------------------------------------------------------------------
+
+    def write_inputs(self, folder: Path) -> None:
+        self.task.write_inputs(self, folder)
+
+    def serving(self, session: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "tolerance": TOLERANCE_INT8 if session["int8"] else TOLERANCE_FP32,
+            **self.task.input_settings(self),
+            **self.task.answer_settings(self.facts),
+        }
+
+    def choose_examples(self, handler: Any) -> tuple[list[Any], dict[str, Any]]:
+        """Validation inputs, or the recipe's own file of examples where validation data must not travel."""
+        wanted = self.recipe.serve.examples
+        if not isinstance(wanted, Path):
+            return list(self.values[:wanted]), {}
+        return self.task.examples_of(wanted, self)[:MAX_EXAMPLES], {}
+
+    def compared(self, examples: Sequence[Any]) -> Sequence[Any]:
+        """Up to 64 of all inputs."""
+        return self.values[:: -(-len(self.values) // _COMPARED)]
+
+
+class ModuleSession:
+    """A torch module as a session of this process. See handlers.runtimes.base.Session.
+
+    It computes where the module's weights are.
+    """
+
+    name = "module"
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._module: Any = module
+
+    def run(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        import torch
+
+        device = next(self._module.parameters()).device
+        with torch.inference_mode():
+            tensors = {name: torch.from_numpy(arrays[name]).to(device) for name in self._module.inputs}
+            found: np.ndarray = self._module(**tensors).float().cpu().numpy()
+            return found

@@ -1,0 +1,36 @@
+"""The module of an archive whose runtime is torch: config.json and packed weights, no pickle, no remote code."""
+
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from handlers.architecture.linear_layers import to_linear_layers
+from handlers.architecture.structure import load_weights
+from handlers.storage.packed import load_packed
+
+
+def load_module(folder: Path, spec: Mapping[str, Any]) -> torch.nn.Module:
+    """The transformers model within the module that makes its answer.
+
+    Args:
+        folder: the archive. spec: serving.json's `session`: config, model, auto_class, base_only, module ("module:class" of
+            handlers.architecture) and the settings it is made with.
+    """
+    import transformers
+
+    config_dict = json.loads((folder / spec["config"]).read_text())
+    config = transformers.CONFIG_MAPPING[config_dict["model_type"]].from_dict(config_dict)
+    auto = getattr(transformers, spec["auto_class"])
+    model = to_linear_layers(auto.from_config(config, attn_implementation="eager", dtype=torch.float32))
+    if spec["base_only"] and getattr(model, "pooler", None) is not None:
+        # As in the build: the answer is made without the pooler, whose weights do not travel.
+        model.register_module("pooler", None)
+    weights = load_packed(folder / spec["model"])
+    model = load_weights(model, folder, {name: torch.as_tensor(value) for name, value in weights.items()})
+    where, _, name = spec["module"].partition(":")
+    made: torch.nn.Module = getattr(importlib.import_module(where), name)(model, **spec["settings"])
+    return made
