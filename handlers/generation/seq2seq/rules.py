@@ -18,7 +18,7 @@ class Rules:
         start: what the decoder begins with, at least one token. end_ids: tokens that end the text.
         max_new_tokens, min_new_tokens: behind `start`; the end token counts.
         num_beams: 1: the likeliest token each time (or one drawn, with `do_sample`).
-        length_penalty: the exponent of the length that a beam's score is divided by. early_stopping: True, False or "never".
+        length_penalty: exponent of the length that a beam's score is divided by. early_stopping: True, False or "never".
         no_repeat_ngram_size, encoder_no_repeat_ngram_size: n-grams of the text, or of its source, that come once; 0: any.
         bad_words: sequences that may not come. suppress, suppress_first: tokens that may not come, or not as the first.
         first, last: tokens that must be the first, or at the greatest length the last.
