@@ -11,13 +11,13 @@ import io
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from archiver.architecture.tracing import SourceExample
 from archiver.errors import UnsupportedModelError
 from archiver.export.integer_constants import put_integers
 from archiver.export.openvino_decoder import as_it_was, forget_version, name_by_place, quiet
@@ -30,26 +30,8 @@ TOLERANCE = 1e-3  # of the largest |logit|
 _STEPS = 4
 
 
-@dataclass(frozen=True)
-class Example:
-    """An example call to trace and to compare with.
-
-    Args:
-        arrays: the encoder's inputs, at least two sources. source: the name of its main one.
-        heads: (layer, head) pairs whose cross-attention the writing graph tells.
-    """
-
-    arrays: Mapping[str, torch.Tensor]
-    source: str = "input_ids"
-    heads: Sequence[Sequence[int]] = ()
-
-    @property
-    def masked(self) -> bool:
-        return "attention_mask" in self.arrays
-
-
 def export_seq2seq(
-    model: torch.nn.Module, plan: QuantizationPlan | None, example: Example, folder: Path
+    model: torch.nn.Module, plan: QuantizationPlan | None, example: SourceExample, folder: Path
 ) -> dict[str, Any]:
     """Write reader/model.xml and writer/model.xml with their weights into `folder`. The same module gives the same bytes.
 
@@ -108,7 +90,7 @@ def static_reader(graph: Any, plan: QuantizationPlan) -> Any:
         )
 
 
-def _attention(model: torch.nn.Module, example: Example) -> None:
+def _attention(model: torch.nn.Module, example: SourceExample) -> None:
     """Fused attention, which the CPU computes in one operation, where the family has it; told attention is not fused."""
     for module in model.modules():
         own: Any = vars(module).get("config")
@@ -118,7 +100,7 @@ def _attention(model: torch.nn.Module, example: Example) -> None:
         with_eager_cross_attention(model, [layer for layer, _ in example.heads])
 
 
-def _traced(model: torch.nn.Module, example: Example) -> tuple[Any, Any]:
+def _traced(model: torch.nn.Module, example: SourceExample) -> tuple[Any, Any]:
     import openvino as ov
 
     mask = [example.arrays["attention_mask"]] if example.masked else []
@@ -149,7 +131,7 @@ def _name(graph: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         port.get_tensor().set_names({name})
 
 
-def _stateful(graph: Any, sizes: Sequence[tuple[int, int]], example: Example) -> Any:
+def _stateful(graph: Any, sizes: Sequence[tuple[int, int]], example: SourceExample) -> Any:
     """The keys and values that are written become the graph's state, whose rows `beam_idx` chooses at every step."""
     import openvino as ov
     from openvino import opset13
@@ -186,7 +168,7 @@ def _stateful(graph: Any, sizes: Sequence[tuple[int, int]], example: Example) ->
     return graph
 
 
-def _check(model: torch.nn.Module, example: Example, folder: Path, session: Mapping[str, Any]) -> None:
+def _check(model: torch.nn.Module, example: SourceExample, folder: Path, session: Mapping[str, Any]) -> None:
     """Exporters leave out what an operation does not have without an error: the graphs must compute what torch computes."""
     settings = {
         "requirement": "openvino",

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from archiver.tasks.base import FALLBACK_VALIDATION, FORWARD, GENERATE, Metric, Task
+from archiver.tasks.base import FALLBACK_VALIDATION, FORWARD, GENERATE, SEQ2SEQ, Metric, Task
 from archiver.tasks.text.classification import TextClassification
 from archiver.tasks.text.feature_extraction import FeatureExtraction
 from archiver.tasks.text.generation import TextGeneration
+from archiver.tasks.text.seq2seq import Summarization, Text2TextGeneration, Translation
 
 __all__ = [
     "FALLBACK_VALIDATION",
     "FORWARD",
     "GENERATE",
+    "SEQ2SEQ",
     "TASKS",
     "Metric",
     "Task",
@@ -24,6 +26,9 @@ TASKS: dict[str, Task] = {
     "text-classification": TextClassification(),
     "feature-extraction": FeatureExtraction(),
     "text-generation": TextGeneration(),
+    "text2text-generation": Text2TextGeneration(),
+    "summarization": Summarization(),
+    "translation": Translation(),
 }
 
 

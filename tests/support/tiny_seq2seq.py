@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,18 +30,25 @@ def model_of(family: str, seed: int = 0, **changes: Any) -> Any:
     with quiet():
         if family == "t5":
             sizes: dict[str, Any] = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
-            config: Any = transformers.T5Config(vocab_size=VOCABULARY, decoder_start_token_id=0, **sizes | changes)
+            config: Any = transformers.T5Config(
+                **{"vocab_size": VOCABULARY, "decoder_start_token_id": 0} | sizes | changes
+            )
             model: Any = transformers.T5ForConditionalGeneration(config)
         elif family == "bart":
-            config = transformers.BartConfig(vocab_size=VOCABULARY, forced_bos_token_id=0, **_SIZES | changes)
+            config = transformers.BartConfig(**{"vocab_size": VOCABULARY, "forced_bos_token_id": 0} | _SIZES | changes)
             model = transformers.BartForConditionalGeneration(config)
         elif family == "mbart":
-            config = transformers.MBartConfig(vocab_size=VOCABULARY, decoder_start_token_id=2, **_SIZES | changes)
+            config = transformers.MBartConfig(
+                **{"vocab_size": VOCABULARY, "decoder_start_token_id": 2} | _SIZES | changes
+            )
             model = transformers.MBartForConditionalGeneration(config)
         else:
             tokens = {"pad_token_id": 95, "decoder_start_token_id": 95, "eos_token_id": 0, "forced_eos_token_id": 0}
             config = transformers.MarianConfig(
-                vocab_size=VOCABULARY, scale_embedding=True, bad_words_ids=[[95]], **tokens | _SIZES | changes
+                **{"vocab_size": VOCABULARY, "scale_embedding": True, "bad_words_ids": [[95]]}
+                | tokens
+                | _SIZES
+                | changes
             )
             model = transformers.MarianMTModel(config)
     with torch.no_grad():
@@ -48,3 +56,18 @@ def model_of(family: str, seed: int = 0, **changes: Any) -> Any:
             if parameter.dim() > 1:
                 parameter.normal_(0.0, 0.5 if "embed" in name or "shared" in name else 0.25)
     return model.eval()
+
+
+def build_tiny_seq2seq(path: Path, family: str = "t5", **changes: Any) -> None:
+    """Save a random model with a byte-level BPE that takes every text and ends it with the end token."""
+    from tiny_models import _bpe_tokenizer
+    from tokenizers import processors
+
+    tokenizer = _bpe_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", tokenizer.eos_token_id)]
+    )
+    tokens = {"pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1, "bos_token_id": 0}
+    model = model_of(family, vocab_size=len(tokenizer), **tokens | changes)
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)

@@ -22,6 +22,7 @@ class Rules:
         no_repeat_ngram_size, encoder_no_repeat_ngram_size: n-grams of the text, or of its source, that come once; 0: any.
         bad_words: sequences that may not come. suppress, suppress_first: tokens that may not come, or not as the first.
         first, last: tokens that must be the first, or at the greatest length the last.
+        renormalize: whether what is left is brought to probabilities again, which matters between beams.
         temperature, top_k, top_p, seed: for `do_sample`.
     """
 
@@ -40,6 +41,7 @@ class Rules:
     suppress_first: tuple[int, ...] = ()
     first: int | None = None
     last: tuple[int, ...] = ()
+    renormalize: bool = False
     do_sample: bool = False
     temperature: float = 1.0
     top_k: int = 0
@@ -89,7 +91,7 @@ def apply(rules: Rules, scores: np.ndarray, ids: Sequence[int], source: Sequence
         scores[list(rules.suppress)] = -np.inf
     if rules.suppress_first and done == int(len(rules.start) == 1 and rules.first is not None):
         scores[list(rules.suppress_first)] = -np.inf
-    return scores
+    return log_softmax(scores) if rules.renormalize else scores
 
 
 def draw(rules: Rules, scores: np.ndarray, random: np.random.Generator) -> int:
