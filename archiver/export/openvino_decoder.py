@@ -87,7 +87,7 @@ def as_it_was(model: torch.nn.Module) -> Iterator[None]:
     modules = list(model.modules())
     training = [module.training for module in modules]
     forwards = [vars(module).get("forward") for module in modules]
-    own = [vars(module).get("config") for module in modules]
+    own: list[Any] = [vars(module).get("config") for module in modules]
     configs = {id(module.config): module.config for module in modules if hasattr(module, "config")}
     fields = {key: dict(vars(config)) for key, config in configs.items()}
     try:
@@ -96,10 +96,10 @@ def as_it_was(model: torch.nn.Module) -> Iterator[None]:
         for key, config in configs.items():
             vars(config).clear()
             vars(config).update(fields[key])
-        for module, mode, forward, config in zip(modules, training, forwards, own, strict=True):
+        for module, mode, forward, settings in zip(modules, training, forwards, own, strict=True):
             module.training = mode
-            if config is not None:
-                vars(module)["config"] = config
+            if settings is not None:
+                vars(module)["config"] = settings
             vars(module).pop("forward", None)
             if forward is not None:
                 vars(module)["forward"] = forward

@@ -181,7 +181,8 @@ def _check(model: torch.nn.Module, example: SourceExample, folder: Path, session
     served = OpenVinoSeq2Seq(folder, {**session, **settings}, container_cores())
     arrays = {name: value.numpy() for name, value in example.arrays.items()}
     rows = len(arrays[example.source])
-    vocabulary = int(model.get_output_embeddings().weight.shape[0])  # type: ignore[operator, union-attr]
+    head: Any = model.get_output_embeddings()  # type: ignore[operator]  # transformers' own
+    vocabulary = int(head.weight.shape[0])
     ids = torch.randint(0, vocabulary, (rows, _STEPS), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         called: Any = model

@@ -104,7 +104,7 @@ class Writer(torch.nn.Module):
         with _watched(self.model, {layer for layer, _ in self._heads}, seen):
             model: Any = self.model
             # The decoder takes a source's length from it, and nothing else: its keys and values are there already.
-            hidden = read[0].transpose(1, 2).flatten(2)
+            hidden: Any = read[0].transpose(1, 2).flatten(2)
             logits: Tensor = model(
                 encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
                 attention_mask=mask,
@@ -161,7 +161,8 @@ def _causal(new: Any, before: Any, like: Tensor) -> Tensor:
     """[1, 1, new, before + new]: what each new place sees."""
     places = torch.arange(before + new, device=like.device)
     hidden = places[None, :] > (torch.arange(new, device=like.device) + before)[:, None]
-    return (hidden.float() * torch.finfo(torch.float32).min)[None, None]
+    added: Tensor = hidden.float() * torch.finfo(torch.float32).min
+    return added[None, None]
 
 
 def _cache(written: Sequence[Tensor] = (), read: Sequence[Tensor] = ()) -> Any:
@@ -174,17 +175,18 @@ def _cache(written: Sequence[Tensor] = (), read: Sequence[Tensor] = ()) -> Any:
 
         def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
             if self.is_initialized:
-                key_states = torch.cat([self.keys, key_states], dim=-2)
-                value_states = torch.cat([self.values, value_states], dim=-2)
+                key_states = torch.cat([self.keys, key_states], dim=-2)  # type: ignore[list-item]  # they are there
+                value_states = torch.cat([self.values, value_states], dim=-2)  # type: ignore[list-item]
             self.keys, self.values, self.is_initialized = key_states, value_states, True
-            return self.keys, self.values
+            return key_states, value_states
 
+    kind: Any = Layer
     parts = []
     for states in (written, read):
         part = DynamicCache()
-        part.layer_class_to_replicate = Layer
+        part.layer_class_to_replicate = kind
         for key, value in zip(states[::2], states[1::2], strict=True):
-            layer = Layer()
+            layer: Any = kind()
             layer.keys, layer.values, layer.is_initialized = key, value, True
             layer.dtype, layer.device = key.dtype, key.device
             part.layers.append(layer)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from handlers.generation.backend import Backend, Load
+from handlers.generation.backend import Load, Stepping
 from handlers.generation.stream import TextStream
 from handlers.protocols.continuation import FAILED, STOP_STRING, TIME, Sampling
 
@@ -46,7 +46,7 @@ class Job:
         """Whether nothing more comes."""
         return self.finish is not None
 
-    def join(self, backend: Backend, key: int) -> None:
+    def join(self, backend: Any, key: int) -> None:
         """Give the prompt to a backend. ValueError with a sentence for what it cannot do."""
         backend.add(key, self.prompt, self.sampling)
 
@@ -63,7 +63,7 @@ class Engine:
 
     def __init__(
         self,
-        backend: Backend,
+        backend: Stepping,
         tokenizer: Any,
         *,
         max_running: int,

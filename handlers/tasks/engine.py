@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from handlers.base import TaskHandler
 from handlers.errors import BadRequest
-from handlers.generation.backend import Backend
+from handlers.generation.backend import Stepping
 from handlers.generation.engine import Engine, Job
 from handlers.generation.metrics import request_measurements
 from handlers.protocols.continuation import FAILED, TIME
@@ -58,7 +58,7 @@ class Asked:
 class EngineHandler(TaskHandler[Value]):
     """Runs a request's jobs on the engine that `load` makes."""
 
-    backend: Backend
+    backend: Any
     engine: Engine
     model_name: str = ""
 
@@ -71,7 +71,7 @@ class EngineHandler(TaskHandler[Value]):
         Raises: BadRequest saying what is wrong and what is allowed.
         """
 
-    def start(self, backend: Backend, tokenizer: Any, *, max_running: int) -> None:
+    def start(self, backend: Stepping, tokenizer: Any, *, max_running: int) -> None:
         """Make the engine that the requests share."""
         self.backend = backend
         self._frontend = Frontend()
@@ -101,7 +101,8 @@ class EngineHandler(TaskHandler[Value]):
 
     def deadline(self, seconds: float | None) -> float:
         """time.monotonic() at which a request ends. seconds: what it asks for."""
-        return time.monotonic() + min(self.serving["deadline_s"], seconds or float("inf"))
+        most: float = self.serving["deadline_s"]
+        return time.monotonic() + min(most, seconds or float("inf"))
 
     # ---- serving ------------------------------------------------------------------------------------------------------
 

@@ -184,7 +184,7 @@ class Seq2SeqWorkload(Workload):
         groups = [items[start : start + TEXTS] for start in range(0, len(items), TEXTS)][
             :: -(-len(items) // TEXTS // BATCHES) or 1
         ]
-        found = []
+        found: list[Arrays] = []
         for group in groups[:BATCHES]:
             batch = self._batch(group, [item.ids[: self.max_target] for item in group])
             found.append({name: value.numpy() for name, value in batch.items() if name != "labels"})

@@ -161,7 +161,7 @@ class Seq2SeqHandler(EngineHandler[TextInput]):
 
 def rules_from(settings: Mapping[str, Any]) -> Rules:
     """Rules of JSON values: lists become tuples."""
-    fixed = {
+    fixed: dict[str, Any] = {
         name: tuple(tuple(item) if isinstance(item, list) else item for item in value)
         if isinstance(value, list)
         else value
