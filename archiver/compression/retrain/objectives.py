@@ -38,3 +38,25 @@ def hidden_distance(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Te
     else:
         weight = mask.unsqueeze(-1).to(teacher.dtype)
     return ((student - teacher).square() * weight).sum() / ((teacher.square() * weight).sum() + 1e-12)
+
+
+def ctc_loss(outputs: Tensor, labels: Tensor, blank: int) -> Tensor:
+    """Connectionist temporal classification: −log of the probability of a transcript over all its alignments.
+
+    Args:
+        outputs: [rows, frames, vocabulary], logits.
+        labels: [rows, 1 + longest] int64: how many frames of the row are real, then its token ids, −100 behind its end.
+        blank: the id that stands for no token.
+    Returns: the mean over rows of the loss for each token, a scalar; a row that is too short for its transcript counts 0.
+    Source: Graves et al. 2006, Connectionist Temporal Classification, ICML.
+    """
+    frames, tokens = labels[:, 0], labels[:, 1:]
+    return functional.ctc_loss(
+        functional.log_softmax(outputs.float(), dim=-1).transpose(0, 1),
+        tokens.clamp(min=0),
+        frames,
+        (tokens >= 0).sum(dim=1),
+        blank=blank,
+        reduction="mean",
+        zero_infinity=True,
+    )
