@@ -201,9 +201,7 @@ def main() -> None:
     others = [name for name in sorted(digits.files) if name != options.speaker]
     model = new_model()
     module = SamplesWithHead(model)
-    settings = Retrain(
-        epochs=1, learning_rate=1e-3, batch_size=32, teacher="none", warmup=0.1, weight_decay=0.01, seed=SEED, precision="fp32"
-    )  # fmt: skip
+    settings = Retrain(epochs=1, learning_rate=1e-3, teacher="none", weight_decay=0.01, seed=SEED, precision="fp32")
     context = StageContext(
         module=module,
         teacher=module,

@@ -1,7 +1,7 @@
 """Sound files (wav, flac, mp3, ogg) as samples: float32, one channel, at the model's rate.
 
-A file is read in blocks, each resampled as it comes: what a request costs is bounded by the seconds that are allowed, not by
-what its header says or its bytes unfold to. An hour of silence fits into 200 kB of flac.
+A file is read in blocks, each resampled as it comes: what a request costs is bounded by the seconds that are allowed, not
+by what its header says or its bytes unfold to. An hour of silence fits into 200 kB of flac.
 """
 
 import base64
