@@ -22,7 +22,10 @@ def tokenizer(folder: Path, **settings: Any) -> Any:
     return Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), **settings)
 
 
-@pytest.mark.parametrize("settings", [{}, {"do_lower_case": True}, {"word_delimiter_token": "A"}, {"replace_word_delimiter_char": "_"}])  # fmt: skip
+SETTINGS = [{}, {"do_lower_case": True}, {"word_delimiter_token": "A"}, {"replace_word_delimiter_char": "_"}]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
 def test_text_and_times_equal_transformers(tmp_path, settings):
     theirs = tokenizer(tmp_path, **settings)
     ours = Alphabet(
