@@ -106,16 +106,16 @@ class Piece:
     left: int
     right: int
 
-    def kept(self, ids: np.ndarray, ratio: int) -> np.ndarray:
+    def kept(self, frames: np.ndarray, ratio: int) -> np.ndarray:
         """The piece's own frames.
 
         Args:
-            ids: [frames] of the piece, without padding. ratio: samples a frame.
+            frames: [frames, …] of the piece, without padding. ratio: samples a frame.
         """
         size = self.end - self.start
-        frames = round(size / ratio)
-        first = round(self.left / size * frames)
-        return ids[first : frames - round(self.right / size * frames)]
+        count = round(size / ratio)
+        first = round(self.left / size * count)
+        return frames[first : count - round(self.right / size * count)]
 
 
 def pieces(samples: int, chunk: int, left: int, right: int, shortest: int = 1) -> Iterator[Piece]:

@@ -1,0 +1,90 @@
+"""Recordings: sound files to samples, and those to what a model computes on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from handlers.errors import BadRequest
+from handlers.inputs.audio_features import Features, from_settings
+from handlers.inputs.audio_file import AudioReader, Recording, recording_of
+from handlers.inputs.base import Input
+
+
+@dataclass(frozen=True, eq=False)
+class Sound:
+    """One recording, or a piece of one. samples: [samples] float32 at the model's rate."""
+
+    samples: np.ndarray
+
+
+class Audio(Input[Recording, Sound]):
+    """Recordings as a kind of input; its size is the number of samples, or 1 where features are of one length.
+
+    Args:
+        reader: makes samples of a file. features: make what the model computes on of samples.
+    """
+
+    allowed: ClassVar[str] = (
+        "allowed: a sound file (wav, flac, mp3, ogg) as the body, or the same in base64: "
+        '{"inputs": "UklGR…"}, {"inputs": ["UklGR…", …]}'
+    )
+    max_bytes: ClassVar[int] = 32 << 20  # 15 minutes of wav at 16 kHz
+
+    def __init__(self, reader: AudioReader, features: Features) -> None:
+        self.reader = reader
+        self.features = features
+
+    @classmethod
+    def open(cls, folder: Path, serving: Mapping[str, Any]) -> "Audio":
+        """The recordings of an extracted archive: features and max_seconds as serving.json has them."""
+        features = from_settings(serving["features"])
+        return cls(AudioReader.open(folder, features.rate, serving["max_seconds"]), features)
+
+    def decode(self, value: Any, where: str) -> Recording:
+        return recording_of(value, where)
+
+    def encode(self, values: Sequence[Recording], parameters: Mapping[str, Any]) -> list[Sound]:
+        """Read one after another, so that all recordings of a request together stay within max_seconds."""
+        sounds: list[Sound] = []
+        rate, left = self.features.rate, self.reader.max_seconds
+        for index, value in enumerate(values):
+            try:
+                samples = self.reader.read(value, left)
+            except BadRequest as error:
+                if index and left < self.reader.max_seconds:
+                    raise BadRequest(
+                        f"{error} (one request may hold {self.reader.max_seconds:g} seconds of sound)"
+                    ) from error
+                raise
+            least = self.features.min_samples
+            if len(samples) < least:
+                raise BadRequest(
+                    f"{value.where} holds {len(samples) / rate:.4f} seconds of sound; at least {least / rate:g} are needed"
+                )
+            left = max(0.0, left - len(samples) / rate)
+            sounds.append(Sound(samples))
+        return sounds
+
+    def size(self, item: Sound) -> int:
+        return len(item.samples) if self.features.variable else 1
+
+    def collate(self, items: Sequence[Sound], size: int, rows: int) -> dict[str, np.ndarray]:
+        if not self.features.variable:
+            made = [self.features(item.samples) for item in items]
+            return {"input_values": np.stack([*made, *[made[0]] * (rows - len(made))])}
+        values = np.zeros((rows, size), np.float32)
+        mask = np.zeros((rows, size), np.int64)
+        mask[len(items) :, : self.features.min_samples] = 1
+        for row, item in enumerate(items):
+            values[row, : len(item.samples)] = self.features(item.samples)
+            mask[row, : len(item.samples)] = 1
+        return {"input_values": values, "attention_mask": mask}
+
+    def to_stored(self, value: Recording) -> Any:
+        return value.to_text()
+
+    def from_stored(self, stored: Any) -> Recording:
+        return recording_of(stored, "the stored recording")
