@@ -28,7 +28,8 @@ from archiver.compression.retrain.objectives import ctc_loss
 from archiver.compression.retrain.options import Retrain
 from archiver.compression.retrain.training import train
 from benchmarks.table import SHARED
-from handlers.architecture.audio import SamplesWithHead, plain_convolutions
+from handlers.architecture.audio import SamplesWithHead
+from handlers.architecture.linear_layers import plain_convolutions
 from handlers.inputs.audio_file import AudioReader, Recording
 
 RATE = 16_000
@@ -68,14 +69,14 @@ class Heard(Sequence[Mapping[str, torch.Tensor]]):
     def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, place: Any) -> Mapping[str, torch.Tensor]:
+    def __getitem__(self, place: Any) -> Any:
         random = np.random.default_rng([self.seed, place])
         most = 1 if place < ALONE * self.steps else 3
         pairs = [self._sequence(random, most) for _ in range(self.rows)]
         return batch_of([samples for samples, _ in pairs], [text for _, text in pairs])
 
     def _sequence(self, random: np.random.Generator, most: int) -> tuple[np.ndarray, str]:
-        files = self.digits.files[self.speakers[random.integers(len(self.speakers))]]
+        files = self.digits.files[self.speakers[int(random.integers(len(self.speakers)))]]
         chosen = [files[random.integers(len(files))] for _ in range(random.integers(1, most + 1))]
         parts = [np.zeros(int(random.uniform(0.0, 0.15) * RATE), np.float32)]
         speed = math.exp(random.uniform(-0.25, 0.25))
@@ -102,7 +103,8 @@ def in_a_room(samples: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 def normalised(samples: np.ndarray) -> np.ndarray:
     """As Wav2Vec2FeatureExtractor does with do_normalize."""
-    return (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
+    found: np.ndarray = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
+    return found
 
 
 def batch_of(recordings: Sequence[np.ndarray], texts: Sequence[str] = ()) -> dict[str, torch.Tensor]:
@@ -115,10 +117,10 @@ def batch_of(recordings: Sequence[np.ndarray], texts: Sequence[str] = ()) -> dic
         mask[row, : len(samples)] = 1
     batch = {"input_values": torch.from_numpy(values), "attention_mask": torch.from_numpy(mask)}
     if texts:
-        labels = np.full((len(texts), 1 + max(map(len, texts))), -100, np.int64)
+        labels = np.full((len(texts), 2 + max(map(len, texts))), -100, np.int64)
         for row, text in enumerate(texts):
-            labels[row, 0] = frames_of(len(recordings[row]))
-            labels[row, 1 : 1 + len(text)] = [VOCABULARY.index(sign) for sign in text.replace(" ", "|")]
+            labels[row, :2] = frames_of(len(recordings[row])), BLANK
+            labels[row, 2 : 2 + len(text)] = [VOCABULARY.index(sign) for sign in text.replace(" ", "|")]
         batch["labels"] = torch.from_numpy(labels)
     return batch
 
@@ -135,7 +137,7 @@ def new_model() -> Any:
     import transformers
 
     torch.manual_seed(SEED)
-    model = transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(**MODEL))
+    model: Any = transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(**MODEL))
     low, high = (2595 * math.log10(1 + hertz / 700) for hertz in (80.0, 3900.0))
     centres = 700 * (10 ** (np.linspace(low, high, BANDS) / 2595) - 1)
     phases = np.arange(4)[None, :, None] * np.pi / 2
@@ -169,7 +171,7 @@ def write_lists(digits: Digits, speaker: str, folder: Path) -> None:
     for name, speakers in (("train", set(digits.files) - {speaker}), ("validation", {speaker})):
         rows = [(os.path.relpath(path, folder), digit) for who in sorted(speakers) for path, digit in digits.files[who]]
         text = "".join(f"{path}\t{digit}\n" for path, digit in rows)
-        (folder / f"{name}.tsv").write_text("path\ttranscript\n" + text, encoding="utf-8")
+        (folder / f"{name}.tsv").write_text("audio\ttranscript\n" + text, encoding="utf-8")
 
 
 def write_model(model: Any, folder: Path) -> None:
@@ -206,7 +208,7 @@ def main() -> None:
     context = StageContext(
         module=module,
         teacher=module,
-        objective=Objective(distance=_no_teacher, loss=lambda outputs, labels: ctc_loss(outputs, labels, BLANK)),
+        objective=Objective(distance=_no_teacher, loss=ctc_loss),
         calibrate=lambda samples: [],
         train=lambda rows, seed: Heard(digits, others, options.steps, rows, seed),
         measure=dict,
@@ -223,7 +225,9 @@ def main() -> None:
         print(f"word accuracy of {speaker}{held}: {100 * word_accuracy(module.eval(), digits, speaker):.2f} %")
 
 
-def _no_teacher(outputs: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor, temperature: float) -> torch.Tensor:
+def _no_teacher(
+    outputs: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None, temperature: float
+) -> torch.Tensor:
     raise NotImplementedError("there is no teacher")
 
 

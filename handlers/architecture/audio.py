@@ -6,7 +6,7 @@ is answered in a batch as it is alone, by models that were trained without an at
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,14 @@ class SamplesWithHead(torch.nn.Module):
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.settings: dict[str, Any] = {}
+
+    def real_places(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """[rows, frames] bool of a batch of its inputs: which frames are no padding."""
+        model: Any = self.model
+        mask = batch["attention_mask"]
+        longest = int(model._get_feat_extract_output_lengths(torch.tensor(mask.shape[1])))
+        return _is_real(model._get_feat_extract_output_lengths(mask.sum(dim=1)), longest)
 
     def forward(self, input_values: Tensor, attention_mask: Tensor) -> Tensor:
         with _ends_kept(self.model, attention_mask.sum(dim=1)):
@@ -48,6 +56,7 @@ class SpectrogramWithHead(torch.nn.Module):
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.settings: dict[str, Any] = {}
 
     def forward(self, input_values: Tensor) -> Tensor:
         logits: Tensor = self.model(input_values=input_values).logits
@@ -57,17 +66,6 @@ class SpectrogramWithHead(torch.nn.Module):
 def with_head(model: torch.nn.Module) -> torch.nn.Module:
     """The module that suits a model: over samples where it makes frames of them itself, else over a spectrogram."""
     return SamplesWithHead(model) if hasattr(model, "_get_feat_extract_output_lengths") else SpectrogramWithHead(model)
-
-
-def plain_convolutions(model: torch.nn.Module) -> torch.nn.Module:
-    """Weights of convolutions that are stored as a direction and a length become plain weights, in place.
-
-    The positional convolution of these models is trained that way; each pass would compute its weight anew.
-    """
-    for module in model.modules():
-        if isinstance(module, torch.nn.Conv1d) and torch.nn.utils.parametrize.is_parametrized(module, "weight"):
-            torch.nn.utils.parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
-    return model
 
 
 @contextlib.contextmanager

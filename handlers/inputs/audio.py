@@ -1,6 +1,7 @@
 """Recordings: sound files to samples, and those to what a model computes on."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +22,7 @@ class Sound:
 
 
 class Audio(Input[Recording, Sound]):
-    """Recordings as a kind of input; its size is the number of samples, or 1 where features are of one length.
+    """Recordings as a kind of input; its size is the number of samples that are computed on.
 
     Args:
         reader: makes samples of a file. features: make what the model computes on of samples.
@@ -36,6 +37,7 @@ class Audio(Input[Recording, Sound]):
     def __init__(self, reader: AudioReader, features: Features) -> None:
         self.reader = reader
         self.features = features
+        self._together = False
 
     @classmethod
     def open(cls, folder: Path, serving: Mapping[str, Any]) -> "Audio":
@@ -46,33 +48,39 @@ class Audio(Input[Recording, Sound]):
     def decode(self, value: Any, where: str) -> Recording:
         return recording_of(value, where)
 
+    @contextlib.contextmanager
+    def one_request(self) -> Iterator[None]:
+        """While it runs, all recordings together may have max_seconds: a list of them must not unfold to more memory."""
+        self._together = True
+        try:
+            yield
+        finally:
+            self._together = False
+
     def encode(self, values: Sequence[Recording], parameters: Mapping[str, Any]) -> list[Sound]:
-        """Read one after another, so that all recordings of a request together stay within max_seconds."""
         sounds: list[Sound] = []
-        rate, left = self.features.rate, self.reader.max_seconds
-        for index, value in enumerate(values):
+        rate, left, least = self.features.rate, self.reader.max_seconds, self.features.min_samples
+        for value in values:
             try:
                 samples = self.reader.read(value, left)
             except BadRequest as error:
-                if index and left < self.reader.max_seconds:
-                    raise BadRequest(
-                        f"{error} (one request may hold {self.reader.max_seconds:g} seconds of sound)"
-                    ) from error
+                if left < self.reader.max_seconds:
+                    more = f"one request may hold {self.reader.max_seconds:g} seconds of sound"
+                    raise BadRequest(f"{error} ({more})") from error
                 raise
-            least = self.features.min_samples
             if len(samples) < least:
                 raise BadRequest(
                     f"{value.where} holds {len(samples) / rate:.4f} seconds of sound; at least {least / rate:g} are needed"
                 )
-            left = max(0.0, left - len(samples) / rate)
+            left -= len(samples) / rate if self._together else 0.0
             sounds.append(Sound(samples))
         return sounds
 
     def size(self, item: Sound) -> int:
-        return len(item.samples) if self.features.variable else 1
+        return self.features.span or len(item.samples)
 
     def collate(self, items: Sequence[Sound], size: int, rows: int) -> dict[str, np.ndarray]:
-        if not self.features.variable:
+        if self.features.span:
             made = [self.features(item.samples) for item in items]
             return {"input_values": np.stack([*made, *[made[0]] * (rows - len(made))])}
         values = np.zeros((rows, size), np.float32)

@@ -12,11 +12,18 @@ _FRAMES = 3000  # computed at a time: it bounds the memory that a long recording
 
 
 class Features(Protocol):
-    """One kind of features. rate: samples a second. variable: as long as the recording; else of one length."""
+    """One kind of features. rate: samples a second. min_samples: least samples that make some."""
 
-    rate: int
-    variable: ClassVar[bool]
-    min_samples: int
+    @property
+    def rate(self) -> int: ...
+
+    @property
+    def min_samples(self) -> int: ...
+
+    @property
+    def span(self) -> int:
+        """Samples that they are made of, whatever the recording has; 0: they are as long as the recording."""
+        ...
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         """[samples] float32 at `rate` → features float32, the first axis is time."""
@@ -33,7 +40,7 @@ class Waveform:
     rate: int = 16_000
     normalize: bool = True
     min_samples: int = 1
-    variable: ClassVar[bool] = True
+    span: ClassVar[int] = 0
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         """[samples] → [samples]."""
@@ -56,11 +63,15 @@ class WhisperMel:
     hop: int = 160
     seconds: float = 30.0
     min_samples: int = 1
-    variable: ClassVar[bool] = False
+
+    @property
+    def span(self) -> int:
+        """Samples of `seconds`."""
+        return round(self.seconds * self.rate)
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         """[samples] → [frames, bins]; frames are seconds · rate / hop."""
-        whole = np.zeros(round(self.seconds * self.rate), np.float32)
+        whole = np.zeros(self.span, np.float32)
         whole[: len(samples)] = samples[: len(whole)]
         padded = np.pad(whole, self.window // 2, mode="reflect")
         energy = _energies(padded, self._taper, self.hop, len(whole) // self.hop, self.window)
@@ -94,7 +105,11 @@ class KaldiMel:
     deviation: float = 4.5689974
     normalize: bool = True
     min_samples: int = 400  # one window
-    variable: ClassVar[bool] = False
+
+    @property
+    def span(self) -> int:
+        """Samples that fill all frames."""
+        return (self.frames - 1) * 160 + 400
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         """[samples] → [frames, bins]."""

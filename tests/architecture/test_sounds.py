@@ -8,7 +8,7 @@ from audio_models import CLASSES, CTC, tiny_audio_model
 
 from archiver.architecture import layer_parts
 from archiver.architecture.random_inputs import random_inputs
-from handlers.architecture.audio import plain_convolutions
+from handlers.architecture.linear_layers import plain_convolutions
 
 SPECTROGRAM = "audio-spectrogram-transformer"
 

@@ -1,33 +1,28 @@
 """audio-classification: labels with their scores per recording, the five best unless `top_k` asks for others."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from handlers.examples import largest_share
-from handlers.inputs.audio import Audio
 from handlers.inputs.audio_file import Recording
 from handlers.inputs.checks import Parameter, is_positive_int
 from handlers.tasks.rows import RowHandler
+from handlers.tasks.speech.audio import AudioHandler
 from handlers.tasks.text.classification import ACTIVATIONS
 
 
-class AudioClassificationHandler(RowHandler[Recording]):
+class AudioClassificationHandler(AudioHandler, RowHandler[Recording]):
     """Softmax over the labels, or what `function_to_apply` names; transformers' pipeline answers the same.
 
-    The first `max_seconds` of a recording's sound that the model takes are looked at: AST hears some ten seconds.
+    A model over a spectrogram of one length hears the beginning of a longer recording: AST some ten seconds.
     """
 
     parameters: ClassVar[dict[str, Parameter]] = {
         "top_k": Parameter(is_positive_int, "a whole number from 1; more than there are labels gives all of them"),
         "function_to_apply": Parameter(lambda value: value in ACTIVATIONS, " or ".join(f'"{n}"' for n in ACTIVATIONS)),
     }
-    input: Audio
-
-    def make_input(self, folder: Path) -> Audio:
-        return Audio.open(folder, self.serving)
 
     @property
     def full_parameters(self) -> dict[str, Any]:

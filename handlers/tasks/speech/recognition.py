@@ -3,18 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from handlers.base import BatchHandler, Found
+from handlers.base import Found
 from handlers.errors import BadRequest
-from handlers.inputs.audio import Audio, Sound
+from handlers.inputs.audio import Sound
 from handlers.inputs.audio_file import Recording
 from handlers.inputs.checks import Parameter
+from handlers.tasks.speech.audio import AudioHandler
 from handlers.tasks.speech.ctc import Alphabet, Piece, Spoken, frames_of, pieces
-
 
 _COMPARED = 32  # frames of a stored example whose scores are kept
 
@@ -30,7 +29,7 @@ def _is_seconds(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e6
 
 
-class CtcHandler(BatchHandler[Recording]):
+class CtcHandler(AudioHandler):
     """The session's output for a piece is [frames, vocabulary] float32: logits.
 
     A recording longer than `chunk_length_s` is cut into pieces that overlap by `stride_length_s` on each side; what is
@@ -51,7 +50,6 @@ class CtcHandler(BatchHandler[Recording]):
             "seconds, or [left, right]; by default a sixth of chunk_length_s",
         ),
     }
-    input: Audio
 
     @cached_property
     def alphabet(self) -> Alphabet:
@@ -67,9 +65,6 @@ class CtcHandler(BatchHandler[Recording]):
     def full_parameters(self) -> dict[str, Any]:
         """With the scores of some frames, by which answers are compared: texts jump where two tokens are as likely."""
         return {"return_timestamps": "char", "scores": True}
-
-    def make_input(self, folder: Path) -> Audio:
-        return Audio.open(folder, self.serving)
 
     def prepare(self, values: Sequence[Recording], parameters: Mapping[str, Any]) -> list[Sequence[Any]]:
         chunk, left, right = self._cuts(parameters)
