@@ -98,6 +98,7 @@ def _stock(recipe: Recipe, folder: Path) -> Path:
     from archiver.models.facts import inspect_model
     from archiver.models.source import resolve_model
 
-    source, task = resolve_model(recipe.model), TASKS[recipe.task]
+    source = resolve_model(recipe.model)
+    task = TASKS[recipe.task].of_model(source.path)
     inspect_model(source.path, task.auto_class)
     return build_stock(source.path, task.auto_class, folder, max_length=recipe.serve.max_length)

@@ -26,7 +26,7 @@ def write_recipe(model_dir: Path | str, task: str | None = None) -> str:
     if not given.startswith("embedded:") and not Path(given).is_dir():
         raise UnsupportedModelError(f"{given} is no directory: name one that holds config.json and model.safetensors")
     source = resolve_model(given if given.startswith("embedded:") else Path(given))
-    chosen = TASKS[task or default_task(source.path)]
+    chosen = TASKS[task or default_task(source.path)].of_model(source.path)
     facts = inspect_model(source.path, chosen.auto_class, task=chosen.name, **chosen.inspected)
     names = [one.name for one in RUNTIMES.values() if chosen.execution in one.ways]
     return _HEAD.format(
@@ -59,9 +59,10 @@ def _yaml_string(text: str) -> str:
 def _summary(task: Task, facts: ModelFacts) -> str:
     lines = [
         f"{facts.architecture or facts.model_type}: {facts.num_parameters / 1e6:.1f} M parameters, "
-        f"{facts.num_layers} layers of {facts.hidden_size}, {facts.weight_bytes / 1e6:.0f} MB of {facts.dtype} weights, "
-        f"at most {facts.max_positions} tokens"
+        f"{facts.num_layers} layers of {facts.hidden_size}, {facts.weight_bytes / 1e6:.0f} MB of {facts.dtype} weights"
     ]
+    if task.input_name == "input_ids":
+        lines[0] += f", at most {facts.max_positions} tokens"
     return "\n".join(f"# {line}" for line in lines + task.summary(facts))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from archiver.tasks.base import FALLBACK_VALIDATION, FORWARD, GENERATE, SEQ2SEQ, Metric, Task
+from archiver.tasks.speech.classification import AudioClassification
+from archiver.tasks.speech.recognition import CtcRecognition
 from archiver.tasks.text.classification import TextClassification
 from archiver.tasks.text.feature_extraction import FeatureExtraction
 from archiver.tasks.text.generation import TextGeneration
@@ -29,6 +31,8 @@ TASKS: dict[str, Task] = {
     "text2text-generation": Text2TextGeneration(),
     "summarization": Summarization(),
     "translation": Translation(),
+    "automatic-speech-recognition": CtcRecognition(),
+    "audio-classification": AudioClassification(),
 }
 
 
@@ -40,6 +44,8 @@ def foreign_serve_keys(task: str) -> set[str]:
 def default_task(path: Path) -> str:
     """The task that a model directory is made for: by modules.json, else by the architecture that config.json names.
 
+    Where tasks of several kinds of input have architectures of one name, the model's main input decides.
+
     Raises: UnsupportedModelError where the directory holds no model that can be read.
     """
     from archiver.models.files import architecture_of, read_directory
@@ -48,5 +54,10 @@ def default_task(path: Path) -> str:
     embeds = "feature-extraction"
     if (path / "modules.json").is_file():
         return embeds
-    made = (name for name, task in TASKS.items() if task.architectures and architecture.endswith(task.architectures))
-    return next(made, embeds)
+    made = [name for name, task in TASKS.items() if task.architectures and architecture.endswith(task.architectures)]
+    if len({TASKS[name].input_name for name in made}) > 1:
+        import transformers
+
+        taken = getattr(getattr(transformers, architecture, None), "main_input_name", None)
+        made = [name for name in made if TASKS[name].input_name == taken] or made
+    return next(iter(made), embeds)

@@ -44,6 +44,29 @@ def grids_by_layer(
     return grids, [f"rounded to nearest, for want of inputs: {', '.join(tables)}"] if tables else []
 
 
+def rounded_with(
+    scales: Callable[[Tensor, Tensor, int, int | None, bool], tuple[Tensor, Tensor]],
+    bits: Mapping[str, int],
+    options: WeightOnly,
+) -> Callable[[str, Tensor, Moments], Grid]:
+    """The `grid_of` of methods that choose scales and then round to nearest.
+
+    Args:
+        scales: (weight, XᵀX of its inputs, bits, group size, symmetric) → (scale, zero), each [rows, groups].
+        bits: module name → width. options: grouping.
+    """
+
+    def grid_of(name: str, weight: Tensor, moments: Moments) -> Grid:
+        symmetric = options.is_symmetric(bits[name])
+        found = scales(weight.detach(), moments.gram.float(), bits[name], options.columns_per_group, symmetric)
+        grid = Grid(*found, bits[name], symmetric)
+        with torch.no_grad():
+            weight.copy_(grid.rounded(weight))
+        return grid
+
+    return grid_of
+
+
 def split_tables(model: torch.nn.Module, names: Iterable[str]) -> tuple[list[str], list[str]]:
     """(names of linear layers, names of embedding tables)."""
     linears: list[str] = []

@@ -18,7 +18,7 @@ from archiver.architecture import Fold
 from archiver.compression.calibration import Moments
 from archiver.compression.context import StageContext
 from archiver.compression.quantize.grids import group_scales, grouped, to_grid
-from archiver.compression.quantize.layer_grids import grids_by_layer, split_tables
+from archiver.compression.quantize.layer_grids import grids_by_layer, rounded_with, split_tables
 from archiver.compression.quantize.options import WeightOnly
 from archiver.compression.quantize.quantizers import Grid
 from archiver.compression.quantize.scales.folding import folds_of
@@ -114,13 +114,7 @@ def awq_model(
     def scale_group(names: Sequence[str], moments: Mapping[str, Moments]) -> None:
         alphas.extend(_scale(model, fold, moments, bits, options) for fold in folds if set(fold.after) <= set(names))
 
-    def grid_of(name: str, weight: Tensor, moments: Moments) -> Grid:
-        how = (bits[name], options.columns_per_group, options.is_symmetric(bits[name]))
-        grid = Grid(*clipped_scales(weight.detach(), moments.gram.float(), *how), bits[name], how[2])
-        with torch.no_grad():
-            weight.copy_(grid.rounded(weight))
-        return grid
-
+    grid_of = rounded_with(clipped_scales, bits, options)
     grids, notes = grids_by_layer(model, bits, options, context, "awq", grid_of, scale_group)
     scaled = sum(len(fold.after) for fold in folds)
     mean = f", α {sum(alphas) / len(alphas):.2f} on average" if alphas else ""

@@ -13,10 +13,9 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from archiver.compression.calibration import Moments
 from archiver.compression.context import StageContext
 from archiver.compression.quantize.grids import half_scale, to_grid
-from archiver.compression.quantize.layer_grids import grids_by_layer
+from archiver.compression.quantize.layer_grids import grids_by_layer, rounded_with
 from archiver.compression.quantize.options import WeightOnly
 from archiver.compression.quantize.quantizers import Grid
 from archiver.compression.quantize.scales.search import search_scales
@@ -63,13 +62,6 @@ def scale_estimation_model(
     Returns: (the grid of each module, notes).
     Raises: RecipeError when no calibration text reaches a layer.
     """
-
-    def grid_of(name: str, weight: Tensor, moments: Moments) -> Grid:
-        how = (bits[name], options.columns_per_group, options.is_symmetric(bits[name]))
-        grid = Grid(*estimated_scales(weight.detach(), moments.gram.float(), *how), bits[name], how[2])
-        with torch.no_grad():
-            weight.copy_(grid.rounded(weight))
-        return grid
-
+    grid_of = rounded_with(estimated_scales, bits, options)
     grids, notes = grids_by_layer(model, bits, options, context, "scale estimation", grid_of)
     return grids, [f"scales estimated on {options.samples} training texts", *notes]
