@@ -44,7 +44,6 @@ def export(workload: Any, folder: Path) -> Export:
             "requirement": requirement("openvino"),
             "int8": integers,
             "config": config,
-            "max_running": workload.recipe.serve.batch_size,
         }
     )
 

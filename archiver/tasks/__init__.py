@@ -59,5 +59,5 @@ def default_task(path: Path) -> str:
         import transformers
 
         taken = getattr(getattr(transformers, architecture, None), "main_input_name", None)
-        made = [name for name in made if TASKS[name].input_name == taken] or made
+        made = [name for name in made if TASKS[name].of_model(path).input_name == taken] or made
     return next(iter(made), embeds)

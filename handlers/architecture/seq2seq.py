@@ -18,16 +18,18 @@ class Seq2Seq(torch.nn.Module):
 
     Args:
         model: transformers' …ForConditionalGeneration. source: the encoder's main input.
+        heads: (layer, head) pairs whose cross-attention serving tells.
     """
 
-    def __init__(self, model: torch.nn.Module, source: str = "input_ids") -> None:
+    def __init__(self, model: torch.nn.Module, source: str = "input_ids", heads: Sequence[Sequence[int]] = ()) -> None:
         super().__init__()
         self.model = model
         self.source = source
         self.masked = source == "input_ids"
         mask = ("attention_mask",) if self.masked else ()
         self.inputs = (source, *mask, "decoder_input_ids", "decoder_attention_mask")
-        self.settings = {"source": source}
+        self.heads = [list(pair) for pair in heads]
+        self.settings = {"source": source, "heads": self.heads}
 
     def forward(
         self,

@@ -10,7 +10,7 @@ from handlers.requirements import require
 
 
 class TorchSeq2Seq:
-    """See `handlers.generation.seq2seq.session`. spec: as `load_module` wants it, masked, and heads for attention."""
+    """See `handlers.generation.seq2seq.session`. spec: as `load_module` wants it."""
 
     name = "torch"
 
@@ -21,7 +21,7 @@ class TorchSeq2Seq:
 
         torch.set_num_threads(threads)
         module: Any = load_module(folder, spec)
-        self._begin(module.model.to(spec.get("device", "cpu")), module.source, spec.get("heads", ()))
+        self._begin(module.model.to(spec.get("device", "cpu")), module.source, module.heads)
 
     @classmethod
     def of_model(cls, model: Any, source: str = "input_ids", heads: Sequence[Sequence[int]] = ()) -> "TorchSeq2Seq":

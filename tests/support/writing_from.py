@@ -17,7 +17,8 @@ def seq2seq_handler(model: Any, tokenizer_json: bytes, **serving: Any) -> Seq2Se
     """Opened on a live model."""
     handler: Any = type("Here", (Seq2SeqHandler,), {"runtime": lambda *_: TorchSeq2Seq.of_model(model)})()
     handler.serving = {
-        "session": {"max_running": 8},
+        "session": {},
+        "max_running": 8,
         "max_inputs": 4,
         "max_length": 24,
         "max_target": MOST,

@@ -64,7 +64,8 @@ class Seq2SeqWorkload(Workload):
 
         model: Any = load_model(source, task.auto_class)
         rules = generation_rules(model, target_places(model) - 1)
-        module = Seq2Seq(model).eval()
+        heads = getattr(model.generation_config, "alignment_heads", None) or ()
+        module = Seq2Seq(model, task.input_name, heads).eval()
         return cls(task, recipe, source, facts, validation, model, module, copy.deepcopy(module), train, rules)
 
     @property
@@ -79,7 +80,7 @@ class Seq2SeqWorkload(Workload):
         made: Any = load_object(self.task.handler)
         inner: Any = module
         handler = type("Here", (made,), {"runtime": lambda *_: TorchSeq2Seq.of_model(inner.model)})()
-        session = {"int8": False, "max_running": self.recipe.serve.batch_size}
+        session = {"int8": False}
         handler.serving = {"session": session, "max_inputs": MEASURED, **self.serving(session)}
         handler.input = Text(self.encoder)
         handler.load(Path(), 1)
@@ -198,12 +199,13 @@ class Seq2SeqWorkload(Workload):
         import torch
 
         from handlers.generation.seq2seq.backend import SourceJob
+        from handlers.generation.seq2seq.rules import Rules
         from handlers.protocols.continuation import Sampling
         from handlers.tasks.text.seq2seq import rules_from
 
         written = min(WRITTEN, self.max_target)
         fixed = {"max_new_tokens": written, "min_new_tokens": written, "num_beams": 1, "do_sample": False}
-        rules = rules_from(self.rules | fixed | {"last": []})
+        rules = rules_from(self.rules | fixed | {"last": []}, Rules)
         batches = self._speed_batches()
         model: Any = self.original.get_submodule("model")
 
@@ -261,6 +263,7 @@ class Seq2SeqWorkload(Workload):
         return {
             "max_length": serve.max_length,
             "max_target": self.max_target,
+            "max_running": serve.batch_size,
             "max_queue": serve.max_queue,
             "deadline_s": serve.deadline_s,
             "pad_id": self.pad_id,

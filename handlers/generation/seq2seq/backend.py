@@ -5,7 +5,7 @@ turns, a step each: a short source that comes while a long one is written is not
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,13 +26,20 @@ PATIENCE = 4  # groups that may pass an older source over for shorter ones
 
 @dataclass
 class SourceJob(Job):
-    """A text with a source of its own. item: as the kind of input encodes it. rules: how it is written."""
+    """A text with a source of its own.
+
+    Args:
+        item: as the kind of input encodes it. rules: how it is written.
+        looked: called after each step with the cross-attention [heads, new, length] that the step's tokens had, where the
+            archive tells it and the text has one row.
+    """
 
     item: Any = None
     rules: Rules = field(default_factory=lambda: Rules((0,), (), 1))
+    looked: Callable[[np.ndarray], None] | None = None
 
     def join(self, backend: Any, key: int) -> None:
-        backend.add_source(key, self.item, self.rules)
+        backend.add_source(key, self.item, self.rules, self.looked)
 
 
 @dataclass(eq=False)
@@ -40,6 +47,7 @@ class _Waiting:
     key: int
     item: Any
     rules: Rules
+    looked: Callable[[np.ndarray], None] | None = None
     passed: int = 0
 
 
@@ -51,6 +59,7 @@ class _Member:
     place: int
     search: Search
     rows: list[tuple[int, int]]
+    looked: Callable[[np.ndarray], None] | None = None
 
 
 @dataclass(eq=False)
@@ -82,9 +91,9 @@ class Seq2SeqBackend:
         self._waiting: list[_Waiting] = []
         self._groups: list[_Group] = []
 
-    def add_source(self, key: int, item: Any, rules: Rules) -> None:
-        """Let a source join at the next step."""
-        self._waiting.append(_Waiting(key, item, rules))
+    def add_source(self, key: int, item: Any, rules: Rules, looked: Callable[[np.ndarray], None] | None = None) -> None:
+        """Let a source join at the next step. See `SourceJob`."""
+        self._waiting.append(_Waiting(key, item, rules, looked))
 
     def step(self) -> list[Step]:
         """Read a group of sources where there is room; then one token of every row."""
@@ -130,7 +139,7 @@ class Seq2SeqBackend:
             logger.exception("%d sources could not be read", len(chosen))
             return [Step(entry.key, (), finish=FAILED) for entry in chosen]
         members = [
-            _Member(entry.key, place, search_for(entry.rules, getattr(entry.item, "ids", ())), [(0, 0)])
+            _Member(entry.key, place, search_for(entry.rules, getattr(entry.item, "ids", ())), [(0, 0)], entry.looked)
             for place, entry in enumerate(chosen)
         ]
         ids = np.array([entry.rules.start for entry in chosen], np.int64)
@@ -177,6 +186,8 @@ class Seq2SeqBackend:
                 logger.error("the model's logits are not finite")
                 steps.append(Step(member.key, (), finish=FAILED))
                 continue
+            if member.looked is not None:
+                member.looked(group.decoder.attention()[offsets[member.key]].copy())
             found = member.search.advance(rows)
             member.rows = list(found.rows)
             finish = None if found.rows else STOP if found.ended else LENGTH

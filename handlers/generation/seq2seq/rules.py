@@ -58,6 +58,10 @@ class Rules:
         """Whether nothing stands between the logits and the likeliest token."""
         return self == Rules(self.start, self.end_ids, self.max_new_tokens, num_beams=self.num_beams)
 
+    def apply(self, scores: np.ndarray, ids: Sequence[int], source: Sequence[int] = ()) -> np.ndarray:
+        """See `apply`; a kind of text with rules of its own adds them here."""
+        return apply(self, scores, ids, source)
+
 
 def apply(rules: Rules, scores: np.ndarray, ids: Sequence[int], source: Sequence[int] = ()) -> np.ndarray:
     """Scores under the rules.

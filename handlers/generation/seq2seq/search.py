@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from handlers.generation.seq2seq.rules import Rules, apply, draw, log_softmax
+from handlers.generation.seq2seq.rules import Rules, draw, log_softmax
 
 _NEVER = np.float32(-1e9)  # as transformers has it: a score that no sum brings back
 
@@ -56,7 +56,7 @@ class Single:
 
     def advance(self, logits: np.ndarray) -> Next:
         rules = self._rules
-        scores = logits[0] if rules.plain else apply(rules, logits[0], self._ids, self._source)
+        scores = logits[0] if rules.plain else rules.apply(logits[0], self._ids, self._source)
         token = draw(rules, scores, self._random) if rules.do_sample else int(scores.argmax())
         if token in rules.end_ids:
             return Next((), (), ended=True)
@@ -86,7 +86,7 @@ class Beams:
         likely = log_softmax(logits)
         if not rules.plain:
             distinct = range(len(likely))
-            likely = np.stack([apply(rules, likely[row], self._running[row], self._source) for row in distinct])
+            likely = np.stack([rules.apply(likely[row], self._running[row], self._source) for row in distinct])
         scores = (likely + self._scores[:, None]).reshape(-1)
         best = _top(scores, max(2, 1 + len(rules.end_ids)) * count)
         size = likely.shape[1]

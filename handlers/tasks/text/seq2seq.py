@@ -4,7 +4,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from handlers.errors import BadRequest
 from handlers.generation.seq2seq.backend import Seq2SeqBackend, SourceJob
@@ -32,10 +32,10 @@ class Seq2SeqHandler(EngineHandler[TextInput]):
         return Text.open(folder, self.serving)
 
     def load(self, folder: Path, threads: int) -> None:
-        rows = self.serving["session"]["max_running"]
+        rows = self.serving["max_running"]
         session = self.runtime(folder, self.serving["session"], threads)
         backend = Seq2SeqBackend(session, self.input, max_rows=rows, most_size=MOST_TOKENS)
-        self.rules = rules_from(self.serving["generation"])
+        self.rules = rules_from(self.serving["generation"], Rules)
         self.start(backend, self.input.encoder.tokenizer, max_running=rows)
 
     def open(self, folder: Path, *, threads: int, trust_files: bool = False) -> None:
@@ -159,7 +159,10 @@ class Seq2SeqHandler(EngineHandler[TextInput]):
         return languages[name]
 
 
-def rules_from(settings: Mapping[str, Any]) -> Rules:
+RulesT = TypeVar("RulesT", bound=Rules)
+
+
+def rules_from(settings: Mapping[str, Any], kind: type[RulesT]) -> RulesT:
     """Rules of JSON values: lists become tuples."""
     fixed: dict[str, Any] = {
         name: tuple(tuple(item) if isinstance(item, list) else item for item in value)
@@ -167,4 +170,4 @@ def rules_from(settings: Mapping[str, Any]) -> Rules:
         else value
         for name, value in settings.items()
     }
-    return Rules(**fixed)
+    return kind(**fixed)
