@@ -91,8 +91,8 @@ def test_a_list_is_a_list(server, expected) -> None:
 
 def test_a_stream_over_both_ways(server, expected) -> None:
     with Rest(server) as rest, Grpc(server) as grpc:
-        for client in (rest, grpc):
-            stream = client.stream(NAME, asked(SENTENCES[0]) | {"stream": True})
+        body = asked(SENTENCES[0]) | {"stream": True}
+        for stream in (rest.stream(NAME, body), grpc.stream(NAME, body, stream=b"true")):
             assert stream.text == expected[SENTENCES[0], 1] == stream.events[-1]["translation_text"]
 
 

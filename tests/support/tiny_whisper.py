@@ -88,7 +88,11 @@ def tiny_tokenizer() -> Any:
 
 def build_tiny_whisper(path: Path) -> None:
     """Save the model directory."""
-    tiny_whisper().save_pretrained(path)
+    model = tiny_whisper()
+    model.save_pretrained(path)
+    (path / "generation_config.json").write_text(
+        json.dumps(model.generation_config.to_dict() | {"_from_model_config": False})
+    )
     tiny_tokenizer().save(str(path / "tokenizer.json"))
     settings = {
         "feature_extractor_type": "WhisperFeatureExtractor",
