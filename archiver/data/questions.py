@@ -113,7 +113,8 @@ def _squad(path: Path) -> Iterator[Row | BadRow]:
 
 def _answers(values: Mapping[str, Any]) -> tuple[tuple[str, int], ...] | None:
     """The true answers of one row; ValueError says what is wrong with them."""
-    raw, starts, context = values.get("answers"), values.get("answer_start"), values["context"]
+    raw: Any = values.get("answers")
+    starts, context = values.get("answer_start"), values["context"]
     if raw is None:
         return None
     if isinstance(raw, dict):  # as hub data sets have it: {"text": […], "answer_start": […]}

@@ -24,14 +24,11 @@ class Token:
 
 @dataclass(frozen=True)
 class _Unit:
-    """A token or a word with its best label. names: of its tokens; index: of its first."""
+    """A token or a word, with its best label."""
 
     label: str
     score: Any
-    names: list[str]
-    index: int
-    start: int
-    end: int
+    tokens: Sequence[Token]
 
 
 class Vocabulary:
@@ -74,32 +71,52 @@ def find_entities(
     Returns: for "none" entity, score, index, word, start and end; else entity_group, score, word, start and end. start and
         end are characters of `text`.
     """
-    whole_words = strategy not in ("none", "simple")
-    units = _words(text, tokens, scores, labels, vocabulary, strategy) if whole_words else []
-    if not whole_words:
+    if strategy in ("none", "simple"):
         best = scores.argmax(axis=-1).tolist() if len(tokens) else []
-        for row, (token, label) in enumerate(zip(tokens, best, strict=True)):
-            # The name is asked for where it may be answered: most tokens of a text are no entity.
-            names = [] if labels[label] in ignored else [_name(text, token, vocabulary)]
-            units.append(_Unit(labels[label], scores[row, label], names, token.index, token.start, token.end))
+        units = [
+            _Unit(labels[label], scores[row, label], [token])
+            for row, (token, label) in enumerate(zip(tokens, best, strict=True))
+        ]
+    else:
+        units = _words(text, tokens, scores, labels, vocabulary, strategy)
     if strategy == "none":
         return [
             {
                 "entity": unit.label,
                 "score": _rounded(unit.score),
-                "index": unit.index,
-                "word": unit.names[0],
-                "start": unit.start,
-                "end": unit.end,
+                "index": unit.tokens[0].index,
+                "word": _name(text, unit.tokens[0], vocabulary),
+                "start": unit.tokens[0].start,
+                "end": unit.tokens[0].end,
             }
             for unit in units
             if unit.label not in ignored
         ]
-    return [found for group in _groups(units) if (found := _group(group, vocabulary))["entity_group"] not in ignored]
+    # A name is asked for where it is answered: most of a text is no entity.
+    return [
+        {
+            "entity_group": kind,
+            "score": _rounded(np.mean([unit.score for unit in group])),
+            "word": _joined(text, group, vocabulary, by_word=strategy != "simple"),
+            "start": group[0].tokens[0].start,
+            "end": group[-1].tokens[-1].end,
+        }
+        for group in _groups(units)
+        if (kind := group[0].label.split("-", 1)[-1]) not in ignored
+    ]
 
 
 def _name(text: str, token: Token, vocabulary: Vocabulary) -> str:
     return text[token.start : token.end] if token.id == vocabulary.unknown_id else vocabulary.name(token.id)
+
+
+def _joined(text: str, units: Sequence[_Unit], vocabulary: Vocabulary, *, by_word: bool) -> str:
+    """Tokens as text; by word joined twice, as the pipeline does: a decoder may change spaces."""
+    if not by_word:
+        return vocabulary.join([_name(text, token, vocabulary) for unit in units for token in unit.tokens])
+    return vocabulary.join(
+        [vocabulary.join([_name(text, token, vocabulary) for token in unit.tokens]) for unit in units]
+    )
 
 
 def _is_subword(text: str, token: Token, vocabulary: Vocabulary) -> bool:
@@ -129,10 +146,7 @@ def _words(
         elif strategy == "average":
             of_word = rows.mean(axis=0)
         best = int(of_word.argmax())
-        # Joined here and once more with its neighbours, as the pipeline does: a decoder may change spaces.
-        name = vocabulary.join([_name(text, token, vocabulary) for token in tokens[begin:end]])
-        first, last = tokens[begin], tokens[end - 1]
-        units.append(_Unit(labels[best], of_word[best], [name], first.index, first.start, last.end))
+        units.append(_Unit(labels[best], of_word[best], tokens[begin:end]))
     return units
 
 
@@ -150,17 +164,6 @@ def _groups(units: Sequence[_Unit]) -> list[list[_Unit]]:
 
 def _tag(label: str) -> tuple[str, str]:
     return (label[0], label[2:]) if label.startswith(("B-", "I-")) else ("I", label)
-
-
-def _group(units: Sequence[_Unit], vocabulary: Vocabulary) -> dict[str, Any]:
-    names = [name for unit in units for name in unit.names]
-    return {
-        "entity_group": units[0].label.split("-", 1)[-1],
-        "score": _rounded(np.mean([unit.score for unit in units])),
-        "word": vocabulary.join(names),
-        "start": units[0].start,
-        "end": units[-1].end,
-    }
 
 
 def _rounded(score: Any) -> float:
