@@ -17,6 +17,7 @@ from archiver.recipe.load import load_recipe
 from archiver.report.inspection import inspect_mar
 from archiver.spec import Recipe
 from archiver.tasks import FALLBACK_VALIDATION, TASKS
+from archiver.tasks.base import FORWARD
 from handlers.manifest import EXAMPLES
 
 STOCK = "stock"
@@ -98,6 +99,9 @@ def _stock(recipe: Recipe, folder: Path) -> Path:
     from archiver.models.facts import inspect_model
     from archiver.models.source import resolve_model
 
-    source, task = resolve_model(recipe.model), TASKS[recipe.task]
+    task = TASKS[recipe.task]
+    if task.execution != FORWARD:
+        raise RecipeError(f"there is no plain handler for {task.name}, which writes its answers token by token")
+    source = resolve_model(recipe.model)
     inspect_model(source.path, task.auto_class)
-    return build_stock(source.path, task.auto_class, folder, max_length=recipe.serve.max_length)
+    return build_stock(source.path, task.name, task.auto_class, folder, max_length=recipe.serve.max_length)
