@@ -12,8 +12,9 @@ from archiver.data.files import BadRow, Columns, Row, read_lines
 from archiver.errors import DataError
 
 KEYS = ("tokens", "tags")
-CONLL = (".conll", ".iob", ".bio", ".txt", ".tsv")
+CONLL = (".conll", ".iob", ".bio", ".tsv")
 JSON_LINES = (".jsonl", ".ndjson")
+PLAIN = ".txt"
 _DOCUMENT = "-DOCSTART-"  # what CoNLL-2003 parts documents with: a sentence of this word alone
 
 
@@ -35,9 +36,9 @@ def read_tagged(
     """The sentences of one source.
 
     Args:
-        source: a CoNLL file (.conll, .iob, .bio, .tsv or .txt: a word and its tag a line, apart by a tab or spaces, a blank
-            line behind each sentence); .jsonl with a list of tokens and one of tags a line; "hub://name[/config]:split";
-            "embedded:cpython:train|validation", which has no tags.
+        source: a CoNLL file (.conll, .iob, .bio or .tsv: a word and its tag a line, apart by a tab or spaces, a blank line
+            behind each sentence); .jsonl with a list of tokens and one of tags a line; "hub://name[/config]:split"; texts
+            without tags: .txt, one a line, and "embedded:cpython:train|validation".
         columns: {"tokens" | "tags": column}: positions in a CoNLL line (default: the first and the last), names elsewhere
             (default: tokens and tags).
         id2label: the model's labels; a tag is one of these names, or in JSON also an id.
@@ -73,16 +74,18 @@ def _sentence(words: Sequence[str], tags: Sequence[int] | None) -> Tagged:
 
 def _rows(source: Path | str, columns: dict[str, str | int]) -> Iterator[Row | BadRow]:
     """Rows with `tokens` and, where there are any, `tags`. `lines` in values: the file's lines of the tokens."""
-    if isinstance(source, str):
-        rows = source_rows(source, Columns(columns, KEYS))
-        if source.startswith("embedded:"):
-            return (Row(row.line, {"tokens": row.values["tokens"].split()}) for row in rows if isinstance(row, Row))
-        return rows
-    if source.suffix.lower() in CONLL:
+    if isinstance(source, Path) and source.suffix.lower() in CONLL:
         return _conll(source, columns)
-    if source.suffix.lower() in JSON_LINES:
-        return source_rows(source, Columns(columns, KEYS))
-    raise DataError(f"{source.name} has the suffix {source.suffix!r}; allowed: {', '.join((*CONLL, *JSON_LINES))}")
+    if isinstance(source, Path) and source.suffix.lower() not in (*JSON_LINES, PLAIN):
+        allowed = ", ".join((*CONLL, *JSON_LINES, PLAIN))
+        raise DataError(f"{source.name} has the suffix {source.suffix!r}; allowed: {allowed}")
+    rows = source_rows(source, Columns(columns, KEYS))
+    plain = source.startswith("embedded:") if isinstance(source, str) else source.suffix.lower() == PLAIN
+    return (row if isinstance(row, BadRow) or not plain else _untagged(row) for row in rows)
+
+
+def _untagged(row: Row) -> Row:
+    return Row(row.line, {"tokens": row.values["tokens"].split()})
 
 
 def _conll(path: Path, columns: Mapping[str, str | int]) -> Iterator[Row | BadRow]:

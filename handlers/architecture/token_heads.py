@@ -14,6 +14,10 @@ class TokenHead(EncoderWithHead):
     (width 2). What stands at padding means nothing.
     """
 
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__(model)
+        self.settings = {}
+
     def _logits(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         found = self.model(**inputs)
         if "start_logits" in found:

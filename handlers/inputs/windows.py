@@ -4,12 +4,18 @@ A text that is longer than the model can read is cut into windows of `length` to
 question) around its part. Neighbours overlap, so that each token is seen with words on both sides of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
 
 from handlers.errors import BadRequest
-from handlers.inputs.text import Encoded
+from handlers.inputs.base import Input
+from handlers.inputs.checks import Parameter, kind_of, text_of
+from handlers.inputs.text import Encoded, Encoder
+
+MAX_WINDOWS = 1024  # of one request's input
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,7 @@ class Window(Encoded):
     own: those of them that this window answers for. Each token of the text is own to exactly one window: the middle of an
         overlap parts two neighbours.
     first: the number of token `text.start` among all tokens of the text, from 0.
+    null: where the token stands that a model points to where a context holds no answer, None where there is none.
     """
 
     offsets: list[tuple[int, int]]
@@ -31,10 +38,19 @@ class Window(Encoded):
     text: range
     own: range
     first: int
+    null: int | None = None
 
 
 def cut(
-    encoding: Any, *, pair: bool, length: int, overlap: int | None = None, default: int, most: int, where: str
+    encoding: Any,
+    *,
+    pair: bool,
+    length: int,
+    overlap: int | None = None,
+    default: int,
+    most: int = MAX_WINDOWS,
+    where: str,
+    null_id: int | None = None,
 ) -> list[Window]:
     """One encoding, cut into windows.
 
@@ -48,6 +64,7 @@ def cut(
         overlap: tokens that neighbours have in common, as a request asks for it; None for `default`, or three quarters of
             the room for the text where that is less.
         most: most windows. where: the text's place in the request, for messages.
+        null_id: the id of the token that `Window.null` is to find, or None.
     Returns: at least one window.
     Raises: BadRequest when the overlap leaves no step, or there would be more than `most` windows.
     """
@@ -73,6 +90,7 @@ def cut(
     starts = [index * step for index in range(count)]
     stops = [min(start + room, tokens) for start in starts]
     borders = [0, *((start + stop) // 2 for start, stop in zip(starts[1:], stops[:-1], strict=True)), tokens]
+    null = next((place for place in range(before) if encoding.ids[place] == null_id), None)
     rows = (encoding.ids, encoding.type_ids, encoding.offsets, encoding.word_ids)
     head = [row[: inside.start] for row in rows]
     tail = [row[inside.stop :] for row in rows]
@@ -82,8 +100,76 @@ def cut(
             [*head[k], *row[inside.start + start : inside.start + stop], *tail[k]] for k, row in enumerate(rows)
         )
         own = range(before + borders[index] - start, before + borders[index + 1] - start)
-        found.append(Window(ids, type_ids, offsets, words, range(before, before + stop - start), own, start))
+        found.append(Window(ids, type_ids, offsets, words, range(before, before + stop - start), own, start, null))
     return found
+
+
+Value = TypeVar("Value")
+
+
+class Windowed(Input[Value, Window]):
+    """A kind of input of which each is read as windows. Its size is the number of tokens.
+
+    Args:
+        encoder: whose `max_length` bounds a window. Its tokenizer truncates no longer.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        encoder.tokenizer.no_truncation()
+
+    def windows(self, values: Sequence[Value], parameters: Mapping[str, Any]) -> list[Sequence[Window]]:
+        """The windows of each of [n] inputs, at least one each; BadRequest where they cannot be cut so."""
+        raise NotImplementedError
+
+    def encode(self, values: Sequence[Value], parameters: Mapping[str, Any]) -> list[Window]:
+        """The first window of each."""
+        return [several[0] for several in self.windows(values, parameters)]
+
+    def size(self, item: Window) -> int:
+        return len(item.ids)
+
+    def collate(self, items: Sequence[Window], size: int, rows: int) -> dict[str, np.ndarray]:
+        return self.encoder.pad(items, size, rows)
+
+
+def is_count(value: Any) -> bool:
+    """Whether the value is a whole number from 0."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+class TextWindows(Windowed[str]):
+    """Texts, each of them a text alone; neighbouring windows have a quarter of their length in common."""
+
+    allowed: ClassVar[str] = 'allowed: {"inputs": "text"}, {"inputs": ["text", …]}, or plain text'
+    parameters: ClassVar[dict[str, Parameter]] = {
+        "stride": Parameter(is_count, "a whole number from 0: the tokens that neighbouring windows have in common")
+    }
+
+    def decode(self, value: Any, where: str) -> str:
+        if not isinstance(value, (str, bytes)):
+            raise BadRequest(f"{where} is {kind_of(value)}; a text is expected")
+        return text_of(value, where)
+
+    def windows(self, values: Sequence[str], parameters: Mapping[str, Any]) -> list[Sequence[Window]]:
+        length = self.encoder.max_length
+        return [
+            cut(
+                encoding,
+                pair=False,
+                length=length,
+                overlap=parameters.get("stride"),
+                default=length // 4,
+                where=f"inputs[{index}]",
+            )
+            for index, encoding in enumerate(self.encoder.tokenizer.encode_batch(list(values)))
+        ]
+
+    def to_stored(self, value: str) -> Any:
+        return value
+
+    def from_stored(self, stored: Any) -> str:
+        return str(stored)
 
 
 def _places(sequence_ids: Sequence[int | None], wanted: int) -> range:

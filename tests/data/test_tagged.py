@@ -25,7 +25,7 @@ def written(folder: Path, name: str, text: str) -> Path:
     [
         ("a.conll", "Anna\tB-PER\nSmith\tI-PER\nlives\tO\n\nlives\tO\n", {}),
         ("a.bio", "\n\nAnna B-PER\r\nSmith I-PER\r\nlives O\r\n \r\n\r\nlives O", {}),
-        ("a.txt", "-DOCSTART- X O\n\nAnna N B-PER\nSmith N I-PER\nlives V O\n\nlives V O\n", {}),  # the last column
+        ("a.iob", "-DOCSTART- X O\n\nAnna N B-PER\nSmith N I-PER\nlives V O\n\nlives V O\n", {}),  # the last column
         ("a.tsv", "B-PER\tN\tAnna\nI-PER\tN\tSmith\nO\tV\tlives\n\nO\tV\tlives\n", {"tokens": 2, "tags": 0}),
         (
             "a.jsonl",
@@ -45,7 +45,9 @@ def test_sentences_are_read(tmp_path: Path, name: str, text: str, columns: dict[
     assert [ANNA.text[start:end] for start, end in ANNA.words] == ["Anna", "Smith", "lives"]
 
 
-def test_embedded_texts_have_no_tags() -> None:
+def test_texts_have_no_tags(tmp_path: Path) -> None:
+    (alone,) = read_tagged(written(tmp_path, "a.txt", "Anna  Smith lives\n\n"), id2label=LABELS)
+    assert alone == Tagged(ANNA.text, ANNA.words, None)
     found = read_tagged("embedded:cpython:validation", id2label=LABELS)
     assert len(found) > 100 and all(item.tags is None for item in found)
     with pytest.raises(DataError, match=r"embedded:other:train is not embedded; allowed: embedded:cpython:train"):

@@ -16,7 +16,6 @@ def find_spans(
     windows: Sequence[Window],
     logits: Sequence[np.ndarray],
     *,
-    null_id: int | None = None,
     top_k: int = 1,
     max_answer_len: int = 15,
     handle_impossible_answer: bool = False,
@@ -26,7 +25,6 @@ def find_spans(
 
     Args:
         windows: [w] of the context. logits: [w] arrays [tokens or more, 2] float32, start and end; padding may follow.
-        null_id: the token (the classifier's) that a model points to where there is no answer.
         top_k: most answers. max_answer_len: most tokens of one.
         handle_impossible_answer: whether "", with the least of the windows' scores for it, counts as an answer.
         align_to_words: an answer begins and ends with whole words.
@@ -38,7 +36,7 @@ def find_spans(
     # Aligning to words makes one of several candidates: more are looked at than are wanted.
     wanted = top_k * 2 + 10 if align_to_words else top_k
     for window, rows in zip(windows, logits, strict=True):
-        start, end = probabilities(window, rows, null_id)
+        start, end = probabilities(window, rows)
         null_score = min(null_score, float(start[0] * end[0]))
         for first, last, score in _best(start, end, window.text, wanted, max_answer_len):
             begin, stop = _characters(window, first, last, align_to_words)
@@ -52,7 +50,7 @@ def find_spans(
     return [answer | {"score": round(answer["score"], 6)} for answer in answers]
 
 
-def probabilities(window: Window, logits: np.ndarray, null_id: int | None) -> tuple[np.ndarray, np.ndarray]:
+def probabilities(window: Window, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How likely an answer starts and ends at each token of a window.
 
     Args:
@@ -62,8 +60,8 @@ def probabilities(window: Window, logits: np.ndarray, null_id: int | None) -> tu
     count = len(window.ids)
     eligible = np.zeros(count, bool)
     eligible[window.text.start : window.text.stop] = True
-    if null_id is not None:
-        eligible |= np.asarray(window.ids) == null_id
+    if window.null is not None:
+        eligible[window.null] = True
     masked = np.where(eligible[:, None], logits[:count], -np.inf)
     shares = np.exp(masked - masked.max(axis=0, initial=-1e30))
     shares /= np.maximum(shares.sum(axis=0), np.finfo(np.float32).tiny)

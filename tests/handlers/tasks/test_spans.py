@@ -63,7 +63,7 @@ def test_spans_over_windows_equal_the_pipeline(top_k: int, longest: int, null: b
     # Rows behind a window's tokens are padding, and must not matter.
     logits = [rng.normal(size=(len(window.ids) + 3, 2)).astype(np.float32) * 3 for window in windows]
     options: dict[str, Any] = {"top_k": top_k, "max_answer_len": longest, "handle_impossible_answer": null}
-    found = find_spans(CONTEXT, windows, logits, null_id=NULL, **options)
+    found = find_spans(CONTEXT, windows, logits, **options)
     expected = reference(CONTEXT, windows, logits, top_k, longest, null)
     assert [answer | {"score": 0} for answer in found] == [answer | {"score": 0} for answer in expected]
     assert [answer["score"] for answer in found] == pytest.approx([answer["score"] for answer in expected], abs=2e-6)
@@ -90,7 +90,7 @@ def test_the_question_is_no_answer_and_no_context_gives_none() -> None:
     window = window_of(0, 4)
     logits = np.zeros((8, 2), np.float32)
     logits[1] = 99.0  # the question's token
-    start, end = probabilities(window, logits, NULL)
+    start, end = probabilities(window, logits)
     assert start.tolist() == pytest.approx([0.2, 0, 0, 0.2, 0.2, 0.2, 0.2, 0]) and end.sum() == pytest.approx(1)
-    empty = Window([NULL, 7, 102, 102], [0] * 4, [(0, 0)] * 4, [None] * 4, range(3, 3), range(3, 3), 0)
+    empty = Window([NULL, 7, 102, 102], [0] * 4, [(0, 0)] * 4, [None] * 4, range(3, 3), range(3, 3), 0, 0)
     assert find_spans("\u200b", [empty], [np.zeros((4, 2), np.float32)]) == []
