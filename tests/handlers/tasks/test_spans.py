@@ -20,7 +20,7 @@ def window_of(first: int, count: int) -> Window:
     offsets = [(0, 0), (0, 3), (0, 0), *((3 * n, 3 * n + 3) for n in range(first, first + count)), (0, 0)]
     words: list[int | None] = [None, 0, None, *((first + n) // 2 for n in range(count)), None]
     return Window(
-        [NULL, 7, 102, *range(200, 200 + count), 102], [0] * (count + 4), offsets, words, tokens, tokens, first
+        [NULL, 7, 102, *range(200, 200 + count), 102], [0] * (count + 4), offsets, words, tokens, tokens, first, 0
     )
 
 
