@@ -34,17 +34,17 @@ def write_questions(path: Path) -> Path:
 
 
 def write_recipe(folder: Path, task: str, model: Path, compress: list[dict[str, Any]], **serve: Any) -> Path:
-    """folder/NAME.yaml for one of the two tasks, named by its task."""
+    """folder/tags.yaml or answers.yaml, for one of the two tasks."""
     tags = task == "token-classification"
     data = write_tagged(folder / "tags.conll") if tags else write_questions(folder / "questions.json")
     recipe = {
-        "name": task,
+        "name": "tags" if tags else "answers",
         "task": task,
         "model": str(model),
         "data": {"train": str(data), "validation": str(data)},
         "compress": compress,
         "serve": {"max_length": 32, "workers": 1, "examples": 2, **serve},
     }
-    path = folder / f"{task}.yaml"
+    path = folder / f"{recipe['name']}.yaml"
     path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
     return path
