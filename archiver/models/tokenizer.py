@@ -38,3 +38,17 @@ def check_vocabulary(tokenizer: dict[str, int], rows: int, problems: list[str]) 
             f"tokenizer.json has the id {tokenizer[token]} ({token!r}), the model {rows} embeddings: they do not "
             "belong together; save the tokenizer that the model was trained with"
         )
+
+
+def special_token(path: Path, key: str) -> str | None:
+    """A special token as the tokenizer's files name it, None where they name none.
+
+    Args:
+        path: the model directory. key: "unk_token", "cls_token", …
+    """
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        file = path / name
+        token = read_json(file, []).get(key) if file.is_file() else None
+        if token is not None:
+            return str(token["content"] if isinstance(token, dict) else token)
+    return None

@@ -21,6 +21,7 @@ from archiver.tasks import TASKS, Task
 T = TypeVar("T")
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
+RESERVED = "token"  # no name begins so: the server would never be ready (TorchServe 0.12, TokenAuthorizationHandler)
 _SECTIONS: dict[str, tuple[str, ...]] = {
     "": ("name", "version", "task", "model", "data", "compress", "gate", "serve"),
     "data": tuple(f.name for f in dataclasses.fields(DataSpec)),
@@ -112,6 +113,13 @@ def _text(top: dict[str, Node], key: str, problems: Problems) -> str | None:
     node = top[key]
     scalar = node.value is not None and not isinstance(node.value, (dict, list, bool))
     if scalar and NAME.match(node.text) and len(node.text) <= 128:
+        if node.text.startswith(RESERVED):
+            problems.add(
+                node,
+                f"{key} begins with {RESERVED!r}: TorchServe takes every address with /{RESERVED} for that of its own "
+                "keys; choose another",
+            )
+            return None
         return node.text
     allowed = "letters, digits, '.', '_' and '-' that begins with a letter or digit, at most 128 long"
     problems.add(node, f"{key} must be a string of {allowed}; found {show(node)}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from archiver.errors import UnsupportedModelError
 from archiver.models.facts import ModelFacts, inspect_model
 from archiver.models.source import resolve_model
+from archiver.recipe.check import RESERVED
 from archiver.recipe.yaml_tree import Node, Problems, read_yaml
 from archiver.runtimes import RUNTIMES
 from archiver.tasks import TASKS, Task, default_task
@@ -44,7 +45,7 @@ def write_recipe(model_dir: Path | str, task: str | None = None) -> str:
 def _name(source: str) -> str:
     """An archive's name made of a folder's: what is not allowed in one becomes a dash."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.rpartition("/")[2]).strip("._-")
-    return name[:128] or "model"
+    return f"{'model-' if name.startswith(RESERVED) else ''}{name}"[:128] or "model"
 
 
 def _yaml_string(text: str) -> str:

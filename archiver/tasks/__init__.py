@@ -8,6 +8,8 @@ from archiver.tasks.base import FALLBACK_VALIDATION, FORWARD, GENERATE, Metric, 
 from archiver.tasks.text.classification import TextClassification
 from archiver.tasks.text.feature_extraction import FeatureExtraction
 from archiver.tasks.text.generation import TextGeneration
+from archiver.tasks.text.question_answering import QuestionAnswering
+from archiver.tasks.text.token_classification import TokenClassification
 
 __all__ = [
     "FALLBACK_VALIDATION",
@@ -23,6 +25,8 @@ __all__ = [
 TASKS: dict[str, Task] = {
     "text-classification": TextClassification(),
     "feature-extraction": FeatureExtraction(),
+    "token-classification": TokenClassification(),
+    "question-answering": QuestionAnswering(),
     "text-generation": TextGeneration(),
 }
 

@@ -56,6 +56,16 @@ class Encoder:
         self.max_length = max_length
         self.pad_id = pad_id
 
+    @classmethod
+    def open(cls, folder: Path, serving: Mapping[str, Any]) -> "Encoder":
+        """That of an extracted archive: its tokenizer.json, and max_length and pad_id as serving.json has them."""
+        return cls(
+            folder / "tokenizer.json",
+            max_length=serving["max_length"],
+            pad_id=serving["pad_id"],
+            requirement=required(folder, "tokenizers"),
+        )
+
     @property
     def tokenizer(self) -> Any:
         """The tokenizers.Tokenizer itself."""
@@ -119,15 +129,8 @@ class Text(Input[TextInput, Encoded]):
 
     @classmethod
     def open(cls, folder: Path, serving: Mapping[str, Any]) -> "Text":
-        """The texts of an extracted archive: its tokenizer.json, and max_length and pad_id as serving.json has them."""
-        return cls(
-            Encoder(
-                folder / "tokenizer.json",
-                max_length=serving["max_length"],
-                pad_id=serving["pad_id"],
-                requirement=required(folder, "tokenizers"),
-            )
-        )
+        """The texts of an extracted archive, see `Encoder.open`."""
+        return cls(Encoder.open(folder, serving))
 
     def decode(self, value: Any, where: str) -> TextInput:
         if isinstance(value, (str, bytes)):

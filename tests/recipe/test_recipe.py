@@ -186,6 +186,12 @@ def test_every_mistake_at_once_in_the_files_order(folder) -> None:
     assert len(found) == 7
 
 
+def test_names_that_torchserve_takes_for_its_own_are_refused(folder) -> None:
+    (problem,) = mistakes(folder, LEAST.replace("name: ", "name: token-"))
+    assert "name begins with 'token': TorchServe takes every address with /token for that of its own keys" in problem
+    assert "version begins with 'token'" in mistakes(folder, f"{LEAST}version: token1\n")[0]
+
+
 def test_embedded_text_takes_the_keys_own_split(folder) -> None:
     data = load(folder, f"{LEAST}data: {{train: embedded:cpython, validation: embedded:cpython}}\n").data
     assert (data.train, data.validation) == ("embedded:cpython:train", "embedded:cpython:validation")

@@ -20,6 +20,11 @@ SENTENCES = (
 )
 
 
+_AUTO_CLASSES = {
+    "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+}
 DECODERS = ("llama", "mistral", "qwen2", "gpt2")
 # What some families need beside the common sizes to be small and like their real models.
 _MORE: dict[str, dict[str, object]] = {
@@ -55,7 +60,7 @@ def build_tiny_model(path: Path, kind: str, task: str, **config: object) -> None
     }  # fmt: skip
     labels = {} if "id2label" in config else {"num_labels": 2}
     settings = {"vocab_size": len(tokenizer), **labels, **sizes, **positions, **_MORE.get(kind, {}), **config}
-    auto = transformers.AutoModelForSequenceClassification if task == "text-classification" else transformers.AutoModel
+    auto = getattr(transformers, _AUTO_CLASSES.get(task, "AutoModel"))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = auto.from_config(transformers.AutoConfig.for_model(kind, **settings))
