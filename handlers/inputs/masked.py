@@ -79,11 +79,11 @@ class MaskedText(Input[str, Masked]):
         return len(item.encoded.ids)
 
     def collate(self, items: Sequence[Masked], size: int, rows: int) -> dict[str, np.ndarray]:
-        """With `places` [rows, masks] int64; a row that asks for fewer than others asks for place 0 besides."""
+        """With `places` [rows, masks] int64; a row that asks for fewer than others asks for its own again."""
         arrays = self.text.collate([item.encoded for item in items], size, rows)
         places = np.zeros((rows, max(len(item.places) for item in items)), np.int64)
         for row, item in enumerate(items):
-            places[row, : len(item.places)] = item.places
+            places[row] = np.resize(item.places, places.shape[1])
         return arrays | {"places": places}
 
     def to_stored(self, value: str) -> Any:

@@ -52,7 +52,14 @@ def test_every_mistake_with_its_line(tmp_path: Path) -> None:
         read_ranking(file)
     assert [line.split(" ", 1)[0] for line in caught.value.problems] == [f"a.tsv:{n}:" for n in (3, 4, 5, 6, 7, 8)]
     text = str(caught.value)
-    for said in ("query is empty", "text is empty", "under its query already", "label 'yes'", "label '-1'", "1 columns"):
+    for said in (
+        "query is empty",
+        "text is empty",
+        "under its query already",
+        "label 'yes'",
+        "label '-1'",
+        "1 columns",
+    ):
         assert said in text
 
 
@@ -83,7 +90,10 @@ def test_sentences_that_python_ships_ask_for_each_other() -> None:
 
 def test_candidate_labels_are_any_names_and_those_of_pairs_the_models(tmp_path: Path) -> None:
     texts = write(tmp_path / "a.tsv", "text\tlabel\nthe match ended\tsports\n3 of 4\t7\n")
-    assert [example.label for example in read_examples(texts, labels="name", id2label={0: "entailment"})] == ["sports", "7"]
+    assert [example.label for example in read_examples(texts, labels="name", id2label={0: "entailment"})] == [
+        "sports",
+        "7",
+    ]
     pairs = write(tmp_path / "b.tsv", "text\ttext_pair\tlabel\na\tb\tentailment\n")
     labels = {0: "contradiction", 1: "entailment"}
     assert read_examples(pairs, labels="name", id2label=labels)[0].label == 1
