@@ -120,7 +120,7 @@ class FillMaskHandler(BatchHandler[str]):
         try:
             pairs = zip(*(_by_place(answer) for answer in (stored, found)), strict=True)
             return max(_difference(before, now) for before, now in pairs)
-        except (KeyError, TypeError, ValueError):
+        except (LookupError, TypeError, ValueError):
             return float("inf")
 
 
