@@ -6,7 +6,7 @@ thirtieth of that.
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -14,7 +14,8 @@ from handlers.architecture.encoder import padding_out_of_convolutions, takes_typ
 
 
 class MaskedModel(torch.nn.Module):
-    """input_ids, attention_mask, token_type_ids [rows, length], places [rows, masks] int64 → [rows, masks, words] float32.
+    """input_ids, attention_mask [rows, length], places [rows, masks], token_type_ids [rows, length] int64 → [rows, masks,
+    words] float32.
 
     Args:
         model: one of transformers' classes ForMaskedLM, whatever its family: its head is found as what runs behind the
@@ -22,9 +23,9 @@ class MaskedModel(torch.nn.Module):
 
     `places` are positions in a row; rows that ask for fewer than others repeat any of them, and the logits there are not
     used. Padding stands behind a row's tokens and has no part in its answer.
-    """
 
-    inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "token_type_ids", "places")
+    inputs: names of the tensors that `forward` takes. settings: what it was made with, beside the model.
+    """
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
@@ -33,16 +34,17 @@ class MaskedModel(torch.nn.Module):
             raise ValueError(f"{type(model).__name__} has no base model, or no head behind it")
         self.model = model
         self.takes_type_ids = takes_type_ids(model)
+        types = ("token_type_ids",) if self.takes_type_ids else ()
+        self.inputs = ("input_ids", "attention_mask", "places", *types)
+        self.settings: dict[str, Any] = {}
 
     def forward(
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
+        places: torch.Tensor,
         token_type_ids: torch.Tensor | None = None,
-        places: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        if places is None:
-            raise ValueError("a masked language model is asked for the words at some places: `places` is missing")
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         if self.takes_type_ids and token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids

@@ -31,7 +31,6 @@ class Input(ABC, Generic[Value, Item]):
     allowed: ClassVar[str]
     fields: ClassVar[tuple[str, ...]] = ()
     parameters: ClassVar[dict[str, Parameter]] = {}
-    fields: ClassVar[tuple[str, ...]] = ()
     max_bytes: ClassVar[int] = MAX_BODY
 
     @abstractmethod

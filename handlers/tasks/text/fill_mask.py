@@ -56,11 +56,11 @@ class FillMaskHandler(BatchHandler[str]):
         self._targets(parameters)
         return list(self.input.encode_each(values, parameters))
 
-    def answers(self, found: Sequence[Found[str, Masked]], parameters: Mapping[str, Any]) -> list[Any]:
+    def answers(self, found: Sequence[Found[str]], parameters: Mapping[str, Any]) -> list[Any]:
         targets, most = self._targets(parameters), parameters.get("top_k", TOP_K)
-        return [self._answer(one, targets, most) for one in found]
+        return [self._told(one, targets, most) for one in found]
 
-    def _answer(self, found: Found[str, Masked], targets: np.ndarray | None, most: int) -> Any:
+    def _told(self, found: Found[str], targets: np.ndarray | None, most: int) -> Any:
         places = [place for item in found.items for place in item.places]
         logits = word_logits(found.items, found.outputs)
         if not np.isfinite(logits).all():

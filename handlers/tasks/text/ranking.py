@@ -31,10 +31,10 @@ class TextRankingHandler(BatchHandler[Against]):
         """A text with the query each."""
         return [self.input.encode([value], parameters) for value in values]
 
-    def answers(self, found: Sequence[Found[Against, Encoded]], parameters: Mapping[str, Any]) -> list[Any]:
-        return [self._answer(one.value, relevance(one.outputs), parameters) for one in found]
+    def answers(self, found: Sequence[Found[Against]], parameters: Mapping[str, Any]) -> list[Any]:
+        return [self._told(one.value, relevance(one.outputs), parameters) for one in found]
 
-    def _answer(self, value: Against, scores: np.ndarray, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def _told(self, value: Against, scores: np.ndarray, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         if not np.isfinite(scores).all():
             raise ArithmeticError("the model's answer is not finite")
         told = scores if parameters.get("raw_scores", False) else sigmoid(scores)

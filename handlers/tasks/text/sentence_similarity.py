@@ -26,7 +26,7 @@ class SentenceSimilarityHandler(BatchHandler[Against]):
         """The source sentence, then the others."""
         return [self.input.encode([value], parameters) for value in values]
 
-    def answers(self, found: Sequence[Found[Against, Encoded]], parameters: Mapping[str, Any]) -> list[Any]:
+    def answers(self, found: Sequence[Found[Against]], parameters: Mapping[str, Any]) -> list[Any]:
         return [[float(f"{value:.7g}") for value in similarities(one.outputs)] for one in found]
 
     def compare(self, stored: Any, found: Any) -> float:

@@ -35,11 +35,11 @@ class ZeroShotClassificationHandler(BatchHandler[Candidates]):
         """Every text of an input with every label."""
         return list(self.input.encode_each(values, parameters))
 
-    def answers(self, found: Sequence[Found[Candidates, Encoded]], parameters: Mapping[str, Any]) -> list[Any]:
+    def answers(self, found: Sequence[Found[Candidates]], parameters: Mapping[str, Any]) -> list[Any]:
         labels = labels_of(parameters["candidate_labels"])
-        return [self._answer(one, labels, parameters.get("multi_label", False)) for one in found]
+        return [self._told(one, labels, parameters.get("multi_label", False)) for one in found]
 
-    def _answer(self, found: Found[Candidates, Encoded], labels: Sequence[str], multi_label: bool) -> Any:
+    def _told(self, found: Found[Candidates], labels: Sequence[str], multi_label: bool) -> Any:
         value, logits = found.value, np.stack(found.outputs).astype(np.float64)
         if not np.isfinite(logits).all():
             raise ArithmeticError("the model's answer is not finite")

@@ -35,16 +35,13 @@ def test_asked_places_equal_the_whole_models(family: str) -> None:
     module = MaskedModel(model)
     with torch.inference_mode():
         whole = model(input_ids=ids, attention_mask=mask).logits
-        found = module(ids, mask, torch.zeros_like(ids), PLACES)
+        found = module(ids, mask, PLACES, torch.zeros_like(ids))
         again = model(input_ids=ids, attention_mask=mask).logits
     assert found.shape == (3, 2, whole.shape[-1])
     torch.testing.assert_close(found, torch.stack([whole[row, places] for row, places in enumerate(PLACES)]))
     torch.testing.assert_close(again, whole)  # the model itself stays as it was
 
 
-def test_what_cannot_be_asked() -> None:
-    model = tiny("bert", "AutoModelForMaskedLM")
-    with pytest.raises(ValueError, match="`places` is missing"):
-        MaskedModel(model)(torch.ones(1, 3, dtype=torch.int64), torch.ones(1, 3, dtype=torch.int64))
+def test_a_model_without_head_is_none() -> None:
     with pytest.raises(ValueError, match="BertModel has no base model, or no head behind it"):
         MaskedModel(tiny("bert", "AutoModel"))

@@ -15,7 +15,7 @@ from handlers.tasks.text.sentence_similarity import SentenceSimilarityHandler
 VALUE = Against("q", ("a", "b", "c"))
 
 
-def found(*rows: Any) -> list[Found[Any, Any]]:
+def found(*rows: Any) -> list[Found[Any]]:
     return [Found(VALUE, [None] * len(rows), [np.array(row, np.float32) for row in rows])]
 
 
