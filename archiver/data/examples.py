@@ -72,7 +72,9 @@ def read_examples(
         raw = row.values.get("label")
         try:
             single = "text_pair" not in row.values
-            label = None if raw is None or labels == "none" else _name(raw) if labels == "name" and single else parse(raw)
+            label = (
+                None if raw is None or labels == "none" else _name(raw) if labels == "name" and single else parse(raw)
+            )
         except ValueError as error:
             problems.append((row.line, str(error)))
         else:

@@ -13,7 +13,8 @@ from archiver.data.examples import raise_mistakes, source_rows, text_mistake
 from archiver.data.files import BadRow, Columns, Row
 from archiver.errors import DataError
 
-COLUMNS = ("query", "text", "label", "texts", "labels")
+COLUMNS = ("query", "text", "label")
+_LISTS = ("texts", "labels")  # what the columns with lists may be called, too
 _EMBEDDED = 8  # sentences of which the first asks for the others
 
 
@@ -32,15 +33,16 @@ def read_ranking(source: Path | str, columns: Mapping[str, str | int] | None = N
     Args:
         source: a .tsv, .csv or .jsonl file, "hub://name[/config]:split" or "embedded:cpython:train|validation" (sentences
             without labels, of which each eighth asks for the seven behind it).
-        columns: {"query" | "text" | "label": name or position}, rows of one query being one example wherever they stand;
-            or {"query" | "texts" | "labels": name} of JSON lines with lists. Default: columns of these names.
+        columns: {"query" | "text" | "label": name or position}; rows of one query are one example wherever they stand. In
+            JSON lines a row's text and label may be lists, one label a text. Default: columns of these names, or of the
+            names "texts" and "labels".
     Raises: DataError that lists every bad row with its line: an empty or missing text, a label that is no number from 0, a
         text that a query has twice, labels for some texts of a query only.
     """
     if isinstance(source, str) and source.startswith(f"{SOURCE}:"):
         return _embedded(source)
     name = source.name if isinstance(source, Path) else source
-    rows = iter(source_rows(source, Columns(dict(columns or {}), COLUMNS)))
+    rows = iter(source_rows(source, Columns(dict(columns or {}), (*COLUMNS, *_LISTS))))
     problems: list[tuple[int, str]] = []
     groups: dict[str, _Group] = {}
     for row in rows:
@@ -74,16 +76,20 @@ class _Group:
 
 def _add(row: Row, groups: dict[str, _Group]) -> list[str]:
     """Put a row's texts to those of its query; what is wrong with it, else."""
-    query, several = row.values["query"], "texts" in row.values
+    query = row.values["query"]
     if mistake := text_mistake(query):
         return [f"query {mistake}"]
-    if several and "text" in row.values:
-        return ["has both text and texts: one text a row, or a list of them"]
-    if not several and "text" not in row.values:
-        return ["has no text: it needs the columns query and text, or query and texts"]
-    texts, labels = _lists(row.values) if several else ([row.values["text"]], [row.values.get("label")])
+    given = [key for key in ("text", "texts") if key in row.values]
+    if len(given) != 1:
+        return ["has both text and texts: name one" if given else "has no text: it needs the columns query and text"]
+    texts, several = row.values[given[0]], isinstance(row.values[given[0]], list) or given == ["texts"]
+    label = row.values.get("label", row.values.get("labels"))
+    labels = label if several else [label]
+    texts = texts if several else [texts]
     if not isinstance(texts, list) or not texts:
         return ["texts must be a list of one text or more"]
+    if labels is None:
+        labels = [None] * len(texts)
     if not isinstance(labels, list) or len(labels) != len(texts):
         found = f"{len(labels)}" if isinstance(labels, list) else repr(labels)[:40]
         return [f"labels must be a list of {len(texts)} numbers, one a text; found {found}"]
@@ -106,11 +112,6 @@ def _add(row: Row, groups: dict[str, _Group]) -> list[str]:
         group.labels += [None if label is None else relevance(label) for label in labels]
         group.lines += [row.line] * len(texts)
     return mistakes
-
-
-def _lists(values: Mapping[str, Any]) -> tuple[Any, Any]:
-    texts = values["texts"]
-    return texts, values["labels"] if "labels" in values else [None] * (len(texts) if isinstance(texts, list) else 0)
 
 
 def relevance(raw: Any) -> float | None:

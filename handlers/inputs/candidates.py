@@ -14,10 +14,17 @@ TEMPLATE = "This example is {}."
 @dataclass(frozen=True)
 class Candidates:
     """texts: to classify, each by itself. form: "labels" where a request has `inputs`; else it has `sequences`, as
-    transformers' pipeline calls them, and the answer is the pipeline's: "sequence" for one text, "sequences" for a list."""
+    transformers' pipeline calls them, and the answer is the pipeline's: "sequence" for one text, "sequences" for a list.
+    labels, template: of an input that brings its own, as examples do; else they are the request's parameters."""
 
     texts: tuple[str, ...]
     form: str = "labels"
+    labels: tuple[str, ...] = ()
+    template: str = ""
+
+    def labels_with(self, parameters: Mapping[str, Any]) -> list[str]:
+        """The labels that its texts are classified by; none where neither it nor the parameters have any."""
+        return list(self.labels) or labels_of(parameters.get("candidate_labels", []))
 
 
 def is_labels(value: Any) -> bool:
@@ -86,14 +93,15 @@ class CandidateText(Texts[Candidates]):
 
         Raises: BadRequest without labels, and where a hypothesis leaves no room for its text.
         """
-        if "candidate_labels" not in parameters:
-            raise BadRequest(f"the parameter 'candidate_labels' is missing; {self.allowed}")
-        labels = labels_of(parameters["candidate_labels"])
-        template = parameters.get("hypothesis_template", TEMPLATE)
-        return [
-            self._pairs([TextInput(text, template.replace("{}", label)) for text in value.texts for label in labels])
-            for value in values
-        ]
+        found = []
+        for value in values:
+            labels = value.labels_with(parameters)
+            if not labels:
+                raise BadRequest(f"the parameter 'candidate_labels' is missing; {self.allowed}")
+            template = value.template or parameters.get("hypothesis_template", TEMPLATE)
+            pairs = [TextInput(text, template.replace("{}", label)) for text in value.texts for label in labels]
+            found.append(self._pairs(pairs))
+        return found
 
     def _pairs(self, pairs: Sequence[TextInput]) -> list[Encoded]:
         try:
@@ -107,7 +115,7 @@ class CandidateText(Texts[Candidates]):
             ) from error
 
     def to_stored(self, value: Candidates) -> Any:
-        return value.texts[0]
+        return {"text": value.texts[0], "labels": list(value.labels), "template": value.template}
 
     def from_stored(self, stored: Any) -> Candidates:
-        return Candidates((str(stored),))
+        return Candidates((stored["text"],), labels=tuple(stored["labels"]), template=stored["template"])

@@ -12,17 +12,28 @@ from handlers.inputs.base import Input
 from handlers.inputs.checks import Parameter, text_of
 from handlers.inputs.text import Encoded, Text, TextInput
 
-# Of one run's row. A row's logits are as many numbers as the vocabulary has words for each place, and all rows of a run
-# have as many places as the one with most: a text with more masks is run again for the others.
+# Of one run's row: 1 or as many. A row's logits are as many numbers as the vocabulary has words for each place, and all
+# rows of a run have as many places: a text with more masks is run again for the others.
 PLACES = 4
+TOP_K = 5
 
 
 @dataclass(frozen=True)
 class Masked:
-    """A text's tokens, and up to PLACES of those of them that are asked for."""
+    """A text's tokens, and up to PLACES of those of them that are asked for.
+
+    most: how many words for each place. targets: ids of the words that are asked for; None: all.
+    """
 
     encoded: Encoded
     places: tuple[int, ...]
+    most: int = TOP_K
+    targets: tuple[int, ...] | None = None
+
+
+def width_of(items: Sequence[Masked]) -> int:
+    """How many places every row of a run of these items has: 1 or PLACES, so that runtimes meet few shapes."""
+    return PLACES if any(len(item.places) > 1 for item in items) else 1
 
 
 class MaskedText(Input[str, Masked]):
@@ -81,7 +92,7 @@ class MaskedText(Input[str, Masked]):
     def collate(self, items: Sequence[Masked], size: int, rows: int) -> dict[str, np.ndarray]:
         """With `places` [rows, masks] int64; a row that asks for fewer than others asks for its own again."""
         arrays = self.text.collate([item.encoded for item in items], size, rows)
-        places = np.zeros((rows, max(len(item.places) for item in items)), np.int64)
+        places = np.zeros((rows, width_of(items)), np.int64)
         for row, item in enumerate(items):
             places[row] = np.resize(item.places, places.shape[1])
         return arrays | {"places": places}

@@ -37,7 +37,8 @@ def test_lists_and_rows_without_labels(tmp_path: Path) -> None:
         tmp_path / "a.jsonl", json.dumps({"query": "cats", "texts": ["the cat sat", "a dog ran"], "labels": [1, 0]})
     )
     assert read_ranking(lists) == [CATS]
-    assert read_ranking(lists, {"query": "query", "texts": "texts"})[0].labels is None
+    assert read_ranking(lists, {"query": "query", "text": "texts", "label": "labels"}) == [CATS]
+    assert read_ranking(lists, {"query": "query", "text": "texts"})[0].labels is None
     assert read_ranking(write(tmp_path / "b.tsv", "query\ttext\ncats\ta\ncats\tb\n")) == [
         RankingExample("cats", ("a", "b"))
     ]

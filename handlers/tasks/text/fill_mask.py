@@ -1,6 +1,7 @@
 """fill-mask: the likeliest words at each masked place of a text."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,10 +11,9 @@ import numpy as np
 from handlers.base import BatchHandler, Found
 from handlers.errors import BadRequest
 from handlers.inputs.checks import Parameter, is_positive_int, quoted
-from handlers.inputs.masked import Masked, MaskedText
+from handlers.inputs.masked import TOP_K, Masked, MaskedText
 from handlers.tasks.text.classification import softmax
 
-TOP_K = 5
 MOST = 1000  # words of one place in an answer
 _COMPARED = 20
 
@@ -53,38 +53,46 @@ class FillMaskHandler(BatchHandler[str]):
 
     def prepare(self, values: Sequence[str], parameters: Mapping[str, Any]) -> list[Sequence[Masked]]:
         """A text's tokens once, or once more for some masks each."""
-        self._targets(parameters)
-        return list(self.input.encode_each(values, parameters))
+        targets, most = self._targets(parameters), parameters.get("top_k", TOP_K)
+        return [
+            [replace(item, most=most, targets=targets) for item in items]
+            for items in self.input.encode_each(values, parameters)
+        ]
+
+    def keep(self, item: Masked, output: np.ndarray) -> np.ndarray:
+        """The likeliest words of each place, [places, words, 2] float64: id and score; output: [places of a run, words].
+
+        What is not finite stays so.
+        """
+        shares = softmax(output[: len(item.places)].astype(np.float64))
+        return np.stack([best_words(row, item.most, item.targets) for row in shares])
 
     def answers(self, found: Sequence[Found[str]], parameters: Mapping[str, Any]) -> list[Any]:
-        targets, most = self._targets(parameters), parameters.get("top_k", TOP_K)
-        return [self._told(one, targets, most) for one in found]
+        return [self._told(one) for one in found]
 
-    def _told(self, found: Found[str], targets: np.ndarray | None, most: int) -> Any:
+    def _told(self, found: Found[str]) -> Any:
         places = [place for item in found.items for place in item.places]
-        logits = word_logits(found.items, found.outputs)
-        if not np.isfinite(logits).all():
+        words = [row for output in found.outputs for row in output]
+        if not all(np.isfinite(row).all() for row in words):
             raise ArithmeticError("the model's answer is not finite")
         ids = found.items[0].encoded.ids
-        answers = []
-        for place, shares in zip(places, softmax(logits.astype(np.float64)), strict=True):
-            answers.append(
-                [
-                    {
-                        "score": float(f"{shares[word]:.7g}"),
-                        "token": word,
-                        "token_str": self._decode([word], skip_special=False),
-                        "sequence": self._decode(
-                            [token for token in (*ids[:place], word, *ids[place + 1 :]) if token != self._pad_id],
-                            skip_special=len(places) == 1,  # else the other masks would be left out, too
-                        ),
-                    }
-                    for word in best_words(shares, most, targets)
-                ]
-            )
+        answers = [
+            [self._word(ids, place, int(word), float(share), len(places) == 1) for word, share in row]
+            for place, row in zip(places, words, strict=True)
+        ]
         return answers[0] if len(answers) == 1 else answers
 
-    def _targets(self, parameters: Mapping[str, Any]) -> np.ndarray | None:
+    def _word(self, ids: Sequence[int], place: int, word: int, share: float, alone: bool) -> dict[str, Any]:
+        """alone: the text's only mask. Of several the others stay, so that special tokens are not left out then."""
+        filled = [token for token in (*ids[:place], word, *ids[place + 1 :]) if token != self._pad_id]
+        return {
+            "score": float(f"{share:.7g}"),
+            "token": word,
+            "token_str": self._decode([word], skip_special=False),
+            "sequence": self._decode(filled, skip_special=alone),
+        }
+
+    def _targets(self, parameters: Mapping[str, Any]) -> tuple[int, ...] | None:
         """Ids of the words asked for, each once; of a word that is no single token its first one.
 
         Raises: BadRequest for a word of which the tokenizer makes nothing.
@@ -101,7 +109,7 @@ class FillMaskHandler(BatchHandler[str]):
                     raise BadRequest(f"parameter 'targets' has {quoted([word])}, of which the tokenizer makes no token")
                 known = found[0]
             ids.setdefault(known)
-        return np.array(list(ids))
+        return tuple(ids)
 
     @cached_property
     def _vocabulary(self) -> Any:
@@ -124,19 +132,20 @@ class FillMaskHandler(BatchHandler[str]):
             return float("inf")
 
 
-def word_logits(items: Sequence[Masked], outputs: Sequence[np.ndarray]) -> np.ndarray:
-    """The logits of one text's masks in order, [masks, words] float32; outputs: [places of a run, words] an item."""
-    return np.concatenate([output[: len(item.places)] for item, output in zip(items, outputs, strict=True)])
+def best_words(shares: np.ndarray, most: int, targets: Sequence[int] | None) -> np.ndarray:
+    """The `most` likeliest words, the best first, of equal ones the lower id.
 
-
-def best_words(shares: np.ndarray, most: int, targets: np.ndarray | None) -> list[int]:
-    """Ids of the `most` likeliest words, the best first, of all words or of `targets`; shares: [words]."""
-    among = np.arange(len(shares)) if targets is None else targets
+    Args:
+        shares: [words]. targets: ids of the words to choose among; None: all.
+    Returns: [most, or as many as there are, 2] float64: id and share.
+    """
+    among = np.arange(len(shares)) if targets is None else np.array(sorted(targets))
     falling = -shares[among]
     if most < len(among):  # a vocabulary is not sorted for its first five
-        kept = falling <= np.partition(falling, most - 1)[most - 1]
+        kept = np.flatnonzero(~(falling > np.partition(falling, most - 1)[most - 1]))
         among, falling = among[kept], falling[kept]
-    return [int(among[place]) for place in np.argsort(falling, kind="stable")[:most]]
+    chosen = among[np.argsort(falling, kind="stable")[:most]]
+    return np.stack([chosen.astype(np.float64), shares[chosen]], axis=1)
 
 
 def cleaned(text: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from handlers.base import BatchHandler, Found
 from handlers.examples import largest_share
-from handlers.inputs.candidates import Candidates, CandidateText, labels_of
+from handlers.inputs.candidates import Candidates, CandidateText
 from handlers.inputs.checks import Parameter
 from handlers.inputs.text import Encoded
 from handlers.tasks.text.classification import softmax
@@ -17,16 +17,11 @@ from handlers.tasks.text.classification import softmax
 class ZeroShotClassificationHandler(BatchHandler[Candidates]):
     """Scores as transformers' ZeroShotClassificationPipeline computes them.
 
-    serving: entailment: the id of the label that says so; examples_labels: candidate labels of the stored examples.
+    serving: entailment: the id of the label that says a hypothesis follows.
     """
 
     parameters: ClassVar[dict[str, Parameter]] = {}
     input: CandidateText
-
-    @property
-    def full_parameters(self) -> dict[str, Any]:
-        """Labels for inputs that bring none: those of the archive's own examples."""
-        return {"candidate_labels": self.serving["example_labels"]}
 
     def make_input(self, folder: Path) -> CandidateText:
         return CandidateText.open(folder, self.serving)
@@ -36,8 +31,9 @@ class ZeroShotClassificationHandler(BatchHandler[Candidates]):
         return list(self.input.encode_each(values, parameters))
 
     def answers(self, found: Sequence[Found[Candidates]], parameters: Mapping[str, Any]) -> list[Any]:
-        labels = labels_of(parameters["candidate_labels"])
-        return [self._told(one, labels, parameters.get("multi_label", False)) for one in found]
+        return [
+            self._told(one, one.value.labels_with(parameters), parameters.get("multi_label", False)) for one in found
+        ]
 
     def _told(self, found: Found[Candidates], labels: Sequence[str], multi_label: bool) -> Any:
         value, logits = found.value, np.stack(found.outputs).astype(np.float64)

@@ -123,7 +123,8 @@ def test_masks_by_hand(tokenizer_json: bytes) -> None:
     assert [item.places for item in six] == [(1, 2, 3, 4), (5, 6)]
     assert one == [Masked(one[0].encoded, (2,))]
     arrays = kind.collate([six[1], one[0]], 8, 4)
-    np.testing.assert_array_equal(arrays["places"], [[5, 6], [2, 2], [0, 0], [0, 0]])
+    np.testing.assert_array_equal(arrays["places"], [[5, 6, 5, 6], [2] * 4, [0] * 4, [0] * 4])
+    assert kind.collate([one[0]], 8, 1)["places"].tolist() == [[2]]
     assert {name: value.shape for name, value in arrays.items() if name != "places"} == {
         name: (4, 8) for name in ("input_ids", "attention_mask", "token_type_ids")
     }

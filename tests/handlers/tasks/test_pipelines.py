@@ -113,9 +113,10 @@ def test_targets_of_which_nothing_is_left(tiny_model: Any) -> None:
 
 def test_the_best_words_by_hand() -> None:
     shares = np.array([0.1, 0.3, 0.2, 0.3, 0.1])
-    assert best_words(shares, 3, None) == [1, 3, 2]  # of equal ones the lower id
-    assert best_words(shares, 9, None) == [1, 3, 2, 0, 4]
-    assert best_words(shares, 2, np.array([4, 2, 0])) == [2, 4]
+    assert best_words(shares, 3, None).tolist() == [[1, 0.3], [3, 0.3], [2, 0.2]]  # of equal ones the lower id
+    assert best_words(shares, 9, None)[:, 0].tolist() == [1, 3, 2, 0, 4]
+    assert best_words(shares, 2, (4, 2, 0)).tolist() == [[2, 0.2], [0, 0.1]]
+    assert np.isnan(best_words(np.full(4, np.nan), 2, None)[:, 1]).all()
 
 
 def test_answers_are_compared_by_word() -> None:
