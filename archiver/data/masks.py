@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ class MaskedExample:
 
 def read_masked(
     source: Path | str,
-    column: dict[str, str | int] | None,
+    column: Mapping[str, str | int] | None,
     tokenizer_json: bytes,
     mask_token: str,
     max_length: int,

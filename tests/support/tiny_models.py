@@ -57,7 +57,7 @@ def build_tiny_model(path: Path, kind: str, task: str, **config: object) -> None
     }  # fmt: skip
     labels = {} if "id2label" in config else {"num_labels": 2}
     settings = {"vocab_size": len(tokenizer), **labels, **sizes, **positions, **_MORE.get(kind, {}), **config}
-    auto = getattr(transformers, {"fill-mask": "AutoModelForMaskedLM"}.get(task) or TASKS[task].auto_class)
+    auto = getattr(transformers, TASKS[task].auto_class)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = auto.from_config(transformers.AutoConfig.for_model(kind, **settings))
