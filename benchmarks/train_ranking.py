@@ -17,10 +17,12 @@ import random
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from archiver.models.config import quiet
 from archiver.models.source import resolve_model
 from archiver.pipeline.check import check
 from archiver.pipeline.stages import compress
@@ -29,9 +31,9 @@ from archiver.recipe.load import load_recipe
 from benchmarks.table import SHARED
 
 EMBEDDED = "embedded:all-MiniLM-L6-v2"
-MAX_LENGTH = 192
-TRAIN_TEXTS, VALIDATION_TEXTS = 4, 10  # a question's own paragraph and others
-VALIDATION_QUESTIONS = 120
+MAX_LENGTH = 128
+TRAIN_TEXTS, VALIDATION_TEXTS = 3, 10  # a question's own paragraph and others
+VALIDATION_QUESTIONS = 80
 
 _RECIPE = """
 name: minilm-ranking
@@ -89,11 +91,18 @@ def write_data(folder: Path, seed: int) -> None:
 def queries(articles: Sequence[dict[str, Any]], texts: int, chance: random.Random) -> Iterator[dict[str, Any]]:
     """A row for each question: its paragraph, those of its article, random ones up to `texts`, in random order."""
     paragraphs = [[paragraph["context"] for paragraph in article["paragraphs"]] for article in articles]
+    asked = Counter(
+        qa["question"].strip() for article in articles for one in article["paragraphs"] for qa in one["qas"]
+    )
     for index, article in enumerate(articles):
         elsewhere = [text for place, others in enumerate(paragraphs) if place != index for text in others]
         for paragraph in article["paragraphs"]:
             near = [text for text in paragraphs[index] if text != paragraph["context"]]
             for question in paragraph["qas"]:
+                if (
+                    asked[question["question"].strip()] > 1
+                ):  # of several paragraphs: which one is right, it does not say
+                    continue
                 others = chance.sample(near, min(len(near), texts // 2))
                 others += chance.sample(elsewhere, texts - 1 - len(others))
                 chosen = [paragraph["context"], *others]
@@ -109,7 +118,8 @@ def write_untrained(folder: Path, seed: int) -> None:
 
     source = resolve_model(EMBEDDED).path
     torch.manual_seed(seed)
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(source, num_labels=1)
+    with quiet():
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(source, num_labels=1)
     model.config.sentence_transformers = {"activation_fn": "torch.nn.modules.activation.Sigmoid"}
     model.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
