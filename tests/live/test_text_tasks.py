@@ -128,13 +128,13 @@ def test_hugging_faces_client(server: TorchServe, rest: Rest) -> None:
     cosines = client("sentence-similarity").sentence_similarity(TEXT, TEXTS)
     assert cosines[2] == pytest.approx(1, abs=1e-5) and len(cosines) == 3
     words = client("fill-mask").fill_mask("the [MASK] is good", top_k=3)
-    assert [word.sequence for word in words] == [f"the {word.token_str} is good" for word in words]
+    assert len(words) == 3 and all(word.sequence.endswith(" is good") for word in words)
     words = client("fill-mask").fill_mask("the [MASK] is good", targets=["film", "dog"])
     assert {word.token_str for word in words} == {"film", "dog"}
 
 
 def wrong() -> Iterator[tuple[str, Any, str]]:
-    ranking, similar, zero, mask = MODELS
+    ranking, similar, zero, mask = "text-ranking", "sentence-similarity", "zero-shot-classification", "fill-mask"
     yield ranking, {"inputs": TEXT}, "inputs is a string; an object with 'query' and 'texts' is expected"
     yield ranking, {"query": TEXT}, "has no 'texts'"
     yield ranking, {"query": TEXT, "texts": []}, "texts is an empty list; at least one text is expected"
