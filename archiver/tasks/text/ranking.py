@@ -72,7 +72,7 @@ class TextRanking(EncoderTask):
 
     def suits(self, path: Path, config: Mapping[str, Any]) -> bool:
         """One label, and the marks of a cross-encoder in config.json or the model card: a number alone may be a rating."""
-        if not super().suits(path, config) or len(config.get("id2label") or {0: ""}) != 1:
+        if not super().suits(path, config) or len(config.get("id2label") or ()) != 1:
             return False
         return any(config.get(mark) for mark in _MARKS) or any(word in _card(path) for word in _CARD)
 
