@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from handlers.errors import BadRequest
-from handlers.inputs.checks import checked_text, kind_of, quoted
+from handlers.inputs.checks import Parameter, checked_text, is_bool, kind_of, quoted
 from handlers.inputs.text import Encoded, TextInput, Texts
 
 
@@ -57,9 +57,14 @@ class Query(TextAgainstOthers):
 
     fields: ClassVar[tuple[str, ...]] = ("query", "texts")
     allowed: ClassVar[str] = 'allowed: {"query": "text", "texts": ["text", …]}, also under "inputs"'
+    # `truncate` is what text-embeddings-inference calls it.
+    parameters: ClassVar[dict[str, Parameter]] = Texts.parameters | {"truncate": Parameter(is_bool, "true or false")}
 
     def encode(self, values: Sequence[Against], parameters: Mapping[str, Any]) -> list[Encoded]:
-        return self.encoded([TextInput(value.one, text) for value in values for text in value.others], parameters)
+        pairs = [(value.one, text, place) for value in values for place, text in enumerate(value.others)]
+        given = {"truncation": parameters["truncate"]} if "truncate" in parameters else parameters
+        names = [f"texts[{place}] with the query" for _, _, place in pairs]
+        return self.encoded([TextInput(one, text) for one, text, _ in pairs], given, names)
 
 
 class SourceSentence(TextAgainstOthers):
@@ -72,4 +77,6 @@ class SourceSentence(TextAgainstOthers):
 
     def encode(self, values: Sequence[Against], parameters: Mapping[str, Any]) -> list[Encoded]:
         texts = [TextInput(text) for value in values for text in (value.one, *value.others)]
-        return self.encoded(texts, parameters)
+        places = [place for value in values for place in range(1 + len(value.others))]
+        names = [f"sentences[{place - 1}]" if place else "source_sentence" for place in places]
+        return self.encoded(texts, parameters, names)

@@ -140,16 +140,21 @@ class Texts(Input[Value, Encoded]):
             )
         )
 
-    def encoded(self, texts: Sequence[TextInput], parameters: Mapping[str, Any]) -> list[Encoded]:
+    def encoded(
+        self, texts: Sequence[TextInput], parameters: Mapping[str, Any], names: Sequence[str] = ()
+    ) -> list[Encoded]:
         """Token ids of [n] texts of one request.
 
-        Raises: BadRequest where one is longer than max_length and may not be cut, naming its index.
+        Args:
+            parameters: the request's. names: what messages call each; default: its place among the inputs.
+        Raises: BadRequest where one is longer than max_length and may not be cut, naming it.
         """
         found = self.encoder.encode(texts, truncate=parameters.get("truncation", True))
         for index, item in enumerate(found):
             if len(item.ids) > self.encoder.max_length:
+                where = names[index] if names else f"inputs[{index}]"
                 raise BadRequest(
-                    f"inputs[{index}] has {len(item.ids)} tokens; at most {self.encoder.max_length} are allowed "
+                    f"{where} has {len(item.ids)} tokens; at most {self.encoder.max_length} are allowed "
                     "with 'truncation': false"
                 )
         return found

@@ -42,6 +42,19 @@ def test_a_sentence_with_others(tokenizer_json: bytes) -> None:
     assert [len(item.ids) for item in source.encode([value], {})] == [4, 3]
 
 
+def test_what_may_not_be_cut_is_refused_by_its_name(tokenizer_json: bytes) -> None:
+    query, source = Query(encoder(tokenizer_json, max_length=8)), SourceSentence(encoder(tokenizer_json, max_length=8))
+    value = Against("the cat", ("the dog", "the dog " * 9))
+    assert [len(item.ids) for item in query.encode([value], {"truncate": True})] == [7, 8]
+    for parameters in ({"truncate": False}, {"truncation": False}):
+        with pytest.raises(BadRequest, match=r"texts\[1\] with the query has 23 tokens; at most 8"):
+            query.encode([value], parameters)
+    with pytest.raises(BadRequest, match=r"sentences\[1\] has 20 tokens"):
+        source.encode([value], {"truncation": False})
+    with pytest.raises(BadRequest, match="source_sentence has 20 tokens"):
+        source.encode([Against(value.others[1], ("the cat",))], {"truncation": False})
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
