@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from archiver.models.files import read_json
 
@@ -28,6 +29,15 @@ def read_vocabulary(path: Path, problems: list[str]) -> dict[str, int]:
         if isinstance(token, dict) and type(token.get("id")) is int:
             ids[str(token.get("content"))] = token["id"]
     return ids
+
+
+def tokenizer_settings(path: Path) -> dict[str, Any]:
+    """tokenizer_config.json, with what special_tokens_map.json says besides; {} where there is neither."""
+    found: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (path / name).is_file():
+            found |= read_json(path / name, [])
+    return found
 
 
 def check_vocabulary(tokenizer: dict[str, int], rows: int, problems: list[str]) -> None:

@@ -7,9 +7,13 @@ from pathlib import Path
 from archiver.tasks.base import FALLBACK_VALIDATION, FORWARD, GENERATE, Metric, Task
 from archiver.tasks.text.classification import TextClassification
 from archiver.tasks.text.feature_extraction import FeatureExtraction
+from archiver.tasks.text.fill_mask import FillMask
 from archiver.tasks.text.generation import TextGeneration
 from archiver.tasks.text.question_answering import QuestionAnswering
 from archiver.tasks.text.token_classification import TokenClassification
+from archiver.tasks.text.ranking import TextRanking
+from archiver.tasks.text.sentence_similarity import SentenceSimilarity
+from archiver.tasks.text.zero_shot_classification import ZeroShotClassification
 
 __all__ = [
     "FALLBACK_VALIDATION",
@@ -22,12 +26,17 @@ __all__ = [
     "foreign_serve_keys",
 ]
 
+# Of several tasks that a model suits, `init` takes the last one: what is more special stands further down.
 TASKS: dict[str, Task] = {
     "text-classification": TextClassification(),
     "feature-extraction": FeatureExtraction(),
     "token-classification": TokenClassification(),
     "question-answering": QuestionAnswering(),
     "text-generation": TextGeneration(),
+    "fill-mask": FillMask(),
+    "text-ranking": TextRanking(),
+    "zero-shot-classification": ZeroShotClassification(),
+    "sentence-similarity": SentenceSimilarity(),
 }
 
 
@@ -37,15 +46,14 @@ def foreign_serve_keys(task: str) -> set[str]:
 
 
 def default_task(path: Path) -> str:
-    """The task that a model directory is made for: by modules.json, else by the architecture that config.json names.
+    """The task that a model directory is made for: by modules.json, else by what its config.json and model card name.
 
     Raises: UnsupportedModelError where the directory holds no model that can be read.
     """
-    from archiver.models.files import architecture_of, read_directory
+    from archiver.models.files import read_directory
 
-    architecture = architecture_of(read_directory(path).config) or ""
+    config = read_directory(path).config
     embeds = "feature-extraction"
     if (path / "modules.json").is_file():
         return embeds
-    made = (name for name, task in TASKS.items() if task.architectures and architecture.endswith(task.architectures))
-    return next(made, embeds)
+    return next((name for name, task in reversed(TASKS.items()) if task.suits(path, config)), embeds)

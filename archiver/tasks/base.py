@@ -110,6 +110,16 @@ class Task(ABC):
         """Whether the model is loaded without head and pooler."""
         return self.auto_class == "AutoModel" if self.base_only is None else self.base_only
 
+    def suits(self, path: Path, config: Mapping[str, Any]) -> bool:
+        """Whether a model directory was made for the task, as far as its files say.
+
+        Args:
+            path: the directory. config: its config.json.
+        """
+        from archiver.models.files import architecture_of
+
+        return bool(self.architectures) and (architecture_of(config) or "").endswith(self.architectures)
+
     @abstractmethod
     def read(self, where: Path | str, recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[Any]:
         """Read one data source.

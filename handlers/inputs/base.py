@@ -29,8 +29,8 @@ class Input(ABC, Generic[Value, Item]):
     """
 
     allowed: ClassVar[str]
-    parameters: ClassVar[dict[str, Parameter]] = {}
     fields: ClassVar[tuple[str, ...]] = ()
+    parameters: ClassVar[dict[str, Parameter]] = {}
     max_bytes: ClassVar[int] = MAX_BODY
 
     @abstractmethod

@@ -100,7 +100,7 @@ def plan(encoder: EncoderWithHead, stage: str):
     function, options = STAGES[stage]
     names = ["input_ids", "attention_mask"] + (["token_type_ids"] if encoder.takes_type_ids else [])
     batches = [{name: torch.from_numpy(arrays(1, 12, seed)[name]) for name in names} for seed in range(8)]
-    function(encoder.model, options, calibrated_on(batches))
+    function(encoder.model, options, calibrated_on(batches, encoder))
     return plan_of(encoder.model)
 
 

@@ -20,11 +20,6 @@ SENTENCES = (
 )
 
 
-_AUTO_CLASSES = {
-    "text-classification": "AutoModelForSequenceClassification",
-    "token-classification": "AutoModelForTokenClassification",
-    "question-answering": "AutoModelForQuestionAnswering",
-}
 DECODERS = ("llama", "mistral", "qwen2", "gpt2")
 # What some families need beside the common sizes to be small and like their real models.
 _MORE: dict[str, dict[str, object]] = {
@@ -47,6 +42,8 @@ def build_tiny_model(path: Path, kind: str, task: str, **config: object) -> None
     import torch
     import transformers
 
+    from archiver.tasks import TASKS
+
     if task == "text-generation":
         return build_tiny_decoder(path, kind, **config)
     tokenizer = _bpe_tokenizer() if kind in ("roberta", "xlm-roberta", "camembert") else _wordpiece_tokenizer()
@@ -60,7 +57,7 @@ def build_tiny_model(path: Path, kind: str, task: str, **config: object) -> None
     }  # fmt: skip
     labels = {} if "id2label" in config else {"num_labels": 2}
     settings = {"vocab_size": len(tokenizer), **labels, **sizes, **positions, **_MORE.get(kind, {}), **config}
-    auto = getattr(transformers, _AUTO_CLASSES.get(task, "AutoModel"))
+    auto = getattr(transformers, TASKS[task].auto_class)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = auto.from_config(transformers.AutoConfig.for_model(kind, **settings))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from archiver.compression.calibration import require_seen, watched_inputs
-from archiver.compression.context import Batch, StageContext
+from archiver.compression.context import Batch, StageContext, inputs_of
 from archiver.compression.modules import select_modules
 from archiver.compression.report import StageReport, report_stage
 from archiver.compression.roles import roles_of
@@ -59,12 +59,12 @@ def static_int8(model: torch.nn.Module, options: Any, context: StageContext) -> 
     plan = plan_of(model)
     assert plan is not None
     plan.calibration = context.calibrate(options.samples)
-    plan.ranges = activation_ranges(model, plan.linears, plan.calibration)
+    plan.ranges = activation_ranges(model, plan.linears, plan.calibration, context.module)
     return report
 
 
 def activation_ranges(
-    model: torch.nn.Module, names: Sequence[str], batches: Sequence[Batch]
+    model: torch.nn.Module, names: Sequence[str], batches: Sequence[Batch], module: torch.nn.Module | None = None
 ) -> dict[str, tuple[float, float]]:
     """The extremes of each module's input in each batch, averaged over the batches.
 
@@ -73,7 +73,7 @@ def activation_ranges(
 
     Args:
         names: of the modules.
-        batches: the model's own inputs by name.
+        batches: inputs by name. module: what takes them: the model within what makes its answer; None: the model itself.
     Returns: name → (low ≤ 0, high ≥ 0).
     Raises: RecipeError when a module is never reached.
     """
@@ -85,9 +85,10 @@ def activation_ranges(
         sums[name][1] += max(0.0, x.max().item())
         seen[name] += 1
 
+    taking = model if module is None else module
     with watched_inputs(model, names, see), torch.inference_mode():
         for batch in batches:
-            model(**batch)
+            taking(**inputs_of(batch, taking))
     require_seen(names, lambda name: seen[name] > 0, "static-int8")
     return {name: (low / seen[name], high / seen[name]) for name, (low, high) in sums.items()}
 
