@@ -137,9 +137,8 @@ def _without_warnings() -> Iterator[None]:
 
 def _to_rgb(image: Any) -> Any:
     if image.mode.startswith("I;16"):  # Pillow would take 256 for white, and what is above it too
-        from PIL import Image
-
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        pillow = importlib.import_module("PIL.Image")
+        return pillow.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")
 
 
