@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from archiver.tasks.base import FALLBACK_VALIDATION, FORWARD, GENERATE, Metric, Task
+from archiver.tasks.image.classification import ImageClassification
+from archiver.tasks.image.feature_extraction import ImageFeatureExtraction
 from archiver.tasks.text.classification import TextClassification
 from archiver.tasks.text.feature_extraction import FeatureExtraction
 from archiver.tasks.text.generation import TextGeneration
@@ -24,6 +28,8 @@ TASKS: dict[str, Task] = {
     "text-classification": TextClassification(),
     "feature-extraction": FeatureExtraction(),
     "text-generation": TextGeneration(),
+    "image-classification": ImageClassification(),
+    "image-feature-extraction": ImageFeatureExtraction(),
 }
 
 
@@ -35,13 +41,26 @@ def foreign_serve_keys(task: str) -> set[str]:
 def default_task(path: Path) -> str:
     """The task that a model directory is made for: by modules.json, else by the architecture that config.json names.
 
+    A model without a head gives features of what it takes: of a text, or of an image.
+
     Raises: UnsupportedModelError where the directory holds no model that can be read.
     """
     from archiver.models.files import architecture_of, read_directory
 
-    architecture = architecture_of(read_directory(path).config) or ""
+    config = read_directory(path).config
+    architecture = architecture_of(config) or ""
     embeds = "feature-extraction"
     if (path / "modules.json").is_file():
         return embeds
     made = (name for name, task in TASKS.items() if task.architectures and architecture.endswith(task.architectures))
-    return next(made, embeds)
+    return next(made, "") or ("image-feature-extraction" if _takes_images(config, architecture) else embeds)
+
+
+def _takes_images(config: Mapping[str, Any], architecture: str) -> bool:
+    """Whether transformers' class for a model takes images, alone or beside texts."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    name = architecture or MODEL_MAPPING_NAMES.get(config.get("model_type", ""), "")
+    kind = getattr(transformers, name, None) if isinstance(name, str) and name else None
+    return getattr(kind, "main_input_name", "") == "pixel_values" or "image" in getattr(kind, "input_modalities", ())

@@ -1,0 +1,43 @@
+"""image-feature-extraction: one vector for an image, for search and likeness."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from archiver.tasks.image.images import ImageTask
+from archiver.tasks.vectors import Vectors
+
+if TYPE_CHECKING:
+    from archiver.models.facts import ModelFacts
+
+_STARTER = """
+# Fill in your data and uncomment: then the model can be calibrated, and the gate can measure what it lost.
+# data:
+#   train: images               # a folder of images, or a list of their paths (.txt, .tsv, .csv, .jsonl)
+#   validation: more-images     # what the gate is measured on
+
+compress:
+  - quantize: {method: weight-only, bits: 8}
+  # - quantize: {method: static-int8}  # faster; calibrated on data.train. Use it instead of weight-only
+
+# gate:                         # a bound that is missed, or cannot be measured, means no archive
+#   min: {cosine: 0.99, recall@10: 0.95}      # against the original model's vectors, on data.validation
+#   min_speedup: 2.0            # against PyTorch eager fp32
+#   max_size_mb: 50             # of the archive
+"""
+
+
+class ImageFeatureExtraction(Vectors, ImageTask):
+    """The vector that the model makes of an image: projected (CLIP), pooled, or the first token's."""
+
+    name = "image-feature-extraction"
+    auto_class = "AutoModel"
+    features = True
+    handler = "handlers.tasks.image.feature_extraction:ImageFeatureExtractionHandler"
+    starter = _STARTER
+
+    def answer_settings(self, facts: ModelFacts) -> dict[str, Any]:
+        return {"normalize": False}
+
+    def summary(self, facts: ModelFacts) -> list[str]:
+        return ["features: as the model gives them, not normalised unless a request asks for it"]
