@@ -25,10 +25,10 @@ _PICTURES = 32
 
 @dataclass(frozen=True)
 class ImageExample:
-    """One image. path: as the source names it; digest: SHA-256 of the file; label: as of archiver.data.examples.Example."""
+    """One image. path: as the source names it; digest: SHA-256 of its bytes; label: as in archiver.data.examples."""
 
     path: str
-    body: bytes = field(repr=False)
+    file: ImageFile = field(repr=False)
     digest: str
     label: Label = None
 
@@ -70,11 +70,15 @@ def read_images(
     problems = [(row.line, row.problem) for row in rows if isinstance(row, BadRow)]
     examples = []
     for row in good:
+        path, raw = row.values["image"], row.values.get("label")
         try:
-            raw = row.values.get("label")
             label = parse(raw) if wants_labels and raw is not None else None
-            examples.append(_example(base, row.values["image"], label, reader))
-        except (ValueError, OSError) as error:
+        except ValueError as error:
+            problems.append((row.line, f"{path}: {error}" if source.is_dir() else str(error)))
+            continue
+        try:
+            examples.append(_example(base, path, label, reader))
+        except ValueError as error:
             problems.append((row.line, str(error)))
     if problems:
         _raise(source, name, problems)
@@ -91,10 +95,11 @@ def _example(base: Path, path: Any, label: Label, reader: ImageReader) -> ImageE
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}; name an image, relative to the list") from error
     try:
-        reader.read(ImageFile(body, path))
+        file = reader.file(body, path)
+        reader.read(file)
     except BadRequest as error:
         raise ValueError(str(error)) from error
-    return ImageExample(path, body, hashlib.sha256(body).hexdigest(), label)
+    return ImageExample(path, file, hashlib.sha256(body).hexdigest(), label)
 
 
 def _folder_rows(folder: Path) -> Iterator[Row | BadRow]:
@@ -144,5 +149,5 @@ def _pictures() -> Iterator[ImageExample]:
         )
         file = BytesIO()
         Image.fromarray((values.clip(0, 1) * 255).astype(np.uint8)).save(file, "png")
-        body = file.getvalue()
-        yield ImageExample(f"picture {index}", body, hashlib.sha256(body).hexdigest())
+        body, name = file.getvalue(), f"picture {index}"
+        yield ImageExample(name, ImageFile(body, width, height, name), hashlib.sha256(body).hexdigest())

@@ -10,10 +10,11 @@ import numpy as np
 
 from handlers.errors import BadRequest
 from handlers.inputs.base import Input
-from handlers.inputs.image_file import ImageFile, ImageReader, image_file
+from handlers.inputs.image_file import ImageFile, ImageReader
 from handlers.requirements import required
 
 _REQUEST_IMAGES = 4  # of the largest size: what one request may ask to be decoded, in pixels
+_ALWAYS = 1_000_000  # pixels that resizing may make where images are bounded to fewer: small ones are made larger
 
 
 @dataclass(frozen=True)
@@ -107,18 +108,17 @@ class Image(Input[ImageFile, np.ndarray]):
         return cls(preprocessing, serving["max_pixels"], required(folder, "pillow"))
 
     def decode(self, value: Any, where: str) -> ImageFile:
-        file = image_file(value, where)
-        self.reader.size(file)
+        file = self.reader.file(value, where)
+        self._check_resized(file)
         return file
+
+    def check_together(self, values: Sequence[ImageFile]) -> None:
+        together, most = sum(value.width * value.height for value in values), _REQUEST_IMAGES * self.max_pixels
+        if together > most:
+            raise BadRequest(f"the {len(values)} images have {together} pixels together; at most {most} are allowed")
 
     def encode(self, values: Sequence[ImageFile], parameters: Mapping[str, Any]) -> list[np.ndarray]:
         """[n] arrays [height, width, 3] uint8: one image after another, so that one alone lies decoded in memory."""
-        sizes = [self.reader.size(value) for value in values]
-        together, most = sum(width * height for width, height in sizes), _REQUEST_IMAGES * self.max_pixels
-        if together > most:
-            raise BadRequest(f"the {len(values)} images have {together} pixels together; at most {most} are allowed")
-        for value, size in zip(values, sizes, strict=True):
-            self._check_resized(value, size)
         return [self.preprocessing.pixels(self.reader.read(value)) for value in values]
 
     def size(self, item: np.ndarray) -> int:
@@ -131,16 +131,16 @@ class Image(Input[ImageFile, np.ndarray]):
         return value.to_text()
 
     def from_stored(self, stored: Any) -> ImageFile:
-        return image_file(stored, "the stored image")
+        return self.reader.file(stored, "the stored image")
 
-    def _check_resized(self, value: ImageFile, size: tuple[int, int]) -> None:
+    def _check_resized(self, value: ImageFile) -> None:
         """A line of pixels as high as the model wants it would be millions of pixels long. Turned, it is as large."""
-        width, height = self.preprocessing.resized(*size)
-        if width * height > self.max_pixels:
+        width, height = self.preprocessing.resized(value.width, value.height)
+        if width * height > max(self.max_pixels, _ALWAYS):
             raise BadRequest(
-                f"{value.where} has {size[0]} × {size[1]} pixels: its shorter side made "
+                f"{value.where} has {value.width} × {value.height} pixels: its shorter side made "
                 f"{self.preprocessing.shortest_edge} pixels, it would have {width} × {height}, and at most "
-                f"{self.max_pixels} pixels are allowed; send a part that is less long"
+                f"{max(self.max_pixels, _ALWAYS)} pixels are allowed; send a part that is less long"
             )
 
 

@@ -36,24 +36,21 @@ _UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 
 @dataclass(frozen=True)
 class ImageFile:
-    """One input: the file's bytes, and its place in the request, for messages. `ImageReader` makes pixels of it."""
+    """One input, as `ImageReader.file` has found it: not decoded yet.
+
+    Args:
+        body: the file's bytes. width, height: in pixels, as its header says.
+        where: its place in the request, for messages.
+    """
 
     body: bytes = field(repr=False)
+    width: int
+    height: int
     where: str = field(default="the image", compare=False)
 
     def to_text(self) -> str:
         """Its bytes in base64, as a request in JSON sends them."""
         return base64.b64encode(self.body).decode("ascii")
-
-
-def image_file(value: Any, where: str) -> ImageFile:
-    """One image of a request, not decoded yet.
-
-    Args:
-        value: the file's bytes, or a text: the same in base64, bare or as a data: URL. where: its place in the request.
-    Raises: BadRequest for another kind of value, an empty one, and what is no base64.
-    """
-    return ImageFile(file_bytes(value, where, what=WHAT, media="image/png"), where)
 
 
 class ImageReader:
@@ -69,35 +66,37 @@ class ImageReader:
         self.max_pixels = max_pixels
         self._pillow: Any = require("PIL", requirement)
 
-    def size(self, file: ImageFile) -> tuple[int, int]:
-        """(width, height) as the header says, before any pixel is read.
+    def file(self, value: Any, where: str) -> ImageFile:
+        """One image of a request, of which the header has been read, and no pixel.
 
-        Raises: BadRequest as `read`, but for pixels that are damaged.
+        Args:
+            value: the file's bytes, or a text: the same in base64, bare or as a data: URL. where: its place in the request.
+        Raises: BadRequest for another kind of value, an empty one, what is no base64 or no image, a damaged header, and
+            more pixels than are allowed.
         """
-        width, height = self._opened(file).size
-        return width, height
+        body = file_bytes(value, where, what=WHAT, media="image/png")
+        width, height = self._opened(body, where).size
+        return ImageFile(body, width, height, where)
 
     def read(self, file: ImageFile) -> Any:
         """The image as PIL.Image.Image in RGB, upright.
 
-        Raises: BadRequest saying what is wrong with the file, with the numbers found and allowed.
+        Raises: BadRequest for pixels that are damaged or missing.
         """
-        image = self._opened(file)
+        image = self._opened(file.body, file.where)
         try:
             return _pixels(image)
         except MemoryError:
             raise
         except Exception as error:  # each reader fails in its own way at what it cannot make sense of
-            width, height = image.size
             early = "truncated" in str(error) or "not enough image data" in str(error)
             what = "ends before its last pixel" if early else "is damaged"
             raise BadRequest(
-                f"{file.where} {what}: its header declares {width} × {height} pixels, and of its {len(file.body)} bytes "
-                f"they cannot be read ({_shown(error)})"
+                f"{file.where} {what}: its header declares {file.width} × {file.height} pixels, and they cannot be read of "
+                f"its {len(file.body)} bytes ({_shown(error)})"
             ) from error
 
-    def _opened(self, file: ImageFile) -> Any:
-        body, where = file.body, file.where
+    def _opened(self, body: bytes, where: str) -> Any:
         kind = next((name for name, (mark, at, _, _) in _READERS.items() if body[at : at + len(mark)] == mark), None)
         if kind is None:
             raise BadRequest(f"{where} is no image that can be read: it begins with {body[:8]!r}; send {WHAT}")

@@ -10,7 +10,6 @@ from archiver.data.images import KEYS, PICTURES, ImageExample, read_images
 from archiver.errors import UnsupportedModelError
 from archiver.tasks.forward import ForwardTask
 from handlers.inputs.image import Image, Preprocessing
-from handlers.inputs.image_file import ImageFile
 
 if TYPE_CHECKING:
     from archiver.architecture.tracing import Tracing
@@ -83,7 +82,7 @@ class ImageTask(ForwardTask):
         return {"features": self.features}
 
     def values(self, examples: Sequence[ImageExample]) -> list[Any]:
-        return [ImageFile(example.body, example.path) for example in examples]
+        return [example.file for example in examples]
 
     def input_settings(self, workload: Workload) -> dict[str, Any]:
         return {"image": self._preprocessing(workload).to_json(), "max_pixels": workload.recipe.serve.max_pixels}
