@@ -95,6 +95,9 @@ class ServeSpec:
     max_batch_delay_ms: int = option("integer", 2, minimum=1, maximum=60_000)
     max_length: int = option("integer", 128, minimum=4, maximum=1_000_000, help="tokens, special ones included")
     max_inputs: int = option("integer", 64, minimum=1, maximum=65_536, help="most inputs in one request")
+    max_pixels: int = option(
+        "integer", 32_000_000, minimum=1, maximum=1_000_000_000, help="of one image, as it is sent"
+    )
     examples: int | Path = option("integer", 4, minimum=1, maximum=64, help="or a file of texts")
     # What follows is for tasks that name these keys in their `serve_keys`.
     max_queue: int = option("integer", 128, minimum=0, maximum=100_000, help="prompts that may wait for a place")

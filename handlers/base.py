@@ -275,6 +275,7 @@ class BatchHandler(TaskHandler[Value]):
             allowed=allowed,
             fields=self.input.fields,
         )
+        self.input.check_together(request.inputs)
         prepared = self.prepare(request.inputs, request.parameters)
         items = sum(map(len, prepared))
         if items > max(MAX_ITEMS, self.serving["max_inputs"]):

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from archiver.architecture.stand_in import ROWS, SCALE, TOKENS, Capture, gives_products
+from archiver.architecture.stand_in import ROWS, SCALE, Capture, gives_products
 
 Tensor = torch.Tensor
 Module = torch.nn.Module
@@ -79,7 +79,7 @@ class LayerProbe:
             None,
         )
         if hidden is None:
-            raise ValueError("no hidden states among its arguments")
+            raise ValueError("no hidden states [rows, tokens, width] among its arguments")
         self.shape = hidden.shape
         self.tokens = hidden.shape[0] * hidden.shape[1]
 
@@ -225,12 +225,7 @@ def is_norm(module: Module) -> bool:
 
 
 def _is_hidden(item: Any) -> bool:
-    return (
-        isinstance(item, Tensor)
-        and item.is_floating_point()
-        and item.dim() == 3
-        and tuple(item.shape[:2]) == (ROWS, TOKENS)
-    )
+    return isinstance(item, Tensor) and item.is_floating_point() and item.dim() == 3 and len(item) == ROWS
 
 
 def _tensors(output: Any) -> list[Tensor]:

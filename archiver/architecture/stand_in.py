@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from archiver.architecture.layers import is_linear
+from archiver.architecture.random_inputs import random_inputs
 from handlers.architecture.skeleton import skeleton
 
 Tensor = torch.Tensor
@@ -48,9 +49,14 @@ def stand_in(model: Module) -> Module:
 
 
 def holds_experts(module: Module) -> bool:
-    """Whether a module keeps the weights of several feed-forward blocks in one Parameter of three dimensions."""
+    """Whether a module keeps the weights of several feed-forward blocks in one Parameter of three dimensions.
+
+    Tokens and positions of images, [1, tokens, width], are none.
+    """
     own = module.parameters(recurse=False)
-    return any(item.dim() > 2 for item in own) and not isinstance(module, torch.nn.modules.conv._ConvNd)
+    return any(item.dim() > 2 and len(item) > 1 for item in own) and not isinstance(
+        module, torch.nn.modules.conv._ConvNd
+    )
 
 
 def _in_place_of_experts(x: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -97,10 +103,10 @@ class Capture:
 
 
 def run_base(made: Module, use_cache: bool) -> Any:
-    """Run the base model of a stand-in on random tokens; its output."""
+    """Run the base model of a stand-in on random inputs; its output."""
     base: Any = getattr(made, "base_model", made)
     generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(0, base.get_input_embeddings().weight.shape[0], (ROWS, TOKENS), generator=generator)
+    inputs = random_inputs(base, ROWS, TOKENS, generator)
     known = inspect.signature(base.forward).parameters
     more = {"use_cache": use_cache} if "use_cache" in known else {}
     plain = [module for module in made.modules() if gives_products(module)]
@@ -108,7 +114,7 @@ def run_base(made: Module, use_cache: bool) -> Any:
         vars(module)["forward"] = partial(_noise, int(module.out_features), generator)  # type: ignore[arg-type]
     try:
         with torch.no_grad():
-            return base(input_ids=ids, attention_mask=torch.ones_like(ids), **more)
+            return base(**inputs, **more)
     finally:
         for module in plain:
             del vars(module)["forward"]

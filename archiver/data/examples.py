@@ -66,7 +66,7 @@ def read_examples(
         problems += [(row.line, mistake) for mistake in mistakes]
         if not mistakes:
             good.append(row)
-    parse = _label_parser(labels, id2label, multi_label, [row.values.get("label") for row in good])
+    parse = label_parser(labels, id2label, multi_label, [row.values.get("label") for row in good])
     examples = []
     for row in good:
         raw = row.values.get("label")
@@ -120,12 +120,13 @@ def raise_mistakes(name: str, problems: list[tuple[int, str]]) -> NoReturn:
     )
 
 
-def _label_parser(
+def label_parser(
     labels: str, id2label: Mapping[int, str] | None, multi_label: bool | None, raw_labels: list[Any]
 ) -> Callable[[Any], Label]:
     """The function that turns one label as read (str, int, float, list) into an Example's label.
 
-    It raises ValueError that says what is wrong and what is allowed.
+    Args: as `read_examples` has them; raw_labels: all labels, by which it is decided whether they are several.
+    Returns: a function that raises ValueError saying what is wrong and what is allowed.
     """
     if labels == "score" or (id2label is not None and len(id2label) == 1 and not multi_label):
         return _score

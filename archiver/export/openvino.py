@@ -63,8 +63,8 @@ def _compress(model: Any, exported: OnnxGraph, plan: QuantizationPlan) -> Any:
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
     present = {op.get_friendly_name() for op in model.get_ops()}
-    chosen = {*plan.linears, *plan.embeddings}
-    weighted = {"MatMul", "Gemm", "Gather"}
+    chosen = {*plan.linears, *plan.embeddings, *plan.convolutions}
+    weighted = {"MatMul", "Gemm", "Gather", *(["Conv"] if plan.kind == "static-int8" else [])}
     left_out = sorted(
         node.name
         for node in exported.model.graph.node
@@ -73,6 +73,7 @@ def _compress(model: Any, exported: OnnxGraph, plan: QuantizationPlan) -> Any:
         and exported.modules.get(node.name) not in chosen
         and _has_weight(node, exported)
     )
+    attends = any(node.op_type == "Softmax" for node in exported.model.graph.node)
     scope = nncf.IgnoredScope(names=left_out, validate=False) if left_out else None
     # NNCF draws tables and progress bars on standard output, which belongs to the build's own report.
     with contextlib.redirect_stdout(io.StringIO()):
@@ -81,7 +82,7 @@ def _compress(model: Any, exported: OnnxGraph, plan: QuantizationPlan) -> Any:
                 model,
                 nncf.Dataset([_arrays(batch) for batch in plan.calibration]),
                 subset_size=len(plan.calibration),
-                model_type=nncf.ModelType.TRANSFORMER,
+                model_type=nncf.ModelType.TRANSFORMER if attends else None,
                 preset=nncf.QuantizationPreset.MIXED,
                 ignored_scope=scope,
             )
@@ -90,7 +91,7 @@ def _compress(model: Any, exported: OnnxGraph, plan: QuantizationPlan) -> Any:
 
 def _has_weight(node: Any, exported: OnnxGraph) -> bool:
     weights = {item.name for item in exported.model.graph.initializer if len(item.dims) == 2}
-    return any(name in weights for name in node.input)
+    return node.op_type == "Conv" or any(name in weights for name in node.input)
 
 
 def _arrays(batch: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -104,7 +104,7 @@ def _stage_problems(recipe: Recipe, task: Task, source: ModelSource) -> list[str
         return []
     problems = []
     with torch.device("meta"):
-        model = skeleton(source, task.auto_class, base_only=task.takes_base_alone)
+        model = skeleton(source, task.auto_class, **task.inspected)
         for index, stage, function in checks:
             if function is not None:
                 found = function(model, stage.options)

@@ -58,11 +58,15 @@ def _yaml_string(text: str) -> str:
 
 
 def _summary(task: Task, facts: ModelFacts) -> str:
-    lines = [
-        f"{facts.architecture or facts.model_type}: {facts.num_parameters / 1e6:.1f} M parameters, "
-        f"{facts.num_layers} layers of {facts.hidden_size}, {facts.weight_bytes / 1e6:.0f} MB of {facts.dtype} weights, "
-        f"at most {facts.max_positions} tokens"
+    said = [
+        f"{facts.num_parameters / 1e6:.1f} M parameters",
+        *(
+            [f"{facts.num_layers} layers of {facts.hidden_size}"] if facts.num_layers else []
+        ),  # convolutions have stages
+        f"{facts.weight_bytes / 1e6:.0f} MB of {facts.dtype} weights",
+        *([f"at most {facts.max_positions} tokens"] if facts.vocab_size else []),
     ]
+    lines = [f"{facts.architecture or facts.model_type}: {', '.join(said)}"]
     return "\n".join(f"# {line}" for line in lines + task.summary(facts))
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from archiver.tasks.base import FALLBACK_VALIDATION, FORWARD, GENERATE, Metric, Task
+from archiver.tasks.image.classification import ImageClassification
+from archiver.tasks.image.feature_extraction import ImageFeatureExtraction
 from archiver.tasks.text.classification import TextClassification
 from archiver.tasks.text.feature_extraction import FeatureExtraction
 from archiver.tasks.text.fill_mask import FillMask
 from archiver.tasks.text.generation import TextGeneration
 from archiver.tasks.text.question_answering import QuestionAnswering
-from archiver.tasks.text.token_classification import TokenClassification
 from archiver.tasks.text.ranking import TextRanking
 from archiver.tasks.text.sentence_similarity import SentenceSimilarity
+from archiver.tasks.text.token_classification import TokenClassification
 from archiver.tasks.text.zero_shot_classification import ZeroShotClassification
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
 ]
 
 # Of several tasks that a model suits, `init` takes the last one: what is more special stands further down.
+# Of several that suit a model directory, `init` takes the last.
 TASKS: dict[str, Task] = {
     "text-classification": TextClassification(),
     "feature-extraction": FeatureExtraction(),
@@ -37,6 +40,8 @@ TASKS: dict[str, Task] = {
     "text-ranking": TextRanking(),
     "zero-shot-classification": ZeroShotClassification(),
     "sentence-similarity": SentenceSimilarity(),
+    "image-feature-extraction": ImageFeatureExtraction(),
+    "image-classification": ImageClassification(),
 }
 
 
@@ -48,12 +53,13 @@ def foreign_serve_keys(task: str) -> set[str]:
 def default_task(path: Path) -> str:
     """The task that a model directory is made for: by modules.json, else by what its config.json and model card name.
 
+    A model without a head gives features of what it takes: of a text, or of an image.
+
     Raises: UnsupportedModelError where the directory holds no model that can be read.
     """
     from archiver.models.files import read_directory
 
     config = read_directory(path).config
-    embeds = "feature-extraction"
     if (path / "modules.json").is_file():
-        return embeds
-    return next((name for name, task in reversed(TASKS.items()) if task.suits(path, config)), embeds)
+        return "feature-extraction"
+    return next((name for name, task in reversed(TASKS.items()) if task.suits(path, config)), "feature-extraction")

@@ -66,7 +66,7 @@ class ForwardWorkload(Workload):
         """Load the model and take what the original gives for the validation examples."""
         from archiver.models.load import load_model
 
-        model = load_model(source, task.auto_class, base_only=task.takes_base_alone)
+        model = load_model(source, task.auto_class, **task.inspected)
         module = load_object(task.module)(model, **task.module_settings(facts)).eval()
         original = copy.deepcopy(module)
         values = task.values(validation)

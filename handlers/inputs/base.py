@@ -43,6 +43,15 @@ class Input(ABC, Generic[Value, Item]):
         Raises: BadRequest saying what is wrong and what is allowed.
         """
 
+    def check_together(self, values: Sequence[Value]) -> None:
+        """Refuse inputs of one request that are too much together, although each of them may be sent.
+
+        Args:
+            values: all inputs of a request.
+        Raises: BadRequest with the numbers found and allowed.
+        """
+        return None
+
     @abstractmethod
     def encode(self, values: Sequence[Value], parameters: Mapping[str, Any]) -> list[Item]:
         """Inputs prepared for the runtime.

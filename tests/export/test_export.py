@@ -175,12 +175,10 @@ def test_no_metadata_in_the_graph(exported):
 def test_packed_for_torch(tiny_model, tmp_path, kind, task):
     model = load_model(resolve_model(tiny_model(kind, task)), task)
     encoder = EncoderWithHead(model, TASKS[task])
-    auto_class = {"text-classification": "AutoModelForSequenceClassification", "feature-extraction": "AutoModel"}[task]
     spec = {
         "model": "model.safetensors",
         "config": "config.json",
-        "auto_class": auto_class,
-        "base_only": auto_class == "AutoModel",
+        "class": type(model).__name__,
         "module": "handlers.architecture.encoder:EncoderWithHead",
         "settings": {"pooling": TASKS[task]},
     }

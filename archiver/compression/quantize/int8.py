@@ -49,7 +49,7 @@ def static_int8(model: torch.nn.Module, options: Any, context: StageContext) -> 
     """Plan int8 weights, and activations of 8 bits with ranges measured on calibration texts.
 
     Args:
-        model: its linear layers and tables are what `targets` chooses from.
+        model: its linear layers, tables and convolutions are what `targets` chooses from.
         options: `targets`, `ignore`, and `samples`: how many calibration texts.
         context: gives the texts.
     Returns: the report; the plan with its ranges is on the model.
@@ -106,16 +106,18 @@ def affine_uint8(low: float, high: float) -> tuple[float, int]:
 
 
 def _plan(model: torch.nn.Module, options: Any, kind: str) -> StageReport:
+    convolutions = (torch.nn.Conv1d, torch.nn.Conv2d) if kind == "static-int8" else ()
     kinds = {
         name: type(module)
         for name, module in model.named_modules()
-        if isinstance(module, (torch.nn.Linear, torch.nn.Embedding))
+        if isinstance(module, (torch.nn.Linear, torch.nn.Embedding, *convolutions))
     }
     chosen = select_modules(kinds, options.targets or ("*",), options.ignore, roles_of(model))
     plan = QuantizationPlan(
         kind,
         linears=tuple(name for name in chosen if issubclass(kinds[name], torch.nn.Linear)),
         embeddings=tuple(name for name in chosen if issubclass(kinds[name], torch.nn.Embedding)),
+        convolutions=tuple(name for name in chosen if issubclass(kinds[name], convolutions)),
     )
     setattr(model, "quantization", plan)  # noqa: B010 - a plain attribute; Module would have it a tensor
     return report_stage(f"quantize/{kind}", model, options)

@@ -1,0 +1,52 @@
+"""Random inputs of the right shape for a model, by what it calls its main input: tokens of a text, pixels of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+Tensor = torch.Tensor
+
+_SIDE = 64  # of an image, where the model takes any size: divisible by what convolutions usually shrink it by
+
+
+def random_inputs(model: Any, rows: int, tokens: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Arguments for one forward pass of a model.
+
+    Args:
+        model: a model of transformers; its weights are not looked at.
+        rows: how many inputs.
+        tokens: how long they are, where that is free (texts); what a config fixes (the patches of an image) stays.
+    Returns: name → tensor [rows, …] on the CPU.
+    Raises: LookupError for a kind of input that is not known here.
+    """
+    name = getattr(model, "main_input_name", "input_ids")
+    if name not in MAKERS:
+        raise LookupError(f"it takes {name}, for which no random inputs can be made; known: {', '.join(MAKERS)}")
+    return MAKERS[name](model, rows, tokens, generator)
+
+
+def image_shape(config: Any) -> tuple[int, int, int]:
+    """(channels, height, width) of the images that a config is made for, or the part of it that is for images."""
+    config = getattr(config, "vision_config", config)
+    size = getattr(config, "image_size", None) or _SIDE
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    return int(getattr(config, "num_channels", None) or 3), int(height), int(width)
+
+
+def _texts(model: Any, rows: int, tokens: int, generator: torch.Generator) -> dict[str, Tensor]:
+    ids = torch.randint(0, model.get_input_embeddings().weight.shape[0], (rows, tokens), generator=generator)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def _images(model: Any, rows: int, tokens: int, generator: torch.Generator) -> dict[str, Tensor]:
+    return {"pixel_values": torch.randn(rows, *image_shape(model.config), generator=generator)}
+
+
+# By `main_input_name` of transformers' classes.
+MAKERS: Mapping[str, Callable[[Any, int, int, torch.Generator], dict[str, Tensor]]] = {
+    "input_ids": _texts,
+    "pixel_values": _images,
+}
