@@ -1,4 +1,4 @@
-"""Transcripts as they are answered: those of transformers' pipeline, alone, in batches, and of long recordings in pieces."""
+"""Transcripts as they are answered: those of transformers' pipeline, alone, in batches, of long recordings in pieces."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def test_what_is_cut_by_itself_is_what_chunk_length_s_cuts(model):
     (long,) = sounds(100_003)
     by_parameter = hear(model).respond([recording(long)], {"chunk_length_s": 2.0})
     assert hear(model, chunk_seconds=2.0).respond([recording(long)]) == by_parameter
-    starts = [start for chunk in hear(model, chunk_seconds=2.0).respond([recording(long)], {"return_timestamps": "word"})[0]["chunks"] for start in chunk["timestamp"]]  # fmt: skip
+    (answer,) = hear(model, chunk_seconds=2.0).respond([recording(long)], {"return_timestamps": "word"})
+    starts = [second for chunk in answer["chunks"] for second in chunk["timestamp"]]
     assert starts == sorted(starts) and starts[-1] <= 100_003 / 16_000
 
 
