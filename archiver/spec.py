@@ -16,7 +16,7 @@ class DataSpec:
     """Where examples come from.
 
     train, validation: a file (Path), "hub://name[/config]:split", "embedded:cpython:train|validation", or None
-    columns: {"text" | "text_pair" | "label": column name, or position in a file without header}; {} for the default
+    columns: {"text" | "text_pair" | "label" | …: column name, or position in a file without header}; {} for the default
     context: tokens per window of a language model's text
     """
 
@@ -100,6 +100,10 @@ class ServeSpec:
     )
     examples: int | Path = option("integer", 4, minimum=1, maximum=64, help="or a file of texts")
     # What follows is for tasks that name these keys in their `serve_keys`.
+    max_seconds: float | str = option(
+        "number", "auto", choices=("auto",), above=0, maximum=86_400, help="of sound in a request"
+    )
+    chunk_seconds: float = option("number", 30.0, minimum=1, maximum=600, help="of sound in one pass; longer is cut")
     max_queue: int = option("integer", 128, minimum=0, maximum=100_000, help="prompts that may wait for a place")
     deadline_s: float = option(
         "number", 120.0, above=0, maximum=86_400, help="a request's text ends here at the latest"

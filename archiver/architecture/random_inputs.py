@@ -1,4 +1,5 @@
-"""Random inputs of the right shape for a model, by what it calls its main input: tokens of a text, pixels of an image."""
+"""Random inputs of the right shape for a model, by what it calls its main input: tokens of a text, pixels of an image,
+samples of a sound."""
 
 from __future__ import annotations
 
@@ -45,8 +46,21 @@ def _images(model: Any, rows: int, tokens: int, generator: torch.Generator) -> d
     return {"pixel_values": torch.randn(rows, *image_shape(model.config), generator=generator)}
 
 
+def _sounds(model: Any, rows: int, tokens: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Samples that make at least `tokens` frames; for a model over a spectrogram one of the size that it takes."""
+    config = model.config
+    kernels, strides = getattr(config, "conv_kernel", None), getattr(config, "conv_stride", None)
+    if not kernels or not strides:
+        return {"input_values": torch.randn(rows, config.max_length, config.num_mel_bins, generator=generator)}
+    samples = tokens
+    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
+        samples = (samples - 1) * stride + kernel
+    return {"input_values": torch.randn(rows, samples, generator=generator)}
+
+
 # By `main_input_name` of transformers' classes.
 MAKERS: Mapping[str, Callable[[Any, int, int, torch.Generator], dict[str, Tensor]]] = {
     "input_ids": _texts,
     "pixel_values": _images,
+    "input_values": _sounds,
 }

@@ -29,6 +29,30 @@ class Tracing:
     bounds: Mapping[str, tuple[int, int]]
 
 
+def samples_tracing(least: int, most: int) -> Tracing:
+    """The call of a module that takes input_values and attention_mask [rows, samples].
+
+    Args:
+        least, most: samples of a row.
+    """
+    length = min(most, 16 * least + 5)
+    values = torch.randn(2, length, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(values.shape, dtype=torch.int64)
+    mask[1, max(least, length // 2) :] = 0
+    names = ("input_values", "attention_mask")
+    return Tracing(
+        {"input_values": values, "attention_mask": mask},
+        {name: {0: "rows", 1: "samples"} for name in names},
+        {"rows": (1, MAX_ROWS), "samples": (least, most)},
+    )
+
+
+def spectrogram_tracing(frames: int, bins: int) -> Tracing:
+    """The call of a module that takes input_values [rows, frames, bins], of which only the rows vary."""
+    values = torch.randn(2, frames, bins, generator=torch.Generator().manual_seed(0))
+    return Tracing({"input_values": values}, {"input_values": {0: "rows"}}, {"rows": (1, MAX_ROWS)})
+
+
 def text_tracing(module: Any, *, max_length: int, max_places: int = 1) -> Tracing:
     """The call of a module that takes token ids.
 

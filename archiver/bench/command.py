@@ -78,9 +78,9 @@ def _stock(recipe: Recipe, folder: Path) -> Path:
     from archiver.models.facts import inspect_model
     from archiver.models.source import resolve_model
 
-    task = TASKS[recipe.task]
+    source = resolve_model(recipe.model)
+    task = TASKS[recipe.task].of_model(source.path)
     if task.execution != FORWARD:
         raise RecipeError(f"there is no plain handler for {task.name}, which writes its answers token by token")
-    source = resolve_model(recipe.model)
     inspect_model(source.path, task.auto_class, task=task.name, **task.inspected)
     return build_stock(source.path, task.name, task.auto_class, folder, max_length=recipe.serve.max_length)

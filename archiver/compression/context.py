@@ -79,6 +79,18 @@ def inputs_of(batch: Batch, module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: batch[name] for name in names if name in batch}
 
 
+def real_places(batch: Batch, module: torch.nn.Module) -> torch.Tensor | None:
+    """[rows, length] of a batch, 1 where the module's output stands for something that is no padding.
+
+    Args:
+        batch: name → tensor [rows, …].
+        module: a module whose output has other places than its inputs says so by `real_places(batch)`.
+    Returns: its answer, else the attention mask; None for inputs without one.
+    """
+    own = getattr(module, "real_places", None)
+    return batch.get("attention_mask") if own is None else own(batch)  # type: ignore[no-any-return]
+
+
 def rows_of(batch: Batch) -> int:
     """How many inputs a batch holds."""
     return len(next(iter(batch.values())))

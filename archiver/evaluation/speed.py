@@ -50,7 +50,7 @@ def compare_speed(
     *,
     compressed_batches: Sequence[Arrays] | None = None,
     rounds: int = ROUNDS,
-    count: Callable[[Arrays], int] = lambda batch: len(batch["input_ids"]),
+    count: Callable[[Arrays], float] = lambda batch: len(batch["input_ids"]),
 ) -> Speed:
     """One untimed pass of each (shapes, caches), then A B A B … over all batches.
 

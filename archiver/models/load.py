@@ -54,11 +54,19 @@ def load_model(
     if problems:
         raise UnsupportedModelError(f"model {path.absolute().name!r}: its weights and config.json differ:", problems)
     loaded = to_linear_layers(model.float().eval())
-    head_layer = model.get_output_embeddings()
-    if head_layer is not None and hasattr(head_layer, "weight"):
+    words, head_layer = _embeddings(model), model.get_output_embeddings()
+    if words is not None and head_layer is not None and hasattr(head_layer, "weight"):
         # A file that holds another head than its embeddings keeps both, whatever config.json says.
-        model.config.tie_word_embeddings = head_layer.weight is model.get_input_embeddings().weight
+        model.config.tie_word_embeddings = head_layer.weight is words.weight
     return loaded
+
+
+def _embeddings(model: Any) -> Any:
+    """The table of token embeddings; None where the model's inputs are no tokens."""
+    try:
+        return model.get_input_embeddings()
+    except NotImplementedError:
+        return None
 
 
 def skeleton(

@@ -127,5 +127,6 @@ def _timings(workload: Workload, choice: Choice, compressed: Compressed, progres
         "stage_seconds": dict(progress.seconds),
         "stages": compressed.speeds,
         "other_runtimes": choice.rejected,
+        **workload.task.timings(choice.speed),
         **choice.staged.measured,
     }

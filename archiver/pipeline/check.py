@@ -43,8 +43,8 @@ def check(recipe: Recipe) -> Checked:
 
     Raises: RecipeError that lists every problem; UnsupportedModelError where the model cannot be used at all.
     """
-    task = TASKS[recipe.task]
     source = resolve_model(recipe.model)
+    task = TASKS[recipe.task].of_model(source.path)
     facts = inspect_model(source.path, task.auto_class, task=task.name, **task.inspected)
     problems = _runtime_problems(recipe) + _length_problems(recipe, source, facts) + task.check(recipe, source, facts)
     found: dict[str, list[Any]] = {"train": [], "validation": []}

@@ -27,7 +27,7 @@ def write_recipe(model_dir: Path | str, task: str | None = None) -> str:
     if not given.startswith("embedded:") and not Path(given).is_dir():
         raise UnsupportedModelError(f"{given} is no directory: name one that holds config.json and model.safetensors")
     source = resolve_model(given if given.startswith("embedded:") else Path(given))
-    chosen = TASKS[task or default_task(source.path)]
+    chosen = TASKS[task or default_task(source.path)].of_model(source.path)
     facts = inspect_model(source.path, chosen.auto_class, task=chosen.name, **chosen.inspected)
     names = [one.name for one in RUNTIMES.values() if chosen.execution in one.ways]
     return _HEAD.format(

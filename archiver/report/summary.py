@@ -28,6 +28,8 @@ def summarize(report: Mapping[str, Any], path: Path) -> str:
         f"{timings['speedup']:.2f} × PyTorch eager fp32",
         f"          {batches} on {host['processor']}, {host['cores']} cores, {', '.join(host['isa'])}",
     ]
+    if factor := timings.get("real_time_factor"):
+        lines.append(f"          real-time factor {factor['original']:.4f} → {factor['compressed']:.4f}")
     if timings["speedup"] < 1.05:
         lines.append("          nothing is faster on this host: what was won is bytes")
     lines += _assistance(timings.get("assistance"))

@@ -7,6 +7,8 @@ from pathlib import Path
 from archiver.tasks.base import FALLBACK_VALIDATION, FORWARD, GENERATE, Metric, Task
 from archiver.tasks.image.classification import ImageClassification
 from archiver.tasks.image.feature_extraction import ImageFeatureExtraction
+from archiver.tasks.speech.classification import AudioClassification
+from archiver.tasks.speech.recognition import CtcRecognition
 from archiver.tasks.text.classification import TextClassification
 from archiver.tasks.text.feature_extraction import FeatureExtraction
 from archiver.tasks.text.fill_mask import FillMask
@@ -42,6 +44,8 @@ TASKS: dict[str, Task] = {
     "sentence-similarity": SentenceSimilarity(),
     "image-feature-extraction": ImageFeatureExtraction(),
     "image-classification": ImageClassification(),
+    "automatic-speech-recognition": CtcRecognition(),
+    "audio-classification": AudioClassification(),
 }
 
 

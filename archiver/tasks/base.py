@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     import torch
 
+    from archiver.evaluation.speed import Speed
     from archiver.models.facts import ModelFacts
     from archiver.models.source import ModelSource
     from archiver.spec import Recipe, ServeSpec
@@ -118,7 +119,13 @@ class Task(ABC):
         """
         from archiver.models.files import architecture_of
 
-        return bool(self.architectures) and (architecture_of(config) or "").endswith(self.architectures)
+        architecture = architecture_of(config) or ""
+        if not self.architectures or not architecture.endswith(self.architectures):
+            return False
+        # Models of texts and of sounds have heads of one name.
+        import transformers
+
+        return getattr(getattr(transformers, architecture, None), "main_input_name", self.input_name) == self.input_name
 
     @abstractmethod
     def read(self, where: Path | str, recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[Any]:
@@ -129,6 +136,14 @@ class Task(ABC):
         Returns: its examples, at least one.
         Raises: DataError that lists every bad row.
         """
+
+    def of_model(self, path: Path) -> Task:
+        """The task as it is for one model: of several kinds of models that do the same task, the one that this is.
+
+        Args:
+            path: the model directory.
+        """
+        return self
 
     def load(
         self, recipe: Recipe, source: ModelSource, facts: ModelFacts, validation: list[Any], train: list[Any]
@@ -172,6 +187,10 @@ class Task(ABC):
     @abstractmethod
     def summary(self, facts: ModelFacts) -> list[str]:
         """Lines on the model for a starter recipe's comment."""
+
+    def timings(self, speed: Speed) -> dict[str, Any]:
+        """What a report of speed says beside it."""
+        return {}
 
     def starter_body(self, facts: ModelFacts) -> str:
         """The starter recipe between its head and `serve:`."""

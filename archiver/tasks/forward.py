@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from archiver.architecture.tracing import Tracing
     from archiver.models.facts import ModelFacts
     from archiver.spec import ServeSpec
-    from archiver.tasks.workload import Workload
+    from archiver.tasks.workload import Arrays, Workload
 
 SERVE_BATCHES = """\
   batch_size: 32                # requests that one worker gets at once
@@ -114,6 +114,10 @@ class ForwardTask(Task):
     def examples_of(self, where: Path, workload: Workload) -> list[Any]:
         """The inputs of the file that `serve.examples` names: examples to store in the place of validation data."""
         return self.values(self.read(where, workload.recipe, workload.source, workload.facts))
+
+    def amount(self, workload: Workload, batch: Arrays) -> float:
+        """How many of what speed counts (`unit`) a batch of arrays holds."""
+        return len(next(iter(batch.values())))
 
     def extent(self, workload: Workload) -> dict[str, int]:
         """How much the metrics were measured on, beside the number of examples."""

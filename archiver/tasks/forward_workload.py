@@ -174,8 +174,8 @@ class ForwardWorkload(Workload):
         prepared = reader.prepare(self.values, self.task.measured_with)
         return sorted_batches(reader.input, [item for several in prepared for item in several])
 
-    def items_of(self, batch: Any) -> int:
-        return len(next(iter(batch.values())))
+    def items_of(self, batch: Any) -> float:
+        return self.task.amount(self, batch)
 
     def speed(self, handler: Any) -> Speed:
         return compare_speed(

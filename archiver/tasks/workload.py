@@ -120,7 +120,7 @@ class Workload(ABC):
         """The same texts as the original's own tokenizer cuts them."""
 
     @abstractmethod
-    def items_of(self, batch: Any) -> int:
+    def items_of(self, batch: Any) -> float:
         """How many of what speed counts (the task's `unit`) are in a batch of `speed_batches`."""
 
     def run_of(self, module: torch.nn.Module) -> Callable[[Arrays], np.ndarray]:

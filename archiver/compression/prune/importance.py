@@ -18,7 +18,7 @@ import torch
 
 from archiver.architecture import Cut, layer_list, removable, without_layers
 from archiver.compression.calibration import removed, watched_inputs
-from archiver.compression.context import Batch, StageContext, calibration_forward, inputs_of, rows_of
+from archiver.compression.context import Batch, StageContext, calibration_forward, inputs_of, real_places, rows_of
 
 Tensor = torch.Tensor
 _ROWS = 16
@@ -191,5 +191,5 @@ def _greedy(
 def _distance(context: StageContext, batch: Batch, targets: Sequence[Tensor], place: int) -> float:
     outputs, objective = context.module(**inputs_of(batch, context.module)), context.objective
     if targets or objective.loss is None:
-        return float(objective.distance(outputs, targets[place], batch.get("attention_mask"), 1.0))
+        return float(objective.distance(outputs, targets[place], real_places(batch, context.module), 1.0))
     return float(objective.loss(outputs, batch["labels"]))

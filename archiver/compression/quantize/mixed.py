@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from archiver.compression.bisect import bisect
-from archiver.compression.context import Batch, StageContext, inputs_of
+from archiver.compression.context import Batch, StageContext, inputs_of, real_places
 from archiver.compression.quantize.grids import round_to_nearest
 from archiver.compression.quantize.options import Mixed, WeightOnly
 from archiver.errors import DataError, GateFailed
@@ -154,7 +154,7 @@ def _sensitivities(
                 for batch, answer in zip(batches, answers, strict=True):
                     outputs = module(**inputs_of(batch, module))
                     rows = len(outputs)
-                    loss = objective.distance(outputs, answer, batch.get("attention_mask"), 1.0)
+                    loss = objective.distance(outputs, answer, real_places(batch, module), 1.0)
                     total, count = total + float(loss) * rows, count + rows
                 found[name][bits] = total / count
             restore(name)

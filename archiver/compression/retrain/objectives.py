@@ -38,3 +38,26 @@ def hidden_distance(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Te
     else:
         weight = mask.unsqueeze(-1).to(teacher.dtype)
     return ((student - teacher).square() * weight).sum() / ((teacher.square() * weight).sum() + 1e-12)
+
+
+def ctc_loss(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Connectionist temporal classification: −log of the probability of a transcript over all its alignments.
+
+    Args:
+        outputs: [rows, frames, vocabulary], logits.
+        labels: [rows, 2 + longest] int64: how many frames of the row are real, the id that stands for no token, then the
+            transcript's token ids, −100 behind its end.
+    Returns: the mean over rows of the loss for each token, a scalar; a row without tokens, or too short for them, counts 0.
+    Source: Graves et al. 2006, Connectionist Temporal Classification, ICML.
+    """
+    tokens, counts = labels[:, 2:], (labels[:, 2:] >= 0).sum(dim=1)
+    losses = functional.ctc_loss(
+        functional.log_softmax(outputs.float(), dim=-1).transpose(0, 1),
+        tokens.clamp(min=0),
+        labels[:, 0],
+        counts,
+        blank=int(labels[0, 1]),
+        reduction="none",
+        zero_infinity=True,
+    )
+    return torch.where(counts > 0, losses / counts.clamp(min=1), 0.0).mean()

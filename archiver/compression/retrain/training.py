@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 
 from archiver.architecture import layer_list
-from archiver.compression.context import Batch, StageContext, inputs_of
+from archiver.compression.context import Batch, StageContext, inputs_of, real_places
 from archiver.compression.retrain.checkpoint import Checkpoint
 from archiver.compression.retrain.objectives import hidden_distance
 from archiver.compression.retrain.options import Retrain
@@ -169,7 +169,7 @@ class _Run:
             loss = loss + options.labels * objective.loss(outputs, batch["labels"])
         if self.teacher is not None:
             target, theirs = self.teacher.answer(batch, place, self.model)
-            mask = batch.get("attention_mask")
+            mask = real_places(batch, self.context.module)
             if options.distill.logits > 0:
                 distance = objective.distance(outputs, target, mask, options.temperature)
                 loss = loss + options.distill.logits * distance

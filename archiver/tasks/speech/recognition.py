@@ -1,0 +1,174 @@
+"""automatic-speech-recognition by a CTC model: the transcript of a recording."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from archiver.errors import UnsupportedModelError
+from archiver.evaluation.transcripts import transcript_metrics
+from archiver.tasks.base import Metric
+from archiver.tasks.forward import Measured
+from archiver.tasks.speech.audio import AudioTask, config_of
+from handlers.tasks.speech.ctc import Alphabet, frames_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from archiver.evaluation.speed import Speed
+    from archiver.models.facts import ModelFacts
+    from archiver.models.source import ModelSource
+    from archiver.spec import Recipe, ServeSpec
+    from archiver.tasks.workload import Arrays, Workload
+
+_STARTER = """
+# Recordings that the gate and the stored examples come from: without them nothing can be built. Name a list here.
+data:
+  # train: train.tsv            # what is calibrated on, and retrained with
+  validation: validation.tsv    # .tsv, .csv or .jsonl; the sound files' paths are relative to the list
+  columns: {audio: 0, transcript: 1}      # positions where the list has no header, else names
+
+compress:
+  - quantize: {method: weight-only, bits: 8}
+  # - quantize: {method: static-int8}  # faster; calibrated on data.train. Use it instead of weight-only
+
+# gate:                         # a bound that is missed, or cannot be measured, means no archive
+#   max_drop: {word_accuracy: 0.01}  # 0.01 is one word in a hundred; max_increase: {wer: 0.1} is relative
+#   min_speedup: 2.0            # against PyTorch eager fp32
+#   max_size_mb: 150            # of the archive
+"""
+
+
+class CtcRecognition(AudioTask):
+    """Transcripts are learnt by the CTC loss; two models are compared by the divergence of their softened frames."""
+
+    name = "automatic-speech-recognition"
+    auto_class = "AutoModelForCTC"
+    architectures = ("ForCTC",)
+    metrics = {
+        "wer": Metric(higher_is_better=False, needs=("transcript",)),
+        "cer": Metric(higher_is_better=False, needs=("transcript",)),
+        "word_accuracy": Metric(needs=("transcript",)),
+        "agreement": Metric(),  # share of recordings with the original's words
+    }
+    headlines = ("word_accuracy", "agreement")
+    fine = ("cer", "agreement")
+    columns = ("audio", "transcript")
+    serve_keys = ("max_seconds", "chunk_seconds")
+    default_seconds = 600.0
+    unit = "seconds of sound"
+    handler = "handlers.tasks.speech.recognition:CtcHandler"
+    starter = _STARTER
+
+    def check(self, recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[str]:
+        problems = super().check(recipe, source, facts)
+        try:
+            self.alphabet(source)
+        except UnsupportedModelError as error:
+            problems.append(str(error))
+        serve = recipe.serve
+        if serve.chunk_seconds > self.most_seconds(serve):
+            problems.append(
+                f"serve.chunk_seconds is {serve.chunk_seconds:g}; at most serve.max_seconds, "
+                f"{self.most_seconds(serve):g}, is allowed"
+            )
+        return problems
+
+    def alphabet(self, source: ModelSource) -> dict[str, Any]:
+        """The model's tokens, as serving.json holds them."""
+        from archiver.models.audio import read_alphabet
+
+        return read_alphabet(source.path, int(config_of(source.path)["vocab_size"]))
+
+    def longest(self, serve: ServeSpec) -> float:
+        return serve.chunk_seconds
+
+    def input_settings(self, workload: Workload) -> dict[str, Any]:
+        from archiver.models.audio import convolutions_of
+
+        return {
+            **super().input_settings(workload),
+            "chunk_seconds": workload.recipe.serve.chunk_seconds,
+            "convolutions": convolutions_of(config_of(workload.source.path)),
+            "alphabet": self.alphabet(workload.source),
+        }
+
+    def answer_settings(self, facts: ModelFacts) -> dict[str, Any]:
+        return {}
+
+    def metrics_of(self, measured: Measured) -> dict[str, float]:
+        found, reference = (
+            [answer["text"] for answer in measured.handler.answers(one, {})]
+            for one in (measured.found, measured.reference)
+        )
+        return transcript_metrics(found, reference, [example.transcript for example in measured.examples])
+
+    def amount(self, workload: Workload, batch: Arrays) -> float:
+        """Seconds of sound, without padding: what is heard twice, where pieces overlap, counts twice."""
+        return float(batch["attention_mask"].sum()) / self.features(workload.source.path).rate
+
+    def targets(
+        self, workload: Workload, examples: Sequence[Any], prepared: Sequence[Sequence[Any]]
+    ) -> list[Any] | None:
+        """As `ctc_loss` takes them. A recording that is cut into pieces is learnt from the original alone."""
+        settings = self.input_settings(workload)
+        alphabet = Alphabet.of(settings["alphabet"])
+        if any(example.transcript is None for example in examples):
+            return None
+        targets = []
+        for example, items in zip(examples, prepared, strict=True):
+            ids = [token for token in alphabet.ids_of(written(example.transcript, alphabet)) if token is not None]
+            for item in items:
+                frames = frames_of(len(item.samples), settings["convolutions"])
+                blank = alphabet.tokens.index(alphabet.blank)
+                targets.append(np.array([frames, blank, *(ids if len(items) == 1 else ())], np.int64))
+        return targets
+
+    def collate_targets(self, targets: Sequence[Any], size: int) -> torch.Tensor:
+        import torch
+
+        found = np.full((len(targets), max(map(len, targets))), -100, np.int64)
+        for row, target in enumerate(targets):
+            found[row, : len(target)] = target
+        return torch.from_numpy(found)
+
+    def loss(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        from archiver.compression.retrain.objectives import ctc_loss
+
+        return ctc_loss(outputs, labels)
+
+    def distance(
+        self, outputs: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None, temperature: float
+    ) -> torch.Tensor:
+        from archiver.compression.retrain.objectives import softened_divergence
+
+        each = softened_divergence(outputs, teacher, temperature)
+        return each.mean() if mask is None else (each * mask).sum() / mask.sum()
+
+    def timings(self, speed: Speed) -> dict[str, Any]:
+        """Seconds of computing for a second of sound."""
+        return {
+            "real_time_factor": {
+                "original": round(1 / speed.original_per_s, 6),
+                "compressed": round(1 / speed.compressed_per_s, 6),
+            }
+        }
+
+    def summary(self, facts: ModelFacts) -> list[str]:
+        return ["hears by CTC: a token for each frame of sound"]
+
+    def starter_limits(self, facts: ModelFacts) -> str:
+        return (
+            "  max_seconds: 600              # of sound in one request\n"
+            "  chunk_seconds: 30             # longer recordings are cut into pieces that overlap"
+        )
+
+
+def written(transcript: str, alphabet: Alphabet) -> str:
+    """A transcript in the letters that the alphabet has: upper case where it knows no lower case, and the reverse."""
+    letters = "".join(token for token in alphabet.tokens if len(token) == 1)
+    if not any(letter.islower() for letter in letters):
+        return transcript.upper()
+    return transcript if any(letter.isupper() for letter in letters) else transcript.lower()
