@@ -5,7 +5,7 @@
 """
 
 from archiver.architecture.discovery import kv_shapes, layer_parts
-from archiver.architecture.layers import is_linear, keep_layers, layer_list, removable, without_layers
+from archiver.architecture.layers import is_linear, keep_layers, layer_list, layer_stacks, removable, without_layers
 from archiver.architecture.parts import KINDS, Cut, Fold, LayerParts
 from archiver.architecture.surgery import cut_layer, cuts_of
 from handlers.architecture.skeleton import settings_of
@@ -22,6 +22,7 @@ __all__ = [
     "kv_shapes",
     "layer_list",
     "layer_parts",
+    "layer_stacks",
     "removable",
     "settings_of",
     "without_layers",

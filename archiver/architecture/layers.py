@@ -27,13 +27,7 @@ def layer_list(model: Module) -> tuple[str, Any]:
     Returns: its name from the model down, and the torch.nn.ModuleList.
     Raises: UnsupportedModelError where there is none, or there are several stacks of like size.
     """
-    found: list[tuple[int, str, torch.nn.ModuleList]] = []
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.ModuleList) and not any(name.startswith(f"{other}.") for _, other, _ in found):
-            sizes = [_linear_sizes(member) for member in module]
-            if sizes and all(len(item) > 1 for item in sizes):
-                found.append((sum(map(sum, sizes)), name, module))
-    found.sort(key=lambda item: -item[0])
+    found = _stacks(model)
     kind = type(model).__name__
     if not found:
         raise UnsupportedModelError(f"{kind}: no list of repeated layers with linear layers was found in its modules")
@@ -42,6 +36,23 @@ def layer_list(model: Module) -> tuple[str, Any]:
     if any(isinstance(member, torch.nn.ModuleList) for member in found[0][2]):
         raise UnsupportedModelError(f"{kind}: {found[0][1]} is a list of lists of layers; one list is expected")
     return found[0][1], found[0][2]
+
+
+def layer_stacks(model: Module) -> list[Any]:
+    """The torch.nn.ModuleList of repeated layers; of a model with an encoder and a decoder both, in the order of names."""
+    found = _stacks(model)
+    return [module for size, _, module in sorted(found, key=lambda item: item[1]) if 4 * size > found[0][0]]
+
+
+def _stacks(model: Module) -> list[tuple[int, str, torch.nn.ModuleList]]:
+    """(linear weights, name, list) of each outermost ModuleList whose members hold several linear layers, largest first."""
+    found: list[tuple[int, str, torch.nn.ModuleList]] = []
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.ModuleList) and not any(name.startswith(f"{other}.") for _, other, _ in found):
+            sizes = [_linear_sizes(member) for member in module]
+            if sizes and all(len(item) > 1 for item in sizes):
+                found.append((sum(map(sum, sizes)), name, module))
+    return sorted(found, key=lambda item: -item[0])
 
 
 def _linear_sizes(module: Module) -> list[int]:

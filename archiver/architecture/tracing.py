@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,3 +74,22 @@ def text_tracing(module: Any, *, max_length: int, max_places: int = 1) -> Tracin
         {name: {0: "rows", 1: "places" if name == "places" else "tokens"} for name in module.inputs},
         bounds,
     )
+
+
+@dataclass(frozen=True)
+class SourceExample:
+    """An example call to trace and to compare with.
+
+    Args:
+        arrays: the encoder's inputs, at least two sources. source: the name of its main one.
+        heads: (layer, head) pairs whose cross-attention the writing graph tells.
+    """
+
+    arrays: Mapping[str, torch.Tensor]
+    source: str = "input_ids"
+    heads: Sequence[Sequence[int]] = ()
+
+    @property
+    def masked(self) -> bool:
+        """Whether sources have padding that the decoder must not see."""
+        return "attention_mask" in self.arrays

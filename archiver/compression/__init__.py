@@ -60,8 +60,12 @@ _FACTORIZES: Mapping[Effect, Refusal] = {
 }
 
 _INT8_DEVICES = Only(("cpu",), "int8 activations run on the CPU only: use weight-only, or device: cpu")
+_ONE_STACK = Only(
+    ("forward", "generate"),
+    "does not fit a model that begins, forces and forbids tokens by their ids: remove it",
+)
 _INT8_EXECUTIONS = Only(
-    ("forward",),
+    ("forward", "seq2seq"),
     "is for encoders; the runtimes of text-generation quantize activations themselves where that is faster: "
     "use weight-only",
 )
@@ -215,6 +219,7 @@ METHODS: dict[str, dict[str, Method]] = {
         "vocabulary": Method(
             options=Vocabulary,
             function="archiver.compression.share.vocabulary:vocabulary",
+            executions=_ONE_STACK,
             needs_tokenizer=True,
             needs_data=True,
             check="archiver.compression.share.vocabulary:check",

@@ -39,7 +39,7 @@ def export_decoder(model: torch.nn.Module, plan: QuantizationPlan | None, folder
 
     with tempfile.TemporaryDirectory() as place:
         plain = Path(place) / IR
-        with _as_it_was(model), torch.random.fork_rng(devices=[]):
+        with as_it_was(model), torch.random.fork_rng(devices=[]):
             model.eval()  # dropout would make torch's answers others, and draw random numbers
             _trace(model, decoder_config(model), plain)
             check_answers(model, plain.parent)
@@ -47,10 +47,10 @@ def export_decoder(model: torch.nn.Module, plan: QuantizationPlan | None, folder
         put_integers(graph, model, plan)
         # A new model around the same operations: optimum's and the converter's notes about themselves stay behind.
         graph = ov.Model(graph.get_results(), graph.get_sinks(), graph.get_parameters(), "decoder")
-        _name_by_place(graph)
+        name_by_place(graph)
         ov.save_model(graph, folder / IR, compress_to_fp16=False)
         del graph  # which reads from the temporary file
-    _forget_version(folder / IR)
+    forget_version(folder / IR)
     settings: dict[str, Any] = model.config.to_dict()  # type: ignore[union-attr, operator]  # transformers' own
     kept = {key: value for key, value in settings.items() if key != "_name_or_path"}
     (folder / "config.json").write_bytes(canonical_json(kept))
@@ -60,7 +60,7 @@ def _trace(model: torch.nn.Module, config_class: Any, path: Path) -> None:
     from optimum.exporters.openvino import export
 
     config: Any = model.config
-    with _quiet(), _as_it_was(model):
+    with quiet(), as_it_was(model):
         # Paged attention takes the place of this one operation; eager attention's many would first have to be recognised.
         # Modules whose head counts were cut may have a config of their own.
         for module in model.modules():
@@ -82,11 +82,12 @@ def _first_words(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _as_it_was(model: torch.nn.Module) -> Iterator[None]:
+def as_it_was(model: torch.nn.Module) -> Iterator[None]:
     """optimum turns the module to evaluation, sets fields of its config, and leaves a `forward` on the module itself."""
     modules = list(model.modules())
     training = [module.training for module in modules]
     forwards = [vars(module).get("forward") for module in modules]
+    own: list[Any] = [vars(module).get("config") for module in modules]
     configs = {id(module.config): module.config for module in modules if hasattr(module, "config")}
     fields = {key: dict(vars(config)) for key, config in configs.items()}
     try:
@@ -95,15 +96,17 @@ def _as_it_was(model: torch.nn.Module) -> Iterator[None]:
         for key, config in configs.items():
             vars(config).clear()
             vars(config).update(fields[key])
-        for module, mode, forward in zip(modules, training, forwards, strict=True):
+        for module, mode, forward, settings in zip(modules, training, forwards, own, strict=True):
             module.training = mode
+            if settings is not None:
+                vars(module)["config"] = settings
             vars(module).pop("forward", None)
             if forward is not None:
                 vars(module)["forward"] = forward
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No tracer warnings, no notes on a loss or a wrapper that tracing does without, nothing on standard output."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
@@ -115,7 +118,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(level)
 
 
-def _name_by_place(graph: Any) -> None:
+def name_by_place(graph: Any) -> None:
     """Operations and what they give are named by counters of the process or the tracer: here by their place.
 
     The graph's inputs and outputs keep the names that they are called by.
@@ -131,7 +134,7 @@ def _name_by_place(graph: Any) -> None:
                 output.get_tensor().set_names(set())
 
 
-def _forget_version(xml: Path) -> None:
+def forget_version(xml: Path) -> None:
     """OpenVINO notes at the end which release wrote the file; nothing reads it."""
     text = xml.read_text(encoding="utf-8")
     head, mark, tail = text.rpartition("</edges>")

@@ -6,7 +6,7 @@ To add one, see CONTRIBUTING.md: one file here, one in handlers/runtimes, one ro
 from __future__ import annotations
 
 from archiver.runtimes.base import Export, Runtime, Way
-from archiver.tasks.base import FORWARD, GENERATE
+from archiver.tasks.base import FORWARD, GENERATE, SEQ2SEQ
 
 __all__ = ["RUNTIMES", "Export", "Runtime", "Way", "serving_runtimes"]
 
@@ -29,6 +29,12 @@ RUNTIMES: dict[str, Runtime] = {
                 packages=("openvino", "openvino-genai"),
                 built_with=("openvino", "nncf", "optimum-intel", "openvino-genai"),
                 score="archiver.runtimes.openvino_genai:score",
+            ),
+            SEQ2SEQ: Way(
+                session="handlers.runtimes.openvino_seq2seq:OpenVinoSeq2Seq",
+                export="archiver.runtimes.openvino_seq2seq:export",
+                packages=("openvino",),
+                built_with=("openvino", "nncf"),
             ),
         },
     ),
@@ -61,6 +67,12 @@ RUNTIMES: dict[str, Runtime] = {
                 packages=("transformers", "safetensors"),
                 built_with=("onnx", "onnxscript"),
                 score="archiver.runtimes.torch:score",
+            ),
+            SEQ2SEQ: Way(
+                session="handlers.runtimes.torch_seq2seq:TorchSeq2Seq",
+                export="archiver.runtimes.torch:export_forward",
+                packages=("transformers", "safetensors"),
+                carries_module=True,
             ),
         },
         fallback=True,

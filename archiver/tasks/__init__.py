@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from archiver.tasks.base import FALLBACK_VALIDATION, FORWARD, GENERATE, Metric, Task
+from archiver.tasks.base import FALLBACK_VALIDATION, FORWARD, GENERATE, SEQ2SEQ, Metric, Task
 from archiver.tasks.image.classification import ImageClassification
 from archiver.tasks.image.feature_extraction import ImageFeatureExtraction
 from archiver.tasks.speech.classification import AudioClassification
@@ -16,6 +16,7 @@ from archiver.tasks.text.generation import TextGeneration
 from archiver.tasks.text.question_answering import QuestionAnswering
 from archiver.tasks.text.ranking import TextRanking
 from archiver.tasks.text.sentence_similarity import SentenceSimilarity
+from archiver.tasks.text.seq2seq import Summarization, Text2TextGeneration, Translation
 from archiver.tasks.text.token_classification import TokenClassification
 from archiver.tasks.text.zero_shot_classification import ZeroShotClassification
 
@@ -23,6 +24,7 @@ __all__ = [
     "FALLBACK_VALIDATION",
     "FORWARD",
     "GENERATE",
+    "SEQ2SEQ",
     "TASKS",
     "Metric",
     "Task",
@@ -42,6 +44,9 @@ TASKS: dict[str, Task] = {
     "text-ranking": TextRanking(),
     "zero-shot-classification": ZeroShotClassification(),
     "sentence-similarity": SentenceSimilarity(),
+    "text2text-generation": Text2TextGeneration(),
+    "summarization": Summarization(),
+    "translation": Translation(),
     "image-feature-extraction": ImageFeatureExtraction(),
     "image-classification": ImageClassification(),
     "automatic-speech-recognition": CtcRecognition(),

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from archiver.spec import Recipe, ServeSpec
 
 FORWARD = "forward"  # one pass through the model gives the answer
-GENERATE = "generate"  # the answer is written token by token
+GENERATE = "generate"  # the answer is written token by token behind what was sent
+SEQ2SEQ = "seq2seq"  # what was sent is read once, and the answer written token by token from it
 
 # Where a recipe names no validation data, speed and stored examples come from the English text that CPython ships.
 FALLBACK_VALIDATION = "embedded:cpython:validation"
@@ -51,7 +52,7 @@ class Task(ABC):
         base_only: whether the model without head and pooler is wanted; None: for AutoModel.
         input_name: the model's main input, as transformers names it; with "input_ids" a tokenizer is needed.
         architectures: endings of config.json's `architectures` that say a model was made for the task.
-        execution: FORWARD or GENERATE: which way of a runtime serves it.
+        execution: FORWARD, GENERATE or SEQ2SEQ: which way of a runtime serves it.
         metrics: what a gate may bound.
         headlines: metrics that say most, the first of those that were measured before all: `mixed` bounds it.
         fine: metrics by which two models of the task are told apart, the finest first.
@@ -125,7 +126,8 @@ class Task(ABC):
         # Models of texts and of sounds have heads of one name.
         import transformers
 
-        return getattr(getattr(transformers, architecture, None), "main_input_name", self.input_name) == self.input_name
+        own = self.of_model(path).input_name
+        return getattr(getattr(transformers, architecture, None), "main_input_name", own) == own
 
     @abstractmethod
     def read(self, where: Path | str, recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[Any]:

@@ -34,10 +34,26 @@ class Load:
     cache_use: float = 0.0
 
 
-class Backend(Protocol):
-    """A model with a batch that prompts join and leave. Not thread-safe: one thread calls it."""
+class Stepping(Protocol):
+    """A model with a batch that texts leave one by one. Not thread-safe: one thread calls it."""
 
     name: str
+
+    def step(self) -> list[Step]:
+        """Run the model once over whatever is in the batch; one Step for each text that got something."""
+        ...
+
+    def cancel(self, key: int) -> None:
+        """Take a text out; its place is free at the next step, and no Step of it follows. Unknown keys are ignored."""
+        ...
+
+    def load(self) -> Load:
+        """How full it is now."""
+        ...
+
+
+class Backend(Stepping, Protocol):
+    """A model that goes on from prompts, which join its batch between two steps."""
 
     def __init__(self, folder: Path, spec: Mapping[str, Any], threads: int, end_ids: Collection[int]) -> None:
         """Open the model of an extracted archive.
@@ -52,17 +68,5 @@ class Backend(Protocol):
         """Let a prompt (token ids) join at the next step. ValueError with a sentence for what this runtime cannot do."""
         ...
 
-    def step(self) -> list[Step]:
-        """Run the model once over whatever is in the batch; one Step for each prompt that got something."""
-        ...
 
-    def cancel(self, key: int) -> None:
-        """Take a prompt out; its place is free at the next step, and no Step of it follows. Unknown keys are ignored."""
-        ...
-
-    def load(self) -> Load:
-        """How full it is now."""
-        ...
-
-
-__all__ = ["FAILED", "LENGTH", "PROMPT_TOKENS_A_STEP", "STOP", "Backend", "Load", "Sampling", "Step"]
+__all__ = ["FAILED", "LENGTH", "PROMPT_TOKENS_A_STEP", "STOP", "Backend", "Load", "Sampling", "Step", "Stepping"]

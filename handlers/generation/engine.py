@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from handlers.generation.backend import Backend, Load
+from handlers.generation.backend import Load, Stepping
 from handlers.generation.stream import TextStream
 from handlers.protocols.continuation import FAILED, STOP_STRING, TIME, Sampling
 
@@ -46,6 +46,10 @@ class Job:
         """Whether nothing more comes."""
         return self.finish is not None
 
+    def join(self, backend: Any, key: int) -> None:
+        """Give the prompt to a backend. ValueError with a sentence for what it cannot do."""
+        backend.add(key, self.prompt, self.sampling)
+
 
 class Engine:
     """Runs jobs on a backend in a thread of its own.
@@ -59,7 +63,7 @@ class Engine:
 
     def __init__(
         self,
-        backend: Backend,
+        backend: Stepping,
         tokenizer: Any,
         *,
         max_running: int,
@@ -175,7 +179,7 @@ class Engine:
             key, self._next = self._next, self._next + 1
             try:
                 job.stream = TextStream(self._tokenizer, job.prompt, job.stops)
-                self.backend.add(key, job.prompt, job.sampling)
+                job.join(self.backend, key)
             except Exception as error:  # this prompt alone: the others run on
                 logger.exception("a prompt of %d tokens cannot be run", len(job.prompt))
                 self._finish(job, FAILED, str(error))

@@ -24,7 +24,7 @@ PARAMETERS: dict[str, Parameter] = {
     "max_time": Parameter(number(0, 1e6, open_end=True), "seconds, a number above 0"),
 }
 # Text Generation Inference's words; "time" (a deadline passed) is not among its own and says what happened.
-_REASONS = {STOP: "eos_token", STOP_STRING: "stop_sequence", LENGTH: "length", TIME: "time"}
+REASONS = {STOP: "eos_token", STOP_STRING: "stop_sequence", LENGTH: "length", TIME: "time"}
 _NO_TOKEN = {"id": None, "text": "", "logprob": None, "special": True}
 
 
@@ -131,7 +131,7 @@ class Renderer:
 def _details(found: Continuation) -> dict[str, Any]:
     sampling = found.sampling
     return {
-        "finish_reason": _REASONS[found.finish or LENGTH],
+        "finish_reason": REASONS[found.finish or LENGTH],
         "generated_tokens": len(found.ids),
         "prompt_tokens": len(found.prompt),
         "seed": sampling.seed if sampling.do_sample else None,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from archiver.architecture import layer_list
+from archiver.architecture import layer_stacks
 from archiver.compression.context import Batch, StageContext, inputs_of, real_places
 from archiver.compression.retrain.checkpoint import Checkpoint
 from archiver.compression.retrain.objectives import hidden_distance
@@ -251,7 +251,8 @@ def _hidden_states(model: torch.nn.Module, wanted: bool) -> Iterator[list[Tensor
     def watch(module: torch.nn.Module, arguments: object, output: object) -> None:
         found.append(output[0] if isinstance(output, tuple) else output)  # type: ignore[arg-type]
 
-    hooks = [layer.register_forward_hook(watch) for layer in layer_list(model)[1]] if wanted else []
+    layers = [layer for stack in layer_stacks(model) for layer in stack] if wanted else []
+    hooks = [layer.register_forward_hook(watch) for layer in layers]
     try:
         yield found
     finally:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from archiver.errors import UnsupportedModelError
 from archiver.evaluation.transcripts import transcript_metrics
-from archiver.tasks.base import Metric
+from archiver.tasks.base import Metric, Task
 from archiver.tasks.forward import Measured
 from archiver.tasks.speech.audio import AudioTask, config_of
 from handlers.tasks.speech.ctc import Alphabet, frames_of
@@ -46,7 +47,7 @@ class CtcRecognition(AudioTask):
 
     name = "automatic-speech-recognition"
     auto_class = "AutoModelForCTC"
-    architectures = ("ForCTC",)
+    architectures = ("ForCTC", "ForConditionalGeneration")
     metrics = {
         "wer": Metric(higher_is_better=False, needs=("transcript",)),
         "cer": Metric(higher_is_better=False, needs=("transcript",)),
@@ -61,6 +62,12 @@ class CtcRecognition(AudioTask):
     unit = "seconds of sound"
     handler = "handlers.tasks.speech.recognition:CtcHandler"
     starter = _STARTER
+
+    def of_model(self, path: Path) -> Task:
+        """By frames, or written token by token from what an encoder has heard."""
+        from archiver.tasks.speech.whisper import WhisperRecognition
+
+        return WhisperRecognition() if config_of(path).get("is_encoder_decoder") else self
 
     def check(self, recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[str]:
         problems = super().check(recipe, source, facts)

@@ -19,7 +19,7 @@ from archiver.errors import DataError
 from archiver.tasks.text.generation_examples import choose_prompts
 from handlers.architecture.decoder import greedy_steps
 from handlers.inputs.text import TextInput
-from handlers.tasks.text import generation as text_generation
+from handlers.tasks import engine as engine_handler
 
 # ---- the model --------------------------------------------------------------------------------------------------------
 
@@ -217,7 +217,7 @@ def test_deadlines(make) -> None:
 
 
 def test_a_model_that_is_stuck(make, monkeypatch) -> None:
-    monkeypatch.setattr(text_generation, "_GRACE_SECONDS", 0.05)
+    monkeypatch.setattr(engine_handler, "_GRACE_SECONDS", 0.05)
     handler = make(deadline_s=0.05)
     gate = threading.Semaphore(0)
     slowed(handler, lambda: gate.acquire(timeout=20))

@@ -1,0 +1,267 @@
+"""automatic-speech-recognition by an encoder-decoder of Whisper's form: windows of at most 30 seconds, token by token.
+
+A recording's windows are heard one after another, each from where the last complete segment ended; those of different
+recordings share the model, so that a short one goes between two windows of a long one.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from handlers.errors import BadRequest
+from handlers.generation.engine import Job
+from handlers.generation.seq2seq.backend import Seq2SeqBackend, SourceJob
+from handlers.generation.seq2seq.speech import SpeechRules
+from handlers.inputs.audio import Sound
+from handlers.inputs.audio_file import Recording
+from handlers.inputs.checks import Parameter, checked_parameters, is_bool, quoted
+from handlers.inputs.sound_windows import SoundWindows
+from handlers.protocols import hf
+from handlers.protocols.continuation import FAILED, Sampling
+from handlers.protocols.document import read_document
+from handlers.protocols.hf_seq2seq import MAX_BEAMS, whole
+from handlers.protocols.reply import to_json
+from handlers.protocols.request import Request
+from handlers.requirements import require, required
+from handlers.tasks.engine import Asked, EngineHandler
+from handlers.tasks.speech.transcript import Transcript
+from handlers.tasks.text.seq2seq import rules_from
+from handlers.torchserve.conversation import Conversation
+
+# Seconds of sound, padding included, that the encoder reads at once while other recordings wait.
+MOST_SECONDS = 60
+
+GENERATION: dict[str, Parameter] = {
+    "language": Parameter(lambda value: isinstance(value, str) and bool(value), 'a language, as "en" or "english"'),
+    "task": Parameter(lambda value: value in ("transcribe", "translate"), '"transcribe" or "translate"'),
+    "num_beams": Parameter(whole(1, MAX_BEAMS), f"a whole number from 1 to {MAX_BEAMS}"),
+    "max_new_tokens": Parameter(whole(1, 2**31), "a whole number from 1"),
+}
+_INNER = Parameter(lambda value: isinstance(value, dict), "an object of language, task, num_beams and max_new_tokens")
+
+
+class WhisperHandler(EngineHandler[Recording]):
+    """serving: generation, the model's own settings (fields of Rules); speech: its tokens for languages, tasks and times;
+    heads: whether cross-attention is told, which times of words need."""
+
+    parameters: ClassVar[dict[str, Parameter]] = {
+        **GENERATION,
+        "return_timestamps": Parameter(lambda value: is_bool(value) or value == "word", 'true, false or "word"'),
+        "generation_parameters": _INNER,
+        "generate_kwargs": _INNER,
+    }
+    input: SoundWindows
+
+    def make_input(self, folder: Path) -> SoundWindows:
+        return SoundWindows.open(folder, self.serving)  # type: ignore[return-value]  # its own class
+
+    def load(self, folder: Path, threads: int) -> None:
+        session = self.runtime(folder, self.serving["session"], threads)
+        rows = self.serving["max_running"]
+        self.rules = rules_from(self.serving["generation"], SpeechRules)
+        self.tokenizer = self.open_tokenizer(folder)
+        backend = Seq2SeqBackend(session, self.input, max_rows=rows, most_size=MOST_SECONDS)
+        self.start(backend, self.tokenizer, max_running=rows)
+
+    def open_tokenizer(self, folder: Path) -> Any:
+        """The tokenizers.Tokenizer of the extracted archive at `folder`."""
+        kind: Any = require("tokenizers", required(folder, "tokenizers")).Tokenizer
+        return kind.from_file(str(folder / "tokenizer.json"))
+
+    # ---- in this process ----------------------------------------------------------------------------------------------
+
+    def respond(self, inputs: Sequence[Recording], parameters: Mapping[str, Any] | None = None) -> list[Any]:
+        given = flat_parameters(dict(parameters or {}), self.parameters)
+        works = self._works(self.input.encode(inputs, {}), given)
+        rules = [self._rules(given, work.times) for work in works]
+        while any(not work.done for work in works):
+            jobs = {index: self._job(work, rules[index]) for index, work in enumerate(works) if not work.done}
+            self.engine.generate([job for job, _ in jobs.values()])
+            for index, (job, seen) in jobs.items():
+                if job.finish == FAILED:
+                    raise ArithmeticError(job.error or "the model failed")
+                self._take(works[index], rules[index], job, seen)
+        return [self._present(work, given) for work in works]
+
+    @property
+    def full_parameters(self) -> dict[str, Any]:
+        """With the times of segments."""
+        return {"return_timestamps": True}
+
+    def compare(self, stored: Any, found: Any) -> float:
+        """The share of words that differ: where two tokens are as likely, rounding decides between them."""
+        try:
+            before, after = (answer["text"].split() for answer in (stored, found))
+        except (AttributeError, KeyError, TypeError):
+            return float("inf")
+        same = sum(block.size for block in SequenceMatcher(None, before, after, autojunk=False).get_matching_blocks())
+        return 1.0 - same / max(len(before), len(after), 1) if before or after else 0.0
+
+    # ---- a request ----------------------------------------------------------------------------------------------------
+
+    def read(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> Asked:
+        raise NotImplementedError("windows follow one another: see _serve")
+
+    async def _serve(self, row: Mapping[str, Any], conversation: Conversation) -> tuple[bytes, list[Job]]:
+        request = self._parse(row, conversation.headers)
+        deadline = self.deadline(None)
+        # Reading and resampling take long, and not Python's lock: other requests go on.
+        sounds = await asyncio.to_thread(self._sounds, request)
+        works = self._works(sounds, request.parameters)
+        rules = [self._rules(request.parameters, work.times) for work in works]
+        everything: list[Job] = []
+        while any(not work.done for work in works):
+            jobs = {index: self._job(work, rules[index]) for index, work in enumerate(works) if not work.done}
+            for job, _ in jobs.values():
+                job.deadline = deadline
+            await self._together([job for job, _ in jobs.values()], conversation)
+            for index, (job, seen) in jobs.items():
+                self._take(works[index], rules[index], job, seen)
+                everything.append(job)
+        answers = [self._present(work, request.parameters) for work in works]
+        return conversation.answer(to_json(hf.render(answers, request.single))), everything
+
+    async def _together(self, jobs: list[Job], conversation: Conversation) -> None:
+        """Until one window of each recording is written."""
+        left = [len(jobs)]
+        finished = asyncio.get_running_loop().create_future()
+
+        def listener(job: Job, text: str) -> None:
+            left[0] -= job.done
+            if not left[0]:
+                conversation.resolve(finished)
+
+        await self._run(jobs, listener, finished, conversation)
+
+    def _parse(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
+        allowed = self.input.allowed
+        request = hf.parse(
+            read_document(row, headers, allowed, self.input.max_bytes),
+            decode=self.input.decode,
+            parameters=self.parameters,
+            max_inputs=self.serving["max_inputs"],
+            allowed=allowed,
+        )
+        given = flat_parameters(request.parameters, self.parameters)
+        self._rules(given, False)  # says what is wrong before sound is read
+        return replace(request, parameters=given)
+
+    def _sounds(self, request: Request) -> list[Sound]:
+        with self.input.one_request():
+            return self.input.encode(request.inputs, {})
+
+    def _works(self, sounds: Sequence[Sound], given: Mapping[str, Any]) -> list[Transcript]:
+        features, speech = self.input.features, self.serving["speech"]
+        wanted = given.get("return_timestamps", False)
+        language = given.get("language")
+        return [
+            Transcript(
+                sound.samples,
+                features.rate,
+                features.span,
+                first_time=speech["first_time"],
+                special=min(self.rules.end_ids),
+                decode=self._decode,
+                times=bool(wanted) or len(sound.samples) > features.span,
+                words=wanted == "word",
+                language=None if language is None else self._code(language),
+            )
+            for sound in sounds
+        ]
+
+    def _rules(self, given: Mapping[str, Any], times: bool) -> SpeechRules:
+        """The model's own settings with what the request says."""
+        speech, rules = self.serving["speech"], self.rules
+        if given.get("return_timestamps") == "word":
+            if not self.serving["heads"]:
+                raise BadRequest(
+                    "'return_timestamps' is \"word\", and the model does not say where it looks (alignment_heads of its "
+                    "generation_config.json): allowed: true or false"
+                )
+            if given.get("num_beams", rules.num_beams) > 1:
+                raise BadRequest("'return_timestamps' is \"word\" and 'num_beams' more than 1: choose one")
+        languages, tasks = speech["languages"], speech["tasks"]
+        asked = sorted({"language", "task"} & set(given))
+        if asked and not languages:
+            raise BadRequest(f"{quoted(asked)} is given, and the model knows English only: leave it out")
+        then: tuple[int, ...] = (tasks[given.get("task", "transcribe")],) if languages else ()
+        then += () if times or speech["no_times"] is None else (speech["no_times"],)
+        if "language" in given:
+            start = (*rules.start, languages[self._code(given["language"])], *then)
+            rules = replace(rules, start=start)
+        elif languages:
+            rules = replace(rules, languages=tuple(languages.values()), then=then)
+        else:
+            rules = replace(rules, start=(*rules.start, *then))
+        room = self.serving["max_target"] - rules.heard_at
+        before = rules.heard_at - len(rules.start)
+        count = min(given.get("max_new_tokens", room), room) + before
+        return replace(
+            rules,
+            max_new_tokens=count,
+            times=times,
+            first_time=speech["first_time"],
+            latest=speech["latest"],
+            num_beams=given.get("num_beams", rules.num_beams),
+        )
+
+    def _code(self, language: str) -> str:
+        speech = self.serving["speech"]
+        wanted = language.strip().lower()
+        wanted = str(speech["names"].get(wanted, wanted))
+        if wanted not in speech["languages"]:
+            raise BadRequest(
+                f"'language' is {language[:60]!r}; allowed: {quoted(sorted(speech['languages']), most=120)}, or their "
+                "English names"
+            )
+        return wanted
+
+    def _job(self, work: Transcript, rules: SpeechRules) -> tuple[SourceJob, list[np.ndarray]]:
+        seen: list[np.ndarray] = []
+        looked = seen.append if work.words else None
+        item = Sound(work.window)
+        return SourceJob((), Sampling(rules.max_new_tokens), item=item, rules=rules, looked=looked), seen
+
+    def _take(self, work: Transcript, rules: SpeechRules, job: Job, seen: Sequence[np.ndarray]) -> None:
+        """What a window's tokens say; the language, where it was found out, stands before the text."""
+        before = rules.heard_at - len(rules.start)
+        if before and job.ids and work.language is None:
+            codes = {token: code for code, token in self.serving["speech"]["languages"].items()}
+            work.language = codes.get(job.ids[0])
+        ids = job.ids[before:]
+        attention = None
+        if work.words and ids:
+            # Each step's rows are of the tokens that went in: what stands before the text has no part in it.
+            attention = np.concatenate(seen, axis=1)[:, rules.heard_at :]
+            attention = attention[:, : len(ids)]
+        work.take(ids, attention)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def _present(self, work: Transcript, given: Mapping[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = {"text": work.text}
+        if given.get("return_timestamps", False):
+            answer["chunks"] = [
+                {"text": chunk.text, "timestamp": [round(chunk.start, 2), round(chunk.end, 2)]} for chunk in work.chunks
+            ]
+        return answer
+
+
+def flat_parameters(given: Any, known: Mapping[str, Parameter]) -> dict[str, Any]:
+    """Checked parameters, those of generate's own object among the others.
+
+    Raises: BadRequest for one that is unknown, not allowed, or given twice.
+    """
+    found = dict(checked_parameters(given, known))
+    for name in ("generation_parameters", "generate_kwargs"):
+        inner = checked_parameters(found.pop(name, None), GENERATION)
+        if twice := sorted(set(found) & set(inner)):
+            raise BadRequest(f"'{twice[0]}' stands in 'parameters' and in '{name}'; send it once")
+        found |= inner
+    return found
