@@ -59,6 +59,7 @@ class Task(ABC):
         data_suffixes: of the files that it reads. data_folders: whether a folder is data, too.
         plain_text: its data is running text, not rows.
         fallback: what speed and stored examples come from where a recipe names no validation data; None: it must name some.
+        new_models: family → options dataclass, for `model: new:FAMILY`: a model that is made and trained from data.train.
         data_keys, serve_keys: keys of `data` and `serve` that only tasks which name them take.
         unit: what speed counts. batches: how it was counted, for the report.
         measured_with: the request parameters under which the metrics are measured.
@@ -86,6 +87,7 @@ class Task(ABC):
     data_folders: ClassVar[bool] = False
     plain_text: ClassVar[bool] = False
     fallback: ClassVar[str | None] = FALLBACK_VALIDATION
+    new_models: ClassVar[Mapping[str, type]] = {}
     data_keys: ClassVar[tuple[str, ...]] = ()
     serve_keys: ClassVar[tuple[str, ...]] = ()
     unit: ClassVar[str] = "sentences"
@@ -154,6 +156,15 @@ class Task(ABC):
     def check(self, recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[str]:
         """What cannot work with this model, one sentence each, beyond what every task needs."""
         return []
+
+    def make_model(self, recipe: Recipe, folder: Path) -> None:
+        """Write the untrained model directory of a recipe whose model is a `NewModel`; for tasks with `new_models`.
+
+        Args:
+            folder: exists, and is empty.
+        Raises: DataError where data.train cannot be read.
+        """
+        raise NotImplementedError(f"{self.name} makes no models")
 
     @abstractmethod
     def server_config(self, serve: ServeSpec) -> dict[str, Any]:
