@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from archiver.data.examples import SHOWN_PROBLEMS
-from archiver.data.files import BadRow, read_rows
+from archiver.data.examples import raise_mistakes
+from archiver.data.files import BadRow, Columns, read_rows
 from archiver.errors import DataError
 
-COLUMNS: Mapping[str, str | int] = {"user": "user", "item": "item", "time": "time"}
+KEYS = ("user", "item", "time")
 _NAMES: Mapping[str, str | int] = {"item": "item", "name": "title"}
 LEAST = 2  # interactions of a user: one alone says nothing about what comes next
 
@@ -48,18 +48,18 @@ def read_interactions(
 
     Args:
         path: a .tsv, .csv, .jsonl or .ndjson file.
-        columns: {"user", "item", "time": column name (the file has a header) or position (it has none)}; without `time` the
-            file's order is the order of time. Default: the names themselves.
+        columns: {"user", "item", "time": column name (the file has a header) or position (it has none)}; default: columns
+            of these names. Without a time the file's order is the order of time.
         min_count: users and items with fewer interactions are left out, until all that stay have as many; users with a
             single one always are.
         known: the items that a model knows. Others are mistakes, or left out where min_count is above 1.
     Raises: DataError that lists every bad row (the first 20, then how many more), each with its line.
     """
-    names = dict(columns or COLUMNS)
+    wanted = Columns(dict(columns or {}), KEYS, required=KEYS[:2])
     mistakes: Mistakes = []
     rows: dict[str, list[tuple[float, int, str]]] = {}
     items = None if known is None else set(known)
-    for row in read_rows(path, names):
+    for row in read_rows(path, wanted):
         if isinstance(row, BadRow):
             mistakes.append((row.line, row.problem))
             continue
@@ -72,7 +72,7 @@ def read_interactions(
         if not problems:
             rows.setdefault(user, []).append((time, row.line, item))
     if mistakes:
-        _raise(path.name, mistakes)
+        raise_mistakes(path.name, mistakes)
     found = _frequent({user: [item for _, _, item in sorted(mine)] for user, mine in rows.items()}, min_count)
     if not found:
         raise DataError(
@@ -90,7 +90,7 @@ def read_names(path: Path, columns: Mapping[str, str | int] | None = None) -> di
     """
     mistakes: Mistakes = []
     found: dict[str, str] = {}
-    for row in read_rows(path, dict(columns or _NAMES)):
+    for row in read_rows(path, Columns(dict(columns or _NAMES), ("item", "name"))):
         if isinstance(row, BadRow):
             mistakes.append((row.line, row.problem))
             continue
@@ -102,7 +102,7 @@ def read_names(path: Path, columns: Mapping[str, str | int] | None = None) -> di
         else:
             found[item] = name
     if mistakes:
-        _raise(path.name, mistakes)
+        raise_mistakes(path.name, mistakes)
     return found
 
 
@@ -157,12 +157,3 @@ def _frequent(histories: dict[str, list[str]], min_count: int) -> dict[str, list
         if kept == histories:
             return kept
         histories = kept
-
-
-def _raise(name: str, mistakes: Sequence[tuple[int, str]]) -> None:
-    lines = [f"{name}:{line}: {problem}" for line, problem in sorted(mistakes, key=lambda item: item[0])]
-    more = len(lines) - SHOWN_PROBLEMS
-    shown = lines[:SHOWN_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
-    raise DataError(
-        f"{name} has {len(lines)} mistake{'s' if len(lines) > 1 else ''}: correct or remove the rows", shown
-    )

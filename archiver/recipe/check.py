@@ -40,6 +40,8 @@ def check_recipe(root: Node, base_dir: Path, problems: Problems) -> Recipe | Non
     task = TASKS.get(task_name or "")
     model = _model(top["model"], task, problems) if "model" in top else None
     data = _data(top["data"], task, problems) if _given(top, "data") else DataSpec()
+    if isinstance(model, NewModel) and data.train is None and "train" not in _keys(top.get("data")):
+        problems.add(top["model"], f"model: a new {model.family} learns from data.train, which is missing: add it")
     stages = _stages(top["compress"], task, problems) if _given(top, "compress") else ()
     gate = _gate(top["gate"], task, problems) if _given(top, "gate") else None
     serve = _serve(top["serve"], task, problems) if _given(top, "serve") else ServeSpec()
@@ -48,6 +50,10 @@ def check_recipe(root: Node, base_dir: Path, problems: Problems) -> Recipe | Non
         return None
     compress = tuple(stage for stage in stages if stage is not None)
     return Recipe(name, version, task_name, model, data, compress, gate, serve, base_dir)
+
+
+def _keys(node: Node | None) -> set[str]:
+    return set(node.value) if node is not None and isinstance(node.value, dict) else set()
 
 
 def _given(top: dict[str, Node], key: str) -> bool:
@@ -194,8 +200,8 @@ def _data(node: Node, task: Task | None, problems: Problems) -> DataSpec:
         for key in ("train", "validation")
     )
     columns = _columns(entries["columns"], task, problems) if _given(entries, "columns") else {}
-    items = check_file(entries["items"], "data.items", problems) if _given(entries, "items") else None
-    options = {key: node for key, node in entries.items() if node.value is not None}
+    items = check_file(entries["items"], "data.items", problems, _kinds(task)) if _given(entries, "items") else None
+    options = {key: value for key, value in entries.items() if value.value is not None}
     read = read_options(DataSpec, options, "data.", problems) or DataSpec()
     return dataclasses.replace(read, train=train, validation=validation, columns=columns, items=items)
 

@@ -166,6 +166,22 @@ class Task(ABC):
         """
         raise NotImplementedError(f"{self.name} makes no models")
 
+    def for_selection(
+        self, recipe: Recipe, train: Sequence[Any], validation: Sequence[Any]
+    ) -> tuple[list[Any], list[Any]]:
+        """(what a new model learns from, what its best epoch is chosen by), so that validation data takes no part in it.
+
+        Args:
+            train, validation: as `read` gives them.
+        """
+        raise NotImplementedError(f"{self.name} makes no models")
+
+    def baselines(
+        self, recipe: Recipe, facts: ModelFacts, train: Sequence[Any], validation: Sequence[Any]
+    ) -> Mapping[str, Mapping[str, float]]:
+        """What simple rankings, guesses or the like reach on the validation data: name → metrics."""
+        return {}
+
     @abstractmethod
     def server_config(self, serve: ServeSpec) -> dict[str, Any]:
         """TorchServe's model-config.yaml."""

@@ -2,6 +2,8 @@
 
 import torch
 
+from handlers.architecture.families import register
+
 Tensor = torch.Tensor
 
 
@@ -16,10 +18,12 @@ class NextItem(torch.nn.Module):
     """
 
     inputs = ("item_ids", "attention_mask", "candidates")
+    register = staticmethod(register)
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.settings: dict[str, object] = {}
 
     def forward(self, item_ids: Tensor, attention_mask: Tensor, candidates: Tensor | None = None) -> Tensor:
         hidden: Tensor = self.model.base_model(item_ids, attention_mask).last_hidden_state  # type: ignore[operator]

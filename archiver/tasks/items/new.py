@@ -73,6 +73,7 @@ def make_sasrec(folder: Path, sizes: SasRec, found: Interactions, names: dict[st
     """
     import torch
 
+    from archiver.models.config import quiet
     from handlers.architecture.sasrec import SasRecConfig, SasRecForNextItem
 
     config = SasRecConfig(
@@ -84,7 +85,7 @@ def make_sasrec(folder: Path, sizes: SasRec, found: Interactions, names: dict[st
         max_position_embeddings=sizes.max_length,
         dropout=sizes.train.dropout,
     )
-    with torch.random.fork_rng(devices=[]):
+    with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(sizes.train.seed)
         SasRecForNextItem(config).save_pretrained(folder)
     (folder / CATALOG).write_text(catalog_of(found.items, names).to_json(), encoding="utf-8")

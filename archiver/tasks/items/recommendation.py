@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from archiver.data.interactions import COLUMNS, read_interactions, read_names
+from archiver.data.interactions import LEAST, read_interactions, read_names
 from archiver.errors import DataError
-from archiver.evaluation.recommendation import ranking_metrics
+from archiver.evaluation.recommendation import markov_scores, popularity_scores, ranking_metrics, ranks_of
 from archiver.evaluation.rounding import rounded
 from archiver.tasks.base import Metric, limit_line
 from archiver.tasks.forward import ForwardTask, Measured
@@ -52,6 +52,10 @@ class UserHistory:
     items: tuple[ItemId, ...]
     rows: tuple[int, ...]
 
+    def without_last(self) -> UserHistory:
+        """The same a step earlier."""
+        return UserHistory(self.user, self.items[:-1], self.rows[:-1])
+
 
 class Recommendation(ForwardTask):
     """The next item is learnt at every place of a history; two models are compared by what they expect next.
@@ -89,7 +93,7 @@ class Recommendation(ForwardTask):
     def make_model(self, recipe: Recipe, folder: Path) -> None:
         data, model = recipe.data, recipe.model
         assert isinstance(data.train, Path)
-        found = read_interactions(data.train, data.columns or COLUMNS, min_count=data.min_count or 1)
+        found = read_interactions(data.train, data.columns, min_count=data.min_count or 1)
         names = read_names(data.items) if data.items is not None else {}
         make_sasrec(folder, model.options, found, names)  # type: ignore[union-attr]
 
@@ -114,7 +118,7 @@ class Recommendation(ForwardTask):
         catalog = Catalog.read(source.path)
         found = read_interactions(
             where,
-            recipe.data.columns or COLUMNS,
+            recipe.data.columns,
             min_count=recipe.data.min_count or 1,
             known=[str(item) for item in catalog.ids],
         )
@@ -128,6 +132,28 @@ class Recommendation(ForwardTask):
     def learnt(self, recipe: Recipe, example: UserHistory) -> Sequence[int]:
         """The items of a training example that are learnt from: without the last where that is what is measured."""
         return example.rows[:-1] if recipe.data.train == recipe.data.validation else example.rows
+
+    def for_selection(
+        self, recipe: Recipe, train: Sequence[Any], validation: Sequence[Any]
+    ) -> tuple[list[Any], list[Any]]:
+        """Each user's last item but one decides, where the last is what is measured; it is not learnt from then."""
+        tried = [one.without_last() for one in validation if len(one.items) > LEAST]
+        if recipe.data.train != recipe.data.validation:
+            return list(train), tried
+        return [one.without_last() for one in train if len(one.items) > LEAST], tried
+
+    def baselines(
+        self, recipe: Recipe, facts: ModelFacts, train: Sequence[Any], validation: Sequence[Any]
+    ) -> Mapping[str, Mapping[str, float]]:
+        """The most popular items, and a first-order Markov chain."""
+        known, items = [self.learnt(recipe, one) for one in train], facts.vocab_size
+        targets = [one.rows[-1] for one in validation]
+        popular = popularity_scores(known, items)
+        rankings = {
+            "most popular": (popular for _ in targets),
+            "first-order Markov chain": markov_scores(known, items, [one.rows[-2] for one in validation]),
+        }
+        return {name: ranking_metrics(ranks_of(scores, targets)) for name, scores in rankings.items()}
 
     def examples_of(self, where: Path, workload: Workload) -> list[Any]:
         return self.values(self.read(where, workload.recipe, workload.source, workload.facts))

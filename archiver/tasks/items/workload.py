@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -14,10 +14,15 @@ from handlers.inputs.items import pad_rows
 if TYPE_CHECKING:
     import torch
 
+    from archiver.models.facts import ModelFacts
+    from archiver.models.source import ModelSource
+    from archiver.spec import Recipe
+
 IGNORED = -100  # the label of a place that teaches nothing
 FULL = 20_000  # items up to which every item is scored at every place
 _NEGATIVES = 2048  # items that a batch scores beside its own targets where there are more
 _POOL = 50
+MOST_SCORES = 1 << 27  # of all validation examples: 512 MB of the original's, and as much of the model's as it is now
 
 
 class RecommendationWorkload(ForwardWorkload):
@@ -27,6 +32,20 @@ class RecommendationWorkload(ForwardWorkload):
     every place. Up to 20 000 items these are all, and the loss is the full softmax; beyond, the batch's own targets and
     others that the seed draws (Jean et al. 2015, arXiv:1412.2007, § 3). `labels` are places among the candidates.
     """
+
+    @classmethod
+    def load(
+        cls,
+        task: Any,
+        recipe: Recipe,
+        source: ModelSource,
+        facts: ModelFacts,
+        validation: list[Any],
+        train: list[Any],
+    ) -> Self:
+        """As every task of one pass, with so many validation examples that their scores fit into memory."""
+        step = max(1, -(-len(validation) * facts.vocab_size // MOST_SCORES))
+        return super().load(task, recipe, source, facts, validation[::step], train)
 
     def training_batches(self, batch_size: int, seed: int) -> list[Batch]:
         import torch
