@@ -68,6 +68,8 @@ class Task(ABC):
         module: "module:class" (in handlers.architecture) of the torch module that a task of one pass computes with.
         batching: how sub-batches are cut, where the kind of input wants it otherwise; see handlers.batching.plan.
         batched: whether the handler cuts what comes together into sub-batches, as serving.json's `batching` says.
+        exact_products: whether weight-only models multiply with activations as they are, although a runtime is faster where
+            it rounds them: an order of very many scores is told apart by small differences.
         starter: the recipe body that `init` writes. starter_serve: its lines on batches.
     """
 
@@ -99,6 +101,7 @@ class Task(ABC):
     module: ClassVar[str] = ""
     batching: ClassVar[Mapping[str, Any]] = {}
     batched: ClassVar[bool] = True
+    exact_products: ClassVar[bool] = False
     starter: ClassVar[str]
     starter_serve: ClassVar[str]
 

@@ -86,6 +86,7 @@ class Recommendation(ForwardTask):
     handler = "handlers.tasks.items.recommendation:RecommendationHandler"
     module = "handlers.architecture.next_item:NextItem"
     packages = ()
+    exact_products = True
     starter = _STARTER
 
     # ---- the model ----------------------------------------------------------------------------------------------------
