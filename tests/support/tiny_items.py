@@ -39,9 +39,9 @@ def write_recipe(folder: Path, **more: Any) -> Path:
     recipe: dict[str, Any] = {
         "name": "films",
         "task": "recommendation",
-        "model": {"new": "sasrec", "layers": 1, "hidden": 16, "feed_forward": 32, "max_length": 8, "train": training},
+        "model": {"new": "sasrec", "layers": 1, "hidden": 16, "feed_forward": 32, "max_length": 12, "train": training},
         "data": {"train": "seen.tsv", "validation": "seen.tsv", "items": "names.tsv", "columns": COLUMNS},
-        "serve": {"runtime": "onnxruntime", "max_length": 8, "examples": 3, "workers": 1},
+        "serve": {"runtime": "onnxruntime", "max_length": 12, "examples": 3, "workers": 1},
     }
     for key, value in more.items():
         recipe[key] = recipe[key] | value if isinstance(recipe.get(key), dict) and isinstance(value, dict) else value

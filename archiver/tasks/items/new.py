@@ -55,7 +55,7 @@ class SasRec:
     hidden: int = option("integer", 64, minimum=2, maximum=8192, help="width of an item's vector")
     heads: int = option("integer", 2, minimum=1, maximum=256, help="of attention; they divide hidden")
     feed_forward: int = option("integer", 256, minimum=1, maximum=65_536, help="width inside of a feed-forward block")
-    max_length: int = option("integer", 128, minimum=4, maximum=100_000, help="items of a history that are looked at")
+    max_length: int = option("integer", 128, minimum=12, maximum=100_000, help="items of a history that are looked at")
     train: Training = option("options", Training(), of=Training, help="epochs, learning_rate, batch_size, …")
 
     def mistakes(self) -> list[str]:
