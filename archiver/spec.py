@@ -26,7 +26,9 @@ class DataSpec:
     columns: Mapping[str, str | int] = field(default_factory=dict)
     context: int | None = option("integer", None, minimum=2, maximum=100_000, help="256 where the model has as many")
     items: Path | None = None
-    min_count: int | None = option("integer", None, minimum=1, maximum=1_000_000, help="rarer users and items are left out")
+    min_count: int | None = option(
+        "integer", None, minimum=1, maximum=1_000_000, help="rarer users and items are left out"
+    )
 
 
 @dataclass(frozen=True)

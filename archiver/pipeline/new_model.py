@@ -1,6 +1,6 @@
-"""`model: new:FAMILY` trained, before all stages, by the loop of `retrain`: what the stages lose is lost from a trained model.
+"""`model: new:FAMILY` trained, before all stages, by the loop of `retrain`.
 
-What comes out is a model directory like any other.
+What comes out is a model directory like any other: what the stages lose, they lose of a trained model.
 """
 
 from __future__ import annotations

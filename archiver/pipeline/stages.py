@@ -50,7 +50,9 @@ def compress(workload: Workload, progress: Progress, model_store: Path | None = 
     for index, stage in enumerate(workload.recipe.compress):
         checkpoint = None if model_store is None else _checkpoint(workload, index, model_store)
         with progress.step(f"compress: {stage.label}"):
-            report = stage.entry.load()(workload.model, stage.options, context_of(workload, stage, progress, checkpoint))
+            report = stage.entry.load()(
+                workload.model, stage.options, context_of(workload, stage, progress, checkpoint)
+            )
         if plan_of(workload.model) is not None:  # integers are only planned: no weight has changed before the export
             done.reports.append(report)
             continue

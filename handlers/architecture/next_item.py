@@ -32,7 +32,7 @@ class NextItem(torch.nn.Module):
             last = (attention_mask * places).argmax(dim=1)
             scores: Tensor = self.model.head(hidden[torch.arange(hidden.shape[0], device=hidden.device), last])  # type: ignore[operator]
             return scores
-        if len(candidates) == self.model.config.num_items:  # type: ignore[union-attr, arg-type]
+        if len(candidates) == self.model.config.num_items:  # type: ignore[union-attr]
             every: Tensor = self.model.head(hidden)  # type: ignore[operator]
             return every
         rows: Tensor = self.model.get_input_embeddings()(candidates)  # type: ignore[operator]

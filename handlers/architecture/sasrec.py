@@ -145,7 +145,7 @@ class SasRecModel(SasRecPreTrainedModel):
         self.layers = torch.nn.ModuleList(SasRecLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = torch.nn.LayerNorm(config.hidden_size)
         self.dropout = torch.nn.Dropout(config.dropout)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> torch.nn.Module:
         return self.item_embeddings
@@ -177,13 +177,14 @@ class SasRecForNextItem(SasRecPreTrainedModel):
         super().__init__(config)
         self.model = SasRecModel(config)
         self.head = torch.nn.Linear(config.hidden_size, config.num_items, bias=False)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> torch.nn.Module:
-        return self.model.get_input_embeddings()
+        table: torch.nn.Module = self.model.item_embeddings
+        return table
 
     def set_input_embeddings(self, value: torch.nn.Module) -> None:
-        self.model.set_input_embeddings(value)
+        self.model.item_embeddings = value
 
     def get_output_embeddings(self) -> torch.nn.Module:
         return self.head

@@ -1,4 +1,4 @@
-"""recommendation, from interactions to answers: a new model is trained, compressed in every way, and told the same by each."""
+"""recommendation, from interactions to answers: a new model is trained, and compressed in every way."""
 
 from __future__ import annotations
 
@@ -137,7 +137,10 @@ def test_requests_choose_among_items(model):
 REFUSED = {
     "top_k": ({"top_k": 31}, "parameter 'top_k' is 31; there are 30 items, at most 30 are answered"),
     "no candidates": ({"candidates": []}, "parameters.candidates is empty"),
-    "unknown candidate": ({"candidates": [101, "Film 7"]}, r'parameters.candidates\[1\] is "Film 7", which is an id or a'),
+    "unknown candidate": (
+        {"candidates": [101, "Film 7"]},
+        r'parameters.candidates\[1\] is "Film 7", which is an id or a',
+    ),
     "no list of items": ({"candidates": [None]}, r"parameters.candidates\[0\] is null"),
 }
 
@@ -226,7 +229,11 @@ def test_data_that_does_not_fit_is_said_before_any_work(model, tmp_path):
     assert "positions for 12" in said
     (tmp_path / "seen.tsv").write_text("who\twhat\twhen\nu1\t1\tnever\n")
     with pytest.raises((RecipeError, DataError), match="does not fit|mistake") as error:
-        archiver.check(load_recipe(write_recipe(tmp_path / "other", model="new:sasrec", data={"train": str(tmp_path / "seen.tsv")})))
+        archiver.check(
+            load_recipe(
+                write_recipe(tmp_path / "other", model="new:sasrec", data={"train": str(tmp_path / "seen.tsv")})
+            )
+        )
 
 
 def test_a_tokens_method_is_refused(model, tmp_path):

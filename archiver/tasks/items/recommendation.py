@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from archiver.tasks.workload import Workload
 
 _STARTER = """
-# Fill in your data and uncomment: each user's last item is what the gate is measured on, all items before it are learnt from.
+# Fill in your data and uncomment: the gate is measured on each user's last item, and what stands before it is learnt from.
 # data:
 #   train: interactions.tsv     # one interaction a line: .tsv, .csv or .jsonl, relative to this file
 #   validation: interactions.tsv      # the same file: the last item of each user is held out
@@ -108,7 +108,9 @@ class Recommendation(ForwardTask):
         if found is None:
             return [f"{source.source} has no {CATALOG}, which names its items: make it with `model: new:sasrec`"]
         if len(found) != facts.vocab_size:
-            return [f"{CATALOG} names {len(found)} items, the table has {facts.vocab_size} rows: they do not belong together"]
+            return [
+                f"{CATALOG} names {len(found)} items, the table has {facts.vocab_size} rows: they do not belong together"
+            ]
         return []
 
     # ---- data ---------------------------------------------------------------------------------------------------------
@@ -219,4 +221,6 @@ class Recommendation(ForwardTask):
         return [f"{facts.vocab_size} items, each a vector of {facts.hidden_size} numbers"]
 
     def starter_limits(self, facts: ModelFacts) -> str:
-        return limit_line(facts.max_positions, "of a longer history the last items are looked at").replace("tokens", "items")
+        return limit_line(facts.max_positions, "of a longer history the last items are looked at").replace(
+            "tokens", "items"
+        )

@@ -24,7 +24,9 @@ class RecommendationHandler(BatchHandler[History]):
     """
 
     parameters: ClassVar[dict[str, Parameter]] = {
-        "top_k": Parameter(is_positive_int, f"a whole number from 1 to {MOST_TOP_K}, at most as many as there are items"),
+        "top_k": Parameter(
+            is_positive_int, f"a whole number from 1 to {MOST_TOP_K}, at most as many as there are items"
+        ),
         "exclude_seen": Parameter(is_bool, "true or false"),
         "candidates": Parameter(lambda value: isinstance(value, list), "a list of items (ids or names) to choose from"),
     }
@@ -45,9 +47,9 @@ class RecommendationHandler(BatchHandler[History]):
 
     def answers(self, found: Sequence[Found[History]], parameters: Mapping[str, Any]) -> list[Any]:
         top_k, candidates = self._top_k(parameters), self._candidates(parameters)
-        return [self._answer(one, top_k, candidates, parameters.get("exclude_seen", False)) for one in found]
+        return [self._ranked(one, top_k, candidates, parameters.get("exclude_seen", False)) for one in found]
 
-    def _answer(
+    def _ranked(
         self, found: Found[History], top_k: int, candidates: np.ndarray | None, exclude_seen: bool
     ) -> list[dict[str, Any]]:
         scores, seen = found.outputs[0], set(found.items[0].seen) if exclude_seen else set()
@@ -64,7 +66,9 @@ class RecommendationHandler(BatchHandler[History]):
         most = min(MOST_TOP_K, len(self.catalog))
         top_k: int = parameters.get("top_k", min(TOP_K, most))
         if top_k > most:
-            raise BadRequest(f"parameter 'top_k' is {top_k}; there are {len(self.catalog)} items, at most {most} are answered")
+            raise BadRequest(
+                f"parameter 'top_k' is {top_k}; there are {len(self.catalog)} items, at most {most} are answered"
+            )
         return top_k
 
     def _candidates(self, parameters: Mapping[str, Any]) -> np.ndarray | None:
