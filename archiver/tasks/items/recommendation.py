@@ -15,7 +15,7 @@ from archiver.tasks.base import Metric, limit_line
 from archiver.tasks.forward import ForwardTask, Measured
 from archiver.tasks.items.new import SasRec, make_sasrec
 from handlers.inputs.items import CATALOG, Catalog, History, ItemId, Items
-from handlers.tasks.items.ranking import rank_of
+from handlers.tasks.items.ranking import best
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +55,11 @@ class UserHistory:
     def without_last(self) -> UserHistory:
         """The same a step earlier."""
         return UserHistory(self.user, self.items[:-1], self.rows[:-1])
+
+
+def never_twice(examples: Sequence[UserHistory]) -> bool:
+    """Whether nobody has an item twice, as with films that are rated: what was seen then is never what comes next."""
+    return all(len(set(one.rows)) == len(one.rows) for one in examples)
 
 
 class Recommendation(ForwardTask):
@@ -156,7 +161,8 @@ class Recommendation(ForwardTask):
             "most popular": (popular for _ in targets),
             "first-order Markov chain": markov_scores(known, items, [one.rows[-2] for one in validation]),
         }
-        return {name: ranking_metrics(ranks_of(scores, targets)) for name, scores in rankings.items()}
+        seen = [one.rows[:-1] for one in validation] if never_twice(validation) else None
+        return {name: ranking_metrics(ranks_of(scores, targets, seen)) for name, scores in rankings.items()}
 
     def examples_of(self, where: Path, workload: Workload) -> list[Any]:
         return self.values(self.read(where, workload.recipe, workload.source, workload.facts))
@@ -168,7 +174,8 @@ class Recommendation(ForwardTask):
         return [History(example.items[:-1]) for example in examples]
 
     def input_settings(self, workload: Workload) -> dict[str, Any]:
-        return {"max_length": workload.recipe.serve.max_length}
+        """Items that were seen are left out of answers, unless a request says otherwise, where nobody has one twice."""
+        return {"max_length": workload.recipe.serve.max_length, "exclude_seen": never_twice(workload.examples)}
 
     def make_input(self, workload: Workload, original: bool) -> Items:
         return Items.open(workload.source.path, self.input_settings(workload))
@@ -193,10 +200,13 @@ class Recommendation(ForwardTask):
         return {}
 
     def metrics_of(self, measured: Measured) -> dict[str, float]:
-        pairs = zip(measured.found, measured.examples, strict=True)
-        ranks = [rank_of(one.outputs[0], example.rows[-1]) for one, example in pairs]
-        both = zip(measured.found, measured.reference, strict=True)
-        equal = [int(one.outputs[0].argmax()) == int(other.outputs[0].argmax()) for one, other in both]
+        """Of the ranking that is answered: all items, less those of the history where these are left out."""
+        leave_out = measured.handler.serving["exclude_seen"]
+        seen = [one.items[0].seen if leave_out else () for one in measured.found]
+        targets = [example.rows[-1] for example in measured.examples]
+        ranks = ranks_of((one.outputs[0] for one in measured.found), targets, seen)
+        both = zip(measured.found, measured.reference, seen, strict=True)
+        equal = [int(best(one.outputs[0], 1, gone)[0] == best(other.outputs[0], 1, gone)[0]) for one, other, gone in both]
         return ranking_metrics(ranks) | rounded({"agreement": sum(equal) / len(equal)})
 
     def loss(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

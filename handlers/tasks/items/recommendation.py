@@ -20,7 +20,8 @@ _STORED = 100  # items of a stored answer
 class RecommendationHandler(BatchHandler[History]):
     """The session's output for a history is [items] float32: the score of each item that the model knows.
 
-    All of them are ranked, exactly; equal scores in the order of the table.
+    All of them are ranked, exactly; equal scores in the order of the table. Those of the history are left out where
+    `exclude_seen` says so; its default is true where nobody in the validation data has an item twice.
     """
 
     parameters: ClassVar[dict[str, Parameter]] = {
@@ -47,7 +48,8 @@ class RecommendationHandler(BatchHandler[History]):
 
     def answers(self, found: Sequence[Found[History]], parameters: Mapping[str, Any]) -> list[Any]:
         top_k, candidates = self._top_k(parameters), self._candidates(parameters)
-        return [self._ranked(one, top_k, candidates, parameters.get("exclude_seen", False)) for one in found]
+        exclude_seen = parameters.get("exclude_seen", self.serving["exclude_seen"])
+        return [self._ranked(one, top_k, candidates, exclude_seen) for one in found]
 
     def _ranked(
         self, found: Found[History], top_k: int, candidates: np.ndarray | None, exclude_seen: bool
