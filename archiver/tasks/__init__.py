@@ -7,6 +7,7 @@ from pathlib import Path
 from archiver.tasks.base import FALLBACK_VALIDATION, FORWARD, GENERATE, SEQ2SEQ, Metric, Task
 from archiver.tasks.image.classification import ImageClassification
 from archiver.tasks.image.feature_extraction import ImageFeatureExtraction
+from archiver.tasks.items.recommendation import Recommendation
 from archiver.tasks.speech.classification import AudioClassification
 from archiver.tasks.speech.recognition import CtcRecognition
 from archiver.tasks.text.classification import TextClassification
@@ -51,6 +52,7 @@ TASKS: dict[str, Task] = {
     "image-classification": ImageClassification(),
     "automatic-speech-recognition": CtcRecognition(),
     "audio-classification": AudioClassification(),
+    "recommendation": Recommendation(),
 }
 
 

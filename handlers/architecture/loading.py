@@ -22,6 +22,10 @@ def load_module(folder: Path, spec: Mapping[str, Any]) -> torch.nn.Module:
     """
     import transformers
 
+    where, _, name = spec["module"].partition(":")
+    kind = getattr(importlib.import_module(where), name)
+    if hasattr(kind, "register"):  # a family of models that is not transformers' own
+        kind.register()
     config_dict = json.loads((folder / spec["config"]).read_text())
     config = transformers.CONFIG_MAPPING[config_dict["model_type"]].from_dict(config_dict)
     kind = getattr(transformers, spec["class"])
@@ -32,6 +36,5 @@ def load_module(folder: Path, spec: Mapping[str, Any]) -> torch.nn.Module:
         # As in the build: the answer is made without the pooler, whose weights do not travel.
         model.register_module("pooler", None)
     model = load_weights(model, folder, {name: torch.as_tensor(value) for name, value in weights.items()})
-    where, _, name = spec["module"].partition(":")
-    made: torch.nn.Module = getattr(importlib.import_module(where), name)(model, **spec["settings"])
+    made: torch.nn.Module = kind(model, **spec["settings"])
     return made
