@@ -9,9 +9,9 @@ from typing import Any
 from archiver.data.examples import read_examples
 from archiver.errors import RecipeError
 from archiver.models.facts import inspect_model
-from archiver.models.source import resolve_model
 from archiver.packaging.entry import handler_of
 from archiver.packaging.mar import extracted
+from archiver.pipeline.sources import source_of
 from archiver.report.inspection import inspect_mar
 from archiver.spec import Recipe
 from archiver.tasks import FALLBACK_VALIDATION, TASKS
@@ -43,7 +43,7 @@ def bodies_of(mar: Path, recipe: Recipe | None) -> tuple[list[bytes], str]:
         handler: Any = handler_of(folder)
         handler.serving = serving
         kind = handler.make_input(folder)
-        source = resolve_model(recipe.model)
+        source = source_of(recipe, task)
         facts = inspect_model(source.path, task.auto_class, task=task.name, **task.inspected)
         where = recipe.data.validation or task.fallback
         assert where is not None  # `build` refuses such a recipe

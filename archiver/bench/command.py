@@ -12,7 +12,7 @@ from archiver.bench.table import format_bench
 from archiver.errors import ArchiverError, PackagingError, RecipeError
 from archiver.packaging.verify import verify
 from archiver.recipe.load import load_recipe
-from archiver.spec import Recipe
+from archiver.spec import NewModel, Recipe
 from archiver.tasks import TASKS
 from archiver.tasks.base import FORWARD
 
@@ -78,6 +78,8 @@ def _stock(recipe: Recipe, folder: Path) -> Path:
     from archiver.models.facts import inspect_model
     from archiver.models.source import resolve_model
 
+    if isinstance(recipe.model, NewModel):
+        raise RecipeError(f"there is no plain handler for {recipe.name}, whose model is made by the recipe itself")
     source = resolve_model(recipe.model)
     task = TASKS[recipe.task].of_model(source.path)
     if task.execution != FORWARD:
