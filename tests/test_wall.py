@@ -15,7 +15,7 @@ import handlers
 from archiver.packaging.closure import import_closure
 from archiver.packaging.layout import write_code
 from archiver.runtimes import RUNTIMES
-from archiver.tasks import TASKS
+from archiver.tasks import FORWARD, TASKS
 
 FOLDER = Path(handlers.__file__).parent
 FILES = {path.relative_to(FOLDER).as_posix(): path for path in sorted(FOLDER.rglob("*.py"))}
@@ -123,7 +123,7 @@ def test_the_entry_of_an_archive_imports_alone_and_light(tmp_path, task, session
 def test_an_archive_carries_what_it_needs_and_no_more(tmp_path, task, session):
     stage(tmp_path, task, session)
     carried = {path.relative_to(tmp_path).as_posix() for path in (tmp_path / "handlers").rglob("*.py")}
-    generates, on_torch = task == "text-generation", session.startswith("torch")
+    generates, on_torch = TASKS[task].execution != FORWARD, session.startswith("torch")
     assert any(name.startswith("handlers/generation/") for name in carried) is generates
     assert any(name.startswith("handlers/architecture/") for name in carried) is on_torch
     runtimes = {name.removeprefix("handlers/runtimes/") for name in carried if name.startswith("handlers/runtimes/")}
