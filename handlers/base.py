@@ -137,7 +137,7 @@ class Found(Generic[Value]):
 
     Args:
         value: the input. items: what was run for it, at least one.
-        outputs: one an item: the session's output row for it, padding included.
+        outputs: one an item: the session's output row for it, padding included, as `keep` leaves it.
     """
 
     value: Value
@@ -158,6 +158,14 @@ class BatchHandler(TaskHandler[Value]):
         Raises: BadRequest for an input that the parameters forbid, naming its index.
         """
         return [(item,) for item in self.input.encode(values, parameters)]
+
+    def keep(self, item: Any, output: np.ndarray) -> np.ndarray:
+        """What of an item's output `answers` and metrics need: the rest is let go while others still run.
+
+        Args:
+            output: the session's output row for it, padding included.
+        """
+        return output
 
     @abstractmethod
     def answers(self, found: Sequence[Found[Value]], parameters: Mapping[str, Any]) -> list[Any]:
@@ -214,7 +222,7 @@ class BatchHandler(TaskHandler[Value]):
                 ran.failed |= dict.fromkeys(members, error)
                 continue
             for row, index in enumerate(members):
-                ran.outputs[index] = output[row]
+                ran.outputs[index] = self.keep(items[index], output[row])
         return ran
 
     def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
@@ -267,6 +275,7 @@ class BatchHandler(TaskHandler[Value]):
             allowed=allowed,
             fields=self.input.fields,
         )
+        self.input.check_together(request.inputs)
         prepared = self.prepare(request.inputs, request.parameters)
         items = sum(map(len, prepared))
         if items > max(MAX_ITEMS, self.serving["max_inputs"]):

@@ -15,7 +15,7 @@ import handlers
 from archiver.packaging.closure import import_closure
 from archiver.packaging.layout import write_code
 from archiver.runtimes import RUNTIMES
-from archiver.tasks import TASKS
+from archiver.tasks import FORWARD, TASKS
 
 FOLDER = Path(handlers.__file__).parent
 FILES = {path.relative_to(FOLDER).as_posix(): path for path in sorted(FOLDER.rglob("*.py"))}
@@ -34,6 +34,8 @@ LAZY = {
 }
 # These compute on torch tensors themselves, and are imported where the runtime is torch.
 ON_TORCH = {"runtimes/torch_generation.py", "generation/sampling.py"}
+# Families of models of our own, made as transformers makes its: they are imported where one is built or loaded.
+ON_TRANSFORMERS = {"architecture/sasrec.py"}
 ARCHIVES = [
     (name, runtime.ways[task.execution].session.removeprefix("handlers.runtimes."))
     for name, task in TASKS.items()
@@ -67,6 +69,8 @@ def test_imports(name):
     allowed = set(sys.stdlib_module_names) | {"handlers", "numpy"}
     if name in ON_TORCH or name.startswith("architecture/"):
         allowed |= {"torch"}
+    if name in ON_TRANSFORMERS:
+        allowed |= {"transformers"}
     assert top <= allowed
     assert lazy <= set(sys.stdlib_module_names) | {"handlers", "numpy"} | LAZY
 
@@ -119,7 +123,7 @@ def test_the_entry_of_an_archive_imports_alone_and_light(tmp_path, task, session
 def test_an_archive_carries_what_it_needs_and_no_more(tmp_path, task, session):
     stage(tmp_path, task, session)
     carried = {path.relative_to(tmp_path).as_posix() for path in (tmp_path / "handlers").rglob("*.py")}
-    generates, on_torch = task == "text-generation", session.startswith("torch")
+    generates, on_torch = TASKS[task].execution != FORWARD, session.startswith("torch")
     assert any(name.startswith("handlers/generation/") for name in carried) is generates
     assert any(name.startswith("handlers/architecture/") for name in carried) is on_torch
     runtimes = {name.removeprefix("handlers/runtimes/") for name in carried if name.startswith("handlers/runtimes/")}

@@ -1,5 +1,5 @@
-"""Random inputs of the right shape for a model, by what it calls its main input: tokens of a text, pixels of an image,
-samples of a sound."""
+"""Random inputs of the right shape for a model, by what it calls its main input: tokens of a text, items of a history,
+pixels of an image, samples of a sound."""
 
 from __future__ import annotations
 
@@ -38,8 +38,16 @@ def image_shape(config: Any) -> tuple[int, int, int]:
 
 
 def _texts(model: Any, rows: int, tokens: int, generator: torch.Generator) -> dict[str, Tensor]:
+    return _ids("input_ids", model, rows, tokens, generator)
+
+
+def _ids(name: str, model: Any, rows: int, tokens: int, generator: torch.Generator) -> dict[str, Tensor]:
     ids = torch.randint(0, model.get_input_embeddings().weight.shape[0], (rows, tokens), generator=generator)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return {name: ids, "attention_mask": torch.ones_like(ids)}
+
+
+def _items(model: Any, rows: int, tokens: int, generator: torch.Generator) -> dict[str, Tensor]:
+    return _ids("item_ids", model, rows, tokens, generator)
 
 
 def _images(model: Any, rows: int, tokens: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -61,6 +69,7 @@ def _sounds(model: Any, rows: int, tokens: int, generator: torch.Generator) -> d
 # By `main_input_name` of transformers' classes.
 MAKERS: Mapping[str, Callable[[Any, int, int, torch.Generator], dict[str, Tensor]]] = {
     "input_ids": _texts,
+    "item_ids": _items,
     "pixel_values": _images,
     "input_values": _sounds,
 }

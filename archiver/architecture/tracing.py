@@ -53,22 +53,26 @@ def spectrogram_tracing(frames: int, bins: int) -> Tracing:
     return Tracing({"input_values": values}, {"input_values": {0: "rows"}}, {"rows": (1, MAX_ROWS)})
 
 
-def text_tracing(module: Any, *, max_length: int) -> Tracing:
+def text_tracing(module: Any, *, max_length: int, max_places: int = 1) -> Tracing:
     """The call of a module that takes token ids.
 
     Args:
-        module: whose `inputs` name input_ids, attention_mask and, where it takes them, token_type_ids.
-        max_length: most tokens of a row.
+        module: whose `inputs` name input_ids, attention_mask and, where it takes them, token_type_ids and places.
+        max_length: most tokens of a row, from 4. max_places: most places.
     """
     length = min(16, max_length)
     input_ids = torch.randint(5, 100, (2, length), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(input_ids)
     mask[1, length // 2 :] = 0
     known = {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(input_ids)}
+    bounds = {"rows": (1, MAX_ROWS), "tokens": (1, max_length)}
+    if "places" in module.inputs:
+        known["places"] = torch.tensor([[1, 3, 0], [2, 1, 1]])
+        bounds["places"] = (1, max_places)
     return Tracing(
         {name: known[name] for name in module.inputs},
-        {name: {0: "rows", 1: "tokens"} for name in module.inputs},
-        {"rows": (1, MAX_ROWS), "tokens": (1, max_length)},
+        {name: {0: "rows", 1: "places" if name == "places" else "tokens"} for name in module.inputs},
+        bounds,
     )
 
 
@@ -89,3 +93,20 @@ class SourceExample:
     def masked(self) -> bool:
         """Whether sources have padding that the decoder must not see."""
         return "attention_mask" in self.arrays
+
+
+def history_tracing(items: int, *, max_length: int) -> Tracing:
+    """The call of a module that takes item_ids and attention_mask.
+
+    Args:
+        items: how many there are. max_length: most items of a row.
+    """
+    length = min(16, max_length)
+    item_ids = torch.randint(items, (2, length), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(item_ids)
+    mask[1, length // 2 :] = 0
+    return Tracing(
+        {"item_ids": item_ids, "attention_mask": mask},
+        {name: {0: "rows", 1: "places"} for name in ("item_ids", "attention_mask")},
+        {"rows": (1, MAX_ROWS), "places": (1, max_length)},
+    )

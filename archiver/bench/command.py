@@ -1,26 +1,22 @@
 """The verb `bench`: reads the archives and the texts, and runs the comparison of `archiver.bench.rounds`."""
 
-import json
 import tempfile
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from archiver.bench.bodies import bodies_of
 from archiver.bench.rounds import run_bench
 from archiver.bench.stock import build_stock
 from archiver.bench.table import format_bench
-from archiver.data.examples import read_examples
 from archiver.errors import ArchiverError, PackagingError, RecipeError
 from archiver.packaging.verify import verify
 from archiver.recipe.load import load_recipe
-from archiver.report.inspection import inspect_mar
-from archiver.spec import Recipe
-from archiver.tasks import FALLBACK_VALIDATION, TASKS
-from handlers.manifest import EXAMPLES
+from archiver.spec import NewModel, Recipe
+from archiver.tasks import TASKS
+from archiver.tasks.base import FORWARD
 
 STOCK = "stock"
-_MAX_BODIES = 2000
 
 
 class BenchInput(ArchiverError):
@@ -46,7 +42,7 @@ def bench(
     recipe = load_recipe(recipe_path, overrides) if recipe_path is not None else None
     if against == STOCK and recipe is None:
         raise RecipeError("--against stock needs --recipe: it names the original model that the plain handler serves")
-    bodies = _bodies(mar, recipe)
+    bodies, content_type = bodies_of(mar, recipe)
     with tempfile.TemporaryDirectory(prefix="marpress-bench-") as temporary:
         other: Path | None = None
         if against == STOCK and recipe is not None:
@@ -59,7 +55,7 @@ def bench(
             mar,
             other,
             bodies,
-            "text/plain",
+            content_type,
             clients=clients,
             seconds=seconds,
             protocols=protocols,
@@ -78,27 +74,15 @@ def _check(mar: Path) -> None:
         raise PackagingError(f"{mar.name} is unsound and is not measured", problems)
 
 
-def _bodies(mar: Path, recipe: Recipe | None) -> list[bytes]:
-    """Texts to send: the recipe's validation texts, else the archive's examples. Text pairs travel as JSON."""
-    if recipe is not None:
-        source = recipe.data.validation or FALLBACK_VALIDATION
-        columns = {key: value for key, value in recipe.data.columns.items() if key != "label"}
-        found = read_examples(source, columns, labels="none", limit=_MAX_BODIES)
-        texts: list[Any] = [
-            item.text if item.text_pair is None else {"text": item.text, "text_pair": item.text_pair} for item in found
-        ]
-    else:
-        inspect_mar(mar)
-        with zipfile.ZipFile(mar) as archive:
-            texts = [example["input"] for example in json.loads(archive.read(EXAMPLES))]
-    return [text.encode() if isinstance(text, str) else json.dumps({"inputs": text}).encode() for text in texts]
-
-
 def _stock(recipe: Recipe, folder: Path) -> Path:
     from archiver.models.facts import inspect_model
     from archiver.models.source import resolve_model
 
+    if isinstance(recipe.model, NewModel):
+        raise RecipeError(f"there is no plain handler for {recipe.name}, whose model is made by the recipe itself")
     source = resolve_model(recipe.model)
     task = TASKS[recipe.task].of_model(source.path)
-    inspect_model(source.path, task.auto_class)
-    return build_stock(source.path, task.auto_class, folder, max_length=recipe.serve.max_length)
+    if task.execution != FORWARD:
+        raise RecipeError(f"there is no plain handler for {task.name}, which writes its answers token by token")
+    inspect_model(source.path, task.auto_class, task=task.name, **task.inspected)
+    return build_stock(source.path, task.name, task.auto_class, folder, max_length=recipe.serve.max_length)

@@ -12,13 +12,13 @@ import yaml
 
 from archiver.errors import PackagingError, UnsupportedModelError
 
-AUTO_CLASSES = ("AutoModelForSequenceClassification", "AutoModel")
 # What from_pretrained reads. Folders (other formats' weights, checkpoints) and pickles stay outside.
 _SUFFIXES = (".json", ".txt", ".model", ".safetensors")
 
 
 def build_stock(
     model_dir: Path,
+    task: str,
     auto_class: str,
     out_dir: Path,
     *,
@@ -30,17 +30,15 @@ def build_stock(
     """Package an fp32 model with the plain transformers handler: one worker, each batch as TorchServe makes it.
 
     Args:
-        model_dir: config.json, tokenizer files and *.safetensors.
-        auto_class: the transformers class that loads the model, one of AUTO_CLASSES.
+        model_dir: config.json, *.safetensors, and the files of its tokenizer or processor.
+        task: one that transformers has a pipeline for, or that the plain handler answers itself.
+        auto_class: the transformers class that loads the model for it.
         max_length: tokens.
     Returns: out_dir/NAME.mar, replacing an older one.
-    Raises: UnsupportedModelError for another class or a directory without these files, PackagingError when the archiver
+    Raises: UnsupportedModelError for another task or a directory without these files, PackagingError when the archiver
         fails.
     """
-    if auto_class not in AUTO_CLASSES:
-        raise UnsupportedModelError(
-            f"there is no plain handler for an {auto_class}; allowed: {' or '.join(AUTO_CLASSES)}"
-        )
+    _check_task(task)
     files = sorted(file for file in model_dir.glob("*") if file.is_file() and file.suffix in _SUFFIXES)
     if not any(file.suffix == ".safetensors" for file in files) or not (model_dir / "config.json").is_file():
         raise UnsupportedModelError(
@@ -53,7 +51,7 @@ def build_stock(
         "batchSize": batch_size,
         "maxBatchDelay": max_batch_delay_ms,
         "responseTimeout": 120,
-        "handler": {"auto_class": auto_class, "max_length": max_length},
+        "handler": {"task": task, "auto_class": auto_class, "max_length": max_length},
     }
     # The archiver stages in <temp folder>/<model name> and empties it first: two builds at once need two temp folders.
     with tempfile.TemporaryDirectory(prefix="marpress-stock-") as private:
@@ -71,3 +69,15 @@ def build_stock(
             f"torch-model-archiver did not write {archive}: {(done.stderr or done.stdout).strip()[-1000:]}"
         )
     return archive
+
+
+def _check_task(task: str) -> None:
+    from transformers.pipelines import get_supported_tasks
+
+    from archiver.bench.stock_handler import BY_LOGITS
+
+    allowed = {*BY_LOGITS, *get_supported_tasks()}
+    if task not in allowed:
+        raise UnsupportedModelError(
+            f"there is no plain handler for {task}: transformers has no pipeline for it; give another archive instead"
+        )

@@ -24,6 +24,7 @@ from archiver.compression.quantize.options import (
     Ternary,
     WeightOnly,
 )
+from archiver.compression.quantize.product.options import Product
 from archiver.compression.retrain.options import Retrain
 from archiver.compression.share.options import Vocabulary
 
@@ -162,6 +163,14 @@ METHODS: dict[str, dict[str, Method]] = {
             needs_data=False,
             check="archiver.compression.quantize.targets:check_targets",
             leaves=Effect.GRID,
+            refuses=_QUANTIZES,
+        ),
+        "product": Method(
+            options=Product,
+            function="archiver.compression.quantize.product.stage:product",
+            needs_data=False,
+            check="archiver.compression.quantize.product.stage:check",
+            leaves=Effect.CODEBOOK,
             refuses=_QUANTIZES,
         ),
     },

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from archiver.data.embedded import SOURCE, embedded_sentences
 from archiver.data.files import BadRow, Columns, Row, read_rows
@@ -17,7 +17,7 @@ from archiver.errors import DataError
 SHOWN_PROBLEMS = 20
 KEYS = ("text", "text_pair", "label")
 
-Label = int | float | tuple[int, ...] | None
+Label = int | float | str | tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Example:
     """One text or pair of texts.
 
     label: a class id; a tuple of ids, possibly empty, for multi-label data; a score where the label is a number
-    (feature-extraction pairs, a model with a single output); None for data without labels
+    (feature-extraction pairs, a model with a single output); a name that the model does not know, where it is told which
+    labels there are; None for data without labels
     """
 
     text: str
@@ -37,7 +38,7 @@ def read_examples(
     source: Path | str,
     columns: Mapping[str, str | int] | None = None,
     *,
-    labels: Literal["class", "score", "none"] = "class",
+    labels: Literal["class", "score", "name", "none"] = "class",
     id2label: Mapping[int, str] | None = None,
     multi_label: bool | None = None,
     limit: int | None = None,
@@ -47,7 +48,8 @@ def read_examples(
     source: a .tsv, .csv, .jsonl/.ndjson or .txt file; "hub://name[/config]:split"; "embedded:cpython:train|validation"
     columns: {"text" | "text_pair" | "label": column name (the file has a header) or position (it has none)};
         without it: columns named text, text_pair and label, of which only text must exist
-    labels: "score" where a label is a number whatever the model says, "none" where labels are not wanted, else "class"
+    labels: "score" where a label is a number whatever the model says, "name" where a label of a single text
+        is any name (that of a pair is one of the model's), "none" where labels are not wanted, else "class"
     id2label: the model's labels; a label is one of these names, or an id. With one label only it is a score
     multi_label: labels are names or ids joined by `|`; None: decided by whether some label holds a `|`
     limit: read no more than this many examples
@@ -60,7 +62,7 @@ def read_examples(
         if isinstance(row, BadRow):
             problems.append((row.line, row.problem))
             continue
-        mistakes = [f"{key} {mistake}" for key, value in _texts(row) if (mistake := _text_mistake(value))]
+        mistakes = [f"{key} {mistake}" for key, value in _texts(row) if (mistake := text_mistake(value))]
         problems += [(row.line, mistake) for mistake in mistakes]
         if not mistakes:
             good.append(row)
@@ -69,7 +71,10 @@ def read_examples(
     for row in good:
         raw = row.values.get("label")
         try:
-            label = None if raw is None or labels == "none" else parse(raw)
+            single = "text_pair" not in row.values
+            label = (
+                None if raw is None or labels == "none" else _name(raw) if labels == "name" and single else parse(raw)
+            )
         except ValueError as error:
             problems.append((row.line, str(error)))
         else:
@@ -97,13 +102,14 @@ def _texts(row: Row) -> list[tuple[str, Any]]:
     return [(key, row.values[key]) for key in ("text", "text_pair") if key in row.values]
 
 
-def _text_mistake(value: Any) -> str | None:
+def text_mistake(value: Any) -> str | None:
+    """What is wrong with a value that should be a text; None for nothing."""
     if not isinstance(value, str):
         return f"must be a string; found {type(value).__name__} {value!r}"[:120]
     return None if value.strip() else "is empty"
 
 
-def raise_mistakes(name: str, problems: list[tuple[int, str]]) -> None:
+def raise_mistakes(name: str, problems: list[tuple[int, str]]) -> NoReturn:
     """DataError that lists the mistakes of one source, the first 20 of them, by line."""
     lines = [f"{name}:{line}: {problem}" for line, problem in sorted(problems, key=lambda item: item[0])]
     shown = lines[:SHOWN_PROBLEMS] + (
@@ -119,7 +125,8 @@ def label_parser(
 ) -> Callable[[Any], Label]:
     """The function that turns one label as read (str, int, float, list) into an Example's label.
 
-    It raises ValueError that says what is wrong and what is allowed.
+    Args: as `read_examples` has them; raw_labels: all labels, by which it is decided whether they are several.
+    Returns: a function that raises ValueError saying what is wrong and what is allowed.
     """
     if labels == "score" or (id2label is not None and len(id2label) == 1 and not multi_label):
         return _score
@@ -136,6 +143,12 @@ def label_parser(
         return tuple(sorted({_class_id(part, ids, id2label) for part in parts}))
 
     return parse_several
+
+
+def _name(raw: Any) -> str:
+    if not isinstance(raw, str) or not raw.strip():
+        raise ValueError(f"label {raw!r} must be a name, as a request would send it")
+    return raw.strip()
 
 
 def _score(raw: Any) -> float:

@@ -67,8 +67,8 @@ def read_rows(path: Path, columns: Columns) -> Iterator[Row | BadRow]:
     return reader(path, columns)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str | None]]:
-    """(line number, text without its line end), or (line number, None) for a line that is not UTF-8."""
+def read_lines(path: Path) -> Iterator[tuple[int, str | None]]:
+    """(line number, text without its line end) of a file, or (line number, None) for a line that is not UTF-8."""
     try:
         with path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
@@ -88,7 +88,7 @@ _NOT_UTF8 = "is not UTF-8: save the file as UTF-8"
 
 
 def _plain_lines(path: Path, columns: Columns) -> Iterator[Row | BadRow]:
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         if line is None:
             yield BadRow(number, _NOT_UTF8)
         elif line.strip():
@@ -98,7 +98,7 @@ def _plain_lines(path: Path, columns: Columns) -> Iterator[Row | BadRow]:
 def _json_lines(path: Path, columns: Columns) -> Iterator[Row | BadRow]:
     if any(isinstance(column, int) for column in columns.names.values()):
         raise DataError(f"{path.name}: JSON lines have names, not positions: give data.columns by name")
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         if line is None:
             yield BadRow(number, _NOT_UTF8)
             continue
@@ -129,7 +129,7 @@ Record = tuple[int, list[str]] | BadRow
 
 
 def _tsv_records(path: Path) -> Iterator[Record]:
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         if line is None:
             yield BadRow(number, _NOT_UTF8)
         elif line.strip():
@@ -141,7 +141,7 @@ def _csv_records(path: Path) -> Iterator[Record]:
     undecodable: set[int] = set()
 
     def decoded() -> Iterator[str]:
-        for number, line in _lines(path):
+        for number, line in read_lines(path):
             if line is None:
                 undecodable.add(number)
             yield (line if line is not None else "?") + "\n"

@@ -22,10 +22,7 @@ def embedding_metrics(
     vectors, original: [len(texts), width] for `texts`; the examples' texts are among them. recall@10 needs more than
     ten texts, spearman pairs with scores; what cannot be measured is left out.
     """
-    ours, theirs = _unit(vectors), _unit(original)
-    metrics = {"cosine": float((ours * theirs).sum(axis=1).mean())}
-    if len(texts) > NEIGHBOURS:
-        metrics[f"recall@{NEIGHBOURS}"] = neighbour_recall(ours[:MAX_NEIGHBOUR_TEXTS], theirs[:MAX_NEIGHBOUR_TEXTS])
+    metrics, ours = vector_metrics(vectors, original), _unit(vectors)
     pairs = [(e.text, e.text_pair, e.label) for e in examples if e.text_pair is not None and e.label is not None]
     if len({label for _, _, label in pairs}) > 1:  # among equal scores there is no order to keep
         from scipy.stats import spearmanr
@@ -36,6 +33,19 @@ def embedding_metrics(
         rho = spearmanr((left * right).sum(axis=1), [label for _, _, label in pairs]).statistic
         if np.isfinite(rho):
             metrics["spearman"] = float(rho)
+    return rounded(metrics)
+
+
+def vector_metrics(vectors: np.ndarray, original: np.ndarray) -> dict[str, float]:
+    """cosine (mean, to the original's vector) and, of more than ten inputs, recall@10 of the original's neighbours.
+
+    Args:
+        vectors, original: [n, width], of the same inputs.
+    """
+    ours, theirs = _unit(vectors), _unit(original)
+    metrics = {"cosine": float((ours * theirs).sum(axis=1).mean())}
+    if len(ours) > NEIGHBOURS:
+        metrics[f"recall@{NEIGHBOURS}"] = neighbour_recall(ours[:MAX_NEIGHBOUR_TEXTS], theirs[:MAX_NEIGHBOUR_TEXTS])
     return rounded(metrics)
 
 

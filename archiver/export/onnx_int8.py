@@ -25,6 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from archiver.compression.quantize.int8 import affine_uint8
 from archiver.export.onnx import OnnxGraph
+from archiver.export.onnx_convolutions import quantize_convolutions
 from archiver.state.plan import QuantizationPlan
 from archiver.storage.int8_rows import quantize_rows
 
@@ -36,8 +37,7 @@ _TINY = 1e-12
 
 def quantize_graph(exported: OnnxGraph, plan: QuantizationPlan) -> onnx.ModelProto:
     """A copy of the graph with the linears and embeddings of `plan` in int8, as `plan.kind` says."""
-    model = onnx.ModelProto()
-    model.CopyFrom(exported.model)
+    model = quantize_convolutions(exported, plan)
     linears, embeddings = set(plan.linears), set(plan.embeddings)
     modules = _split_gemms(model, exported.modules, linears)
     writer = _Writer(model)

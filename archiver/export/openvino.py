@@ -20,12 +20,17 @@ WEIGHT_ONLY_GROUP = 32
 
 
 def export_openvino(
-    exported: OnnxGraph, plan: QuantizationPlan | None, folder: Path, *, widths: Sequence[int]
+    exported: OnnxGraph,
+    plan: QuantizationPlan | None,
+    folder: Path,
+    *,
+    widths: Sequence[int],
+    exact_products: bool = False,
 ) -> dict[str, Any]:
     """Write model.xml and model.bin into `folder`; returns the plugin settings the archive needs.
 
     widths: in_features of the quantized linears, for the activation groups of dynamic-int8 (one per token and layer,
-    as far as the layers' widths allow one size for all).
+    as far as the layers' widths allow one size for all). exact_products: weight-only leaves activations as they are.
     """
     os.environ["OPENVINO_TELEMETRY_DISABLE"] = "1"
     import openvino as ov
@@ -40,6 +45,7 @@ def export_openvino(
             model = _compress(model, exported, plan)
             if plan.kind != "static-int8":
                 group = WEIGHT_ONLY_GROUP if plan.kind == "weight-only" else gcd(*widths)
+                group = 0 if exact_products and plan.kind == "weight-only" else group
                 config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(group)
         _name_by_place(model)
         ov.save_model(model, folder / "model.xml", compress_to_fp16=False)
@@ -63,8 +69,8 @@ def _compress(model: Any, exported: OnnxGraph, plan: QuantizationPlan) -> Any:
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
     present = {op.get_friendly_name() for op in model.get_ops()}
-    chosen = {*plan.linears, *plan.embeddings}
-    weighted = {"MatMul", "Gemm", "Gather"}
+    chosen = {*plan.linears, *plan.embeddings, *plan.convolutions}
+    weighted = {"MatMul", "Gemm", "Gather", *(["Conv"] if plan.kind == "static-int8" else [])}
     left_out = sorted(
         node.name
         for node in exported.model.graph.node
@@ -73,6 +79,7 @@ def _compress(model: Any, exported: OnnxGraph, plan: QuantizationPlan) -> Any:
         and exported.modules.get(node.name) not in chosen
         and _has_weight(node, exported)
     )
+    attends = any(node.op_type == "Softmax" for node in exported.model.graph.node)
     scope = nncf.IgnoredScope(names=left_out, validate=False) if left_out else None
     # NNCF draws tables and progress bars on standard output, which belongs to the build's own report.
     with contextlib.redirect_stdout(io.StringIO()):
@@ -81,7 +88,7 @@ def _compress(model: Any, exported: OnnxGraph, plan: QuantizationPlan) -> Any:
                 model,
                 nncf.Dataset([_arrays(batch) for batch in plan.calibration]),
                 subset_size=len(plan.calibration),
-                model_type=nncf.ModelType.TRANSFORMER,
+                model_type=nncf.ModelType.TRANSFORMER if attends else None,
                 preset=nncf.QuantizationPreset.MIXED,
                 ignored_scope=scope,
             )
@@ -90,7 +97,7 @@ def _compress(model: Any, exported: OnnxGraph, plan: QuantizationPlan) -> Any:
 
 def _has_weight(node: Any, exported: OnnxGraph) -> bool:
     weights = {item.name for item in exported.model.graph.initializer if len(item.dims) == 2}
-    return any(name in weights for name in node.input)
+    return node.op_type == "Conv" or any(name in weights for name in node.input)
 
 
 def _arrays(batch: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ the one that is asked. It gets stand-ins of the tensors, which become tensors of
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,13 @@ import torch
 from archiver.models.config import quiet, reason
 from archiver.models.tensors import LEGACY_BUFFERS, TensorInfo
 
+# Arguments of `from_pretrained` that every load shares.
+LOADING: Mapping[str, Any] = {
+    "dtype": torch.float32,
+    "attn_implementation": "eager",
+    "ignore_mismatched_sizes": True,  # so that every mismatch is known; each is a problem
+    "output_loading_info": True,
+}
 _MOST = 20  # lines of one kind that are listed
 
 
@@ -44,14 +51,16 @@ class _StandIn:
         return torch.empty(self.shape, dtype=dtype, device="meta")
 
 
-def match_checkpoint(cls: Any, config: Any, tensors: Mapping[str, TensorInfo], *, base_only: bool) -> Checkpoint:
+def match_checkpoint(
+    cls: Any, config: Any, tensors: Mapping[str, TensorInfo], *, options: Mapping[str, Any]
+) -> Checkpoint:  # fmt: skip
     """Compare a class of transformers with the tensors of the weight files, without reading them.
 
     Args:
         cls: a class of transformers, as BertForSequenceClassification.
         config: its configuration.
         tensors: those of all weight files.
-        base_only: the model without head and pooler is wanted.
+        options: arguments of the class's constructor, as `model_options` gives them.
     Raises: ValueError where transformers cannot make or load such a model, with its reason.
     """
     # A subclass under the same name: what its loading leaves on the meta device stays there, uninitialised.
@@ -65,30 +74,31 @@ def match_checkpoint(cls: Any, config: Any, tensors: Mapping[str, TensorInfo], *
     stand_ins = {name: _StandIn(info.shape) for name, info in tensors.items()}
     with quiet():
         try:
-            model, info = checked.from_pretrained(
-                None, config=config, state_dict=stand_ins, **loading_options(cls, base_only)
-            )
+            model, info = checked.from_pretrained(None, config=config, state_dict=stand_ins, **LOADING, **options)
         except Exception as error:  # whatever a model's own code raises for a configuration it cannot take
             raise ValueError(reason(error)) from error
     head, problems = loading_problems(model, info)
     return Checkpoint(model, head, problems)
 
 
-def loading_options(cls: Any, base_only: bool) -> dict[str, Any]:
-    """Arguments of `from_pretrained` that every load shares: fp32, eager attention, no pooler for the base model."""
-    options: dict[str, Any] = {
-        "dtype": torch.float32,
-        "attn_implementation": "eager",
-        "ignore_mismatched_sizes": True,  # so that every mismatch is known; each is a problem
-        "output_loading_info": True,
-    }
-    return options | model_options(cls, base_only)
+def model_options(
+    cls: Any, config: Any, base_only: bool, input_name: str, names: Collection[str]
+) -> dict[str, Any]:  # fmt: skip
+    """Arguments of a class's constructor beside its configuration: no pooler for the base model.
 
+    A pooler of images stays where the files hold its weights, or it has none: it makes what is called their features.
 
-def model_options(cls: Any, base_only: bool) -> dict[str, Any]:
-    """Arguments of a class's constructor beside its configuration: no pooler for the base model."""
-    takes = base_only and "add_pooling_layer" in inspect.signature(cls.__init__).parameters
-    return {"add_pooling_layer": False} if takes else {}
+    Args:
+        input_name: the model's main input. names: of the weight files' tensors.
+    """
+    if not base_only or "add_pooling_layer" not in inspect.signature(cls.__init__).parameters:
+        return {}
+    if input_name != "input_ids":
+        with torch.device("meta"):
+            pooler = [name for name in cls._from_config(config).state_dict() if name.startswith("pooler.")]
+        if all(any(name.endswith(f".{wanted}") or name == wanted for name in names) for wanted in pooler):
+            return {}
+    return {"add_pooling_layer": False}
 
 
 def loading_problems(model: Any, info: Mapping[str, Any]) -> tuple[list[str], list[str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ def read_config(path: Path, raw: Mapping[str, Any], auto_class: str, problems: l
     """
     from transformers import CONFIG_MAPPING, AutoConfig
 
+    from handlers.architecture.families import register
+
+    register()
     model_type = raw.get("model_type")
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         problems.append(f"config.json: model_type is {model_type!r}, which this version of transformers does not know")
@@ -35,11 +38,17 @@ def read_config(path: Path, raw: Mapping[str, Any], auto_class: str, problems: l
     return config
 
 
-def model_class(config: Any, auto_class: str, problems: list[str]) -> tuple[Any, Any]:
+def model_class(
+    config: Any, auto_class: str, problems: list[str], input_name: str = "input_ids", names: Collection[str] = ()
+) -> tuple[Any, Any]:
     """The class that transformers' auto class chooses for a configuration, and the configuration which that class takes.
 
-    Returns: (class, configuration): of a model for several kinds of input the text part, where the class is for text.
-    (None, the configuration), and a problem, where there is no such class.
+    Args:
+        input_name: the main input that is wanted.
+        names: of the weight files' tensors.
+    Returns: (class, configuration): of a model for several kinds of input the part that takes the wanted one, with its
+        projection into the space that the kinds share, where there is one. (None, the configuration), and a problem, where
+        there is no such class.
     """
     import transformers
     from transformers.models.auto import auto_factory
@@ -54,8 +63,32 @@ def model_class(config: Any, auto_class: str, problems: list[str]) -> tuple[Any,
     except (ImportError, RuntimeError) as error:
         problems.append(f"model_type {config.model_type!r}: transformers cannot import its classes: {reason(error)}")
         return None, config
+    if input_name != "input_ids":
+        return _part(config, cls, mapping, input_name, names)
     part = config.sub_configs.get("text_config")
     return cls, config.get_text_config() if part is not None and cls.config_class == part else config
+
+
+def _part(config: Any, cls: Any, mapping: Any, input_name: str, names: Collection[str]) -> tuple[Any, Any]:
+    """Of CLIP and its like the tower that takes the input; any other model itself."""
+    import torch
+    import transformers
+    from transformers.models.auto import auto_factory
+
+    if cls.main_input_name != input_name:
+        parts = [getattr(config, name) for name in config.sub_configs]
+        found = [(auto_factory._get_model_class(part, mapping), part) for part in parts if type(part) in mapping]
+        whole = config
+        cls, config = next(((one, part) for one, part in found if one.main_input_name == input_name), (cls, config))
+        if hasattr(whole, "projection_dim"):
+            config.projection_dim = whole.projection_dim  # the whole model goes by its own, whatever the part says
+    projecting = getattr(transformers, f"{cls.__name__}WithProjection", None)
+    if projecting is None:
+        return cls, config
+    with torch.device("meta"):
+        plain, more = cls._from_config(config).state_dict(), projecting._from_config(config).state_dict()
+    projection = [name for name in more if name.partition(".")[0] not in {key.partition(".")[0] for key in plain}]
+    return (projecting if projection and set(projection) <= set(names) else cls), config
 
 
 def is_causal(model: Any) -> bool:

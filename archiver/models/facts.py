@@ -118,13 +118,14 @@ def _facts(
     config = read_config(path, raw, auto_class, problems)
     cls = None
     if config is not None:
-        cls, config = model_class(config, auto_class, problems)
+        cls, config = model_class(config, auto_class, problems, input_name, directory.tensors)
     if cls is None or len(problems) > known:
         return None
-    from archiver.models.checkpoint import match_checkpoint
+    from archiver.models.checkpoint import match_checkpoint, model_options
 
     try:
-        checkpoint = match_checkpoint(cls, config, directory.tensors, base_only=base_only)
+        options = model_options(cls, config, base_only, input_name, directory.tensors)
+        checkpoint = match_checkpoint(cls, config, directory.tensors, options=options)
     except ValueError as error:
         problems.append(f"transformers cannot make {cls.__name__} from config.json and these weights: {error}")
         return None

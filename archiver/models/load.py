@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     import torch
 
 
-def load_model(source: ModelSource | Path, auto_class: str, *, base_only: bool | None = None) -> torch.nn.Module:
+def load_model(
+    source: ModelSource | Path, auto_class: str, *, base_only: bool | None = None, input_name: str = "input_ids"
+) -> torch.nn.Module:
     """The model as one of transformers' auto classes makes it: fp32, in eval mode, eager attention, with weights.
 
     From safetensors only, whatever float type they have; no remote code, no download. Layers that are linear but of a
@@ -24,13 +26,14 @@ def load_model(source: ModelSource | Path, auto_class: str, *, base_only: bool |
         source: the directory, or where it was found.
         auto_class: the class's name, as "AutoModelForCausalLM".
         base_only: the model without head and pooler is wanted. Default: for AutoModel.
+        input_name: the model's main input; of a model for several kinds of input the part that takes it.
     Raises: UnsupportedModelError when a weight is missing, surplus or of another shape than config.json says.
     """
-    from archiver.models.checkpoint import loading_options, loading_problems
+    from archiver.models.checkpoint import LOADING, loading_problems
     from handlers.architecture.linear_layers import to_linear_layers
 
     path = _path(source)
-    config, cls, base_only = _class_of(path, auto_class, base_only)
+    config, cls, options = _class_of(path, auto_class, base_only, input_name)
     with quiet():
         try:
             model, info = cls.from_pretrained(
@@ -39,7 +42,8 @@ def load_model(source: ModelSource | Path, auto_class: str, *, base_only: bool |
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
-                **loading_options(cls, base_only),
+                **LOADING,
+                **options,
             )
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             raise UnsupportedModelError(
@@ -65,32 +69,36 @@ def _embeddings(model: Any) -> Any:
         return None
 
 
-def skeleton(source: ModelSource | Path, auto_class: str, *, base_only: bool | None = None) -> torch.nn.Module:
+def skeleton(
+    source: ModelSource | Path, auto_class: str, *, base_only: bool | None = None, input_name: str = "input_ids"
+) -> torch.nn.Module:
     """The model's modules by its config alone, without reading a weight: for a look at names and shapes.
 
     Inside `torch.device("meta")` it costs neither memory nor time. Args and Raises: as `load_model`.
     """
     import torch
 
-    from archiver.models.checkpoint import model_options
     from handlers.architecture.linear_layers import to_linear_layers
 
-    config, cls, base_only = _class_of(_path(source), auto_class, base_only)
+    config, cls, options = _class_of(_path(source), auto_class, base_only, input_name)
     config.dtype = torch.float32  # for the parts, too, that some classes make by another call
-    model: torch.nn.Module = cls._from_config(config, attn_implementation="eager", **model_options(cls, base_only))
+    model: torch.nn.Module = cls._from_config(config, attn_implementation="eager", **options)
     return to_linear_layers(model)
 
 
-def _class_of(path: Path, auto_class: str, base_only: bool | None) -> tuple[Any, Any, bool]:
-    """(configuration, class, base_only) of a directory without problems."""
+def _class_of(path: Path, auto_class: str, base_only: bool | None, input_name: str) -> tuple[Any, Any, dict[str, Any]]:
+    """(configuration, class, more arguments of its constructor) of a directory without problems."""
+    from archiver.models.checkpoint import model_options
+
     directory, problems = read_directory(path), list[str]()
     config = read_config(path, directory.config, auto_class, problems)
     cls = None
     if config is not None:
-        cls, config = model_class(config, auto_class, problems)
+        cls, config = model_class(config, auto_class, problems, input_name, directory.tensors)
     if problems:
         raise unusable(path, problems)
-    return config, cls, auto_class == "AutoModel" if base_only is None else base_only
+    alone = auto_class == "AutoModel" if base_only is None else base_only
+    return config, cls, model_options(cls, config, alone, input_name, directory.tensors)
 
 
 def _path(source: ModelSource | Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from archiver.models.files import read_json
 
@@ -30,6 +31,15 @@ def read_vocabulary(path: Path, problems: list[str]) -> dict[str, int]:
     return ids
 
 
+def tokenizer_settings(path: Path) -> dict[str, Any]:
+    """tokenizer_config.json, with what special_tokens_map.json says besides; {} where there is neither."""
+    found: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (path / name).is_file():
+            found |= read_json(path / name, [])
+    return found
+
+
 def check_vocabulary(tokenizer: dict[str, int], rows: int, problems: list[str]) -> None:
     """Every id of the tokenizer must have its row of embeddings."""
     if tokenizer and max(tokenizer.values()) >= rows:
@@ -38,3 +48,17 @@ def check_vocabulary(tokenizer: dict[str, int], rows: int, problems: list[str]) 
             f"tokenizer.json has the id {tokenizer[token]} ({token!r}), the model {rows} embeddings: they do not "
             "belong together; save the tokenizer that the model was trained with"
         )
+
+
+def special_token(path: Path, key: str) -> str | None:
+    """A special token as the tokenizer's files name it, None where they name none.
+
+    Args:
+        path: the model directory. key: "unk_token", "cls_token", …
+    """
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        file = path / name
+        token = read_json(file, []).get(key) if file.is_file() else None
+        if token is not None:
+            return str(token["content"] if isinstance(token, dict) else token)
+    return None

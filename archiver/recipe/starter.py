@@ -9,6 +9,7 @@ from pathlib import Path
 from archiver.errors import UnsupportedModelError
 from archiver.models.facts import ModelFacts, inspect_model
 from archiver.models.source import resolve_model
+from archiver.recipe.check import RESERVED
 from archiver.recipe.yaml_tree import Node, Problems, read_yaml
 from archiver.runtimes import RUNTIMES
 from archiver.tasks import TASKS, Task, default_task
@@ -44,7 +45,7 @@ def write_recipe(model_dir: Path | str, task: str | None = None) -> str:
 def _name(source: str) -> str:
     """An archive's name made of a folder's: what is not allowed in one becomes a dash."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.rpartition("/")[2]).strip("._-")
-    return name[:128] or "model"
+    return f"{'model-' if name.startswith(RESERVED) else ''}{name}"[:128] or "model"
 
 
 def _yaml_string(text: str) -> str:
@@ -57,12 +58,15 @@ def _yaml_string(text: str) -> str:
 
 
 def _summary(task: Task, facts: ModelFacts) -> str:
-    lines = [
-        f"{facts.architecture or facts.model_type}: {facts.num_parameters / 1e6:.1f} M parameters, "
-        f"{facts.num_layers} layers of {facts.hidden_size}, {facts.weight_bytes / 1e6:.0f} MB of {facts.dtype} weights"
+    said = [
+        f"{facts.num_parameters / 1e6:.1f} M parameters",
+        *(
+            [f"{facts.num_layers} layers of {facts.hidden_size}"] if facts.num_layers else []
+        ),  # convolutions have stages
+        f"{facts.weight_bytes / 1e6:.0f} MB of {facts.dtype} weights",
+        *([f"at most {facts.max_positions} tokens"] if facts.vocab_size else []),
     ]
-    if task.input_name == "input_ids":
-        lines[0] += f", at most {facts.max_positions} tokens"
+    lines = [f"{facts.architecture or facts.model_type}: {', '.join(said)}"]
     return "\n".join(f"# {line}" for line in lines + task.summary(facts))
 
 

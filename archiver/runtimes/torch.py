@@ -20,8 +20,11 @@ from handlers.architecture.decoder import DecoderWithHead
 
 def export_forward(workload: ForwardWorkload, folder: Path) -> Export:
     """Write model.safetensors, config.json and structure.json into `folder`, for a task of one pass."""
-    task, module = workload.task, workload.module
-    more = {"module": task.module, "settings": module.settings, "base_only": task.takes_base_alone}
+    more = {
+        "class": type(workload.model).__name__,
+        "module": workload.task.module,
+        "settings": workload.module.settings,
+    }
     return Export(_export(workload, folder) | more)
 
 

@@ -36,6 +36,13 @@ class Constraint(torch.nn.Module):
         """
         return None
 
+    def product(self) -> tuple[Tensor, Tensor] | None:
+        """The codes that the allowed weights stand for, for the storage codec `product`.
+
+        Returns: (codes [rows, splits], pieces [splits, clusters, width]); None where there are none.
+        """
+        return None
+
 
 class Mask(Constraint):
     """w·m with a fixed mask m of zeros and ones.

@@ -17,6 +17,7 @@ class QuantizationPlan:
     Args:
         kind: dynamic-int8, static-int8 or weight-only.
         linears, embeddings: names of the modules whose weights become int8.
+        convolutions: the same, for static-int8 in the runtimes that can.
         ranges: for static-int8, the activation range (low ≤ 0 ≤ high) at each linear layer's input.
         calibration: the batches behind the ranges, for runtimes that calibrate themselves.
     """
@@ -26,6 +27,7 @@ class QuantizationPlan:
     embeddings: tuple[str, ...]
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     calibration: Sequence[Batch] = ()
+    convolutions: tuple[str, ...] = ()
 
 
 def plan_of(model: torch.nn.Module) -> QuantizationPlan | None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from handlers.storage.bit_packing import pack, width_of
-from handlers.storage.codecs import multiply_factors
+from handlers.storage.codecs import join_pieces, multiply_factors
 
 LEAST_BYTES = 1024  # below, a tensor stays plain: its description would outweigh what it saves
 WORTH = 0.9  # a codec is taken when it needs at most this share of the plain bytes
@@ -31,11 +31,13 @@ class WeightLayout:
         grouping: (scale [rows, groups] float, zero point of that shape or None, bits) of a grid, value = (q − zero)·scale.
         factors: (U [rows, rank], V [columns, rank]) float32 with U·Vᵀ the tensor.
         n_m: (n, m) when at most n of every m neighbours of a row are not zero.
+        product: (codes [rows, splits], pieces [splits, clusters, width] float32): row r is the pieces at its codes, joined.
     """
 
     grouping: tuple[Any, Any, int] | None = None
     factors: tuple[np.ndarray, np.ndarray] | None = None
     n_m: tuple[int, int] | None = None
+    product: tuple[np.ndarray, np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,8 @@ def _by_row(matrix: np.ndarray, layout: WeightLayout, most: int) -> Iterator[Enc
         yield from _grouped(matrix, layout.grouping)
     if layout.factors is not None:
         yield from _factored(matrix, *layout.factors)
+    if layout.product is not None:
+        yield from _joined(matrix, *layout.product)
 
 
 def distinct(flat: np.ndarray, most: int = 256) -> tuple[np.ndarray, np.ndarray] | None:
@@ -290,6 +294,17 @@ def _factored(matrix: np.ndarray, u: np.ndarray, v: np.ndarray) -> Iterator[Enco
     if len(at):
         parts |= {"at": _plain(at.astype(np.int64)), "patch": _plain(matrix.reshape(-1)[at])}
     yield _made("factors", matrix, parts, rank=u.shape[1], patched=len(at))
+
+
+def _joined(matrix: np.ndarray, codes: np.ndarray, pieces: np.ndarray) -> Iterator[Encoded]:
+    splits, clusters, width = pieces.shape
+    if codes.shape != (len(matrix), splits) or splits * width != matrix.shape[1] or not 0 < clusters <= 256:
+        return
+    if not np.array_equal(join_pieces(codes, pieces), matrix):
+        return
+    bits = width_of(clusters)
+    parts = {"codes": _plain(pack(codes.astype(np.uint8).reshape(-1), bits)), "pieces": _part(pieces)}
+    yield _made("product", matrix, parts, splits=splits, bits=bits)
 
 
 def _entry(codec: str, array: np.ndarray, **more: Any) -> dict[str, Any]:

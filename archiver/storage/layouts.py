@@ -23,13 +23,15 @@ def layouts_of(model: torch.nn.Module) -> dict[str, WeightLayout]:
         chain = state.constraints.get(name, [])
         grouping = next((item for one in reversed(chain) if (item := one.grouping()) is not None), None)
         n_m = next((one.n_m for one in chain if isinstance(one, Mask) and one.n_m), None)
+        product = next((codes for one in reversed(chain) if (codes := one.product()) is not None), None)
         factors = state.factors.get(name)
-        if grouping is None and n_m is None and factors is None:
+        if grouping is None and n_m is None and factors is None and product is None:
             continue
         found[f"{name}.weight"] = WeightLayout(
             grouping=None if grouping is None else (_array(grouping[0]), _array(grouping[1]), grouping[2]),
             factors=None if factors is None else (_array(factors[0]), _array(factors[1])),
             n_m=n_m,
+            product=None if product is None else (_array(product[0]), _array(product[1])),
         )
     return found
 

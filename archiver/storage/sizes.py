@@ -19,10 +19,10 @@ def stored_bytes(model: torch.nn.Module) -> int:
     Weights that are planned as int8 count as the integers they will be, and four bytes a row for the scale.
     """
     plan = plan_of(model)
-    planned = {f"{name}.weight" for name in (*plan.linears, *plan.embeddings)} if plan else set()
+    planned = {f"{name}.weight" for name in (*plan.linears, *plan.embeddings, *plan.convolutions)} if plan else set()
     layouts = layouts_of(model)
     return sum(
-        _encoded(quantize_rows(parameter)[0], None) + 4 * parameter.shape[0]
+        _encoded(quantize_rows(parameter.flatten(1))[0], None) + 4 * parameter.shape[0]
         if name in planned
         else _encoded(parameter, layouts.get(name))
         for name, parameter in model.named_parameters()

@@ -5,12 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from archiver.tasks.base import FALLBACK_VALIDATION, FORWARD, GENERATE, SEQ2SEQ, Metric, Task
+from archiver.tasks.image.classification import ImageClassification
+from archiver.tasks.image.feature_extraction import ImageFeatureExtraction
+from archiver.tasks.items.recommendation import Recommendation
 from archiver.tasks.speech.classification import AudioClassification
 from archiver.tasks.speech.recognition import CtcRecognition
 from archiver.tasks.text.classification import TextClassification
 from archiver.tasks.text.feature_extraction import FeatureExtraction
+from archiver.tasks.text.fill_mask import FillMask
 from archiver.tasks.text.generation import TextGeneration
+from archiver.tasks.text.question_answering import QuestionAnswering
+from archiver.tasks.text.ranking import TextRanking
+from archiver.tasks.text.sentence_similarity import SentenceSimilarity
 from archiver.tasks.text.seq2seq import Summarization, Text2TextGeneration, Translation
+from archiver.tasks.text.token_classification import TokenClassification
+from archiver.tasks.text.zero_shot_classification import ZeroShotClassification
 
 __all__ = [
     "FALLBACK_VALIDATION",
@@ -25,15 +34,26 @@ __all__ = [
     "task_of",
 ]
 
+# Of several tasks that a model suits, `init` takes the last one: what is more special stands further down.
+# Of several that suit a model directory, `init` takes the last.
 TASKS: dict[str, Task] = {
     "text-classification": TextClassification(),
     "feature-extraction": FeatureExtraction(),
+    "token-classification": TokenClassification(),
+    "question-answering": QuestionAnswering(),
     "text-generation": TextGeneration(),
+    "fill-mask": FillMask(),
+    "text-ranking": TextRanking(),
+    "zero-shot-classification": ZeroShotClassification(),
+    "sentence-similarity": SentenceSimilarity(),
     "text2text-generation": Text2TextGeneration(),
     "summarization": Summarization(),
     "translation": Translation(),
+    "image-feature-extraction": ImageFeatureExtraction(),
+    "image-classification": ImageClassification(),
     "automatic-speech-recognition": CtcRecognition(),
     "audio-classification": AudioClassification(),
+    "recommendation": Recommendation(),
 }
 
 
@@ -51,22 +71,15 @@ def foreign_serve_keys(task: Task) -> set[str]:
 
 
 def default_task(path: Path) -> str:
-    """The task that a model directory is made for: by modules.json, else by the architecture that config.json names.
+    """The task that a model directory is made for: by modules.json, else by what its config.json and model card name.
 
-    Where tasks of several kinds of input have architectures of one name, the model's main input decides.
+    A model without a head gives features of what it takes: of a text, or of an image.
 
     Raises: UnsupportedModelError where the directory holds no model that can be read.
     """
-    from archiver.models.files import architecture_of, read_directory
+    from archiver.models.files import read_directory
 
-    architecture = architecture_of(read_directory(path).config) or ""
-    embeds = "feature-extraction"
+    config = read_directory(path).config
     if (path / "modules.json").is_file():
-        return embeds
-    made = [name for name, task in TASKS.items() if task.architectures and architecture.endswith(task.architectures)]
-    if len({TASKS[name].input_name for name in made}) > 1:
-        import transformers
-
-        taken = getattr(getattr(transformers, architecture, None), "main_input_name", None)
-        made = [name for name in made if TASKS[name].of_model(path).input_name == taken] or made
-    return next(iter(made), embeds)
+        return "feature-extraction"
+    return next((name for name, task in reversed(TASKS.items()) if task.suits(path, config)), "feature-extraction")

@@ -39,7 +39,8 @@ class Measured:
     Args:
         found, reference: one a value, in the order of `ForwardTask.values`, of the model as it is now and of the original.
         examples: validation examples, as read.
-        handler: turns either into answers (`handler.answers(found, parameters)`); it has no model of its own.
+        handler: turns `found` into answers (`handler.answers(found, parameters)`); it may have no model of its own.
+        original: the same for `reference`, as the original's tokens are numbered.
     """
 
     found: Sequence[Found[Any]]
@@ -47,6 +48,7 @@ class Measured:
     examples: Sequence[Any]
     facts: ModelFacts
     handler: BatchHandler[Any]
+    original: BatchHandler[Any]
 
     @property
     def rows(self) -> np.ndarray:

@@ -66,12 +66,12 @@ class ForwardWorkload(Workload):
         """Load the model and take what the original gives for the validation examples."""
         from archiver.models.load import load_model
 
-        model = load_model(source, task.auto_class, base_only=task.takes_base_alone)
+        model = load_model(source, task.auto_class, **task.inspected)
         module = load_object(task.module)(model, **task.module_settings(facts)).eval()
         original = copy.deepcopy(module)
         values = task.values(validation)
         workload = cls(task, recipe, source, facts, validation, model, module, original, train, values)
-        workload.reference = workload.reader(original, original=True).find(values, task.measured_with)
+        workload.reference = workload.original_reader.find(values, task.measured_with)
         return workload
 
     def reader(self, module: torch.nn.Module, *, original: bool = False) -> BatchHandler[Any]:
@@ -91,6 +91,11 @@ class ForwardWorkload(Workload):
         handler.session = ModuleSession(module)
         return handler
 
+    @cached_property
+    def original_reader(self) -> BatchHandler[Any]:
+        """The handler over the original."""
+        return self.reader(self.original, original=True)
+
     # ---- quality ------------------------------------------------------------------------------------------------------
 
     def metrics(self, found: Sequence[Found[Any]], handler: BatchHandler[Any]) -> dict[str, float]:
@@ -98,14 +103,16 @@ class ForwardWorkload(Workload):
         for one in found:
             for output in one.outputs:
                 require_finite(output)
-        return self.task.metrics_of(Measured(found, self.reference, self.examples, self.facts, handler))
+        return self.task.metrics_of(
+            Measured(found, self.reference, self.examples, self.facts, handler, self.original_reader)
+        )
 
     def measure(self) -> dict[str, float]:
         return self._measured(self.reader(self.module))
 
     @cached_property
     def original_metrics(self) -> dict[str, float]:
-        return self.metrics(self.reference, self.reader(self.original, original=True))
+        return self.metrics(self.reference, self.original_reader)
 
     def measure_served(self, handler: Any, way: Any, folder: Path) -> dict[str, float]:
         return self._measured(handler)
@@ -153,7 +160,7 @@ class ForwardWorkload(Workload):
         import torch
 
         module: Any = self.module
-        return {name: torch.from_numpy(arrays[name]) for name in module.inputs}
+        return {name: torch.from_numpy(arrays[name]) for name in module.inputs if name in arrays}
 
     # ---- speed --------------------------------------------------------------------------------------------------------
 
@@ -161,7 +168,7 @@ class ForwardWorkload(Workload):
         return self._sorted(self.reader(self.module))
 
     def original_speed_batches(self) -> list[Arrays]:
-        return self._sorted(self.reader(self.original, original=True))
+        return self._sorted(self.original_reader)
 
     def _sorted(self, reader: BatchHandler[Any]) -> list[Arrays]:
         prepared = reader.prepare(self.values, self.task.measured_with)
@@ -219,6 +226,7 @@ class ModuleSession:
 
         device = next(self._module.parameters()).device
         with torch.inference_mode():
-            tensors = {name: torch.from_numpy(arrays[name]).to(device) for name in self._module.inputs}
+            given = [name for name in self._module.inputs if name in arrays]
+            tensors = {name: torch.from_numpy(arrays[name]).to(device) for name in given}
             found: np.ndarray = self._module(**tensors).float().cpu().numpy()
             return found

@@ -23,6 +23,7 @@ from archiver.torchserve.server import ServerError, TorchServe
 from archiver.torchserve.settings import SAFE, fixed_properties, read_properties, taken
 
 FOLDER = Path(".torchserve")
+_LONGEST = 2000  # characters of a body that stands in the curl line itself
 _READ_KEY = """sed -n '/"inference"/,/}/s/.*"key": "\\(.*\\)".*/\\1/p'"""
 
 
@@ -108,9 +109,8 @@ def _ask(server: TorchServe, archive: Path, model: str) -> None:
     url = server.prediction_url(model)
     answer = predict_rest(url, body, token=server.inference_key, cacert=server.cacert)
     if not answer.ok:
-        raise ServerError(f"{model}: {body.decode()} was answered {answer.status}: {answer.text[:500]}")
-    shown = answer.text if len(answer.text) <= 200 else answer.text[:200] + " …"
-    print(f"{model}: {body.decode()} → {shown}")
+        raise ServerError(f"{model}: {_shown(body.decode(), 1000)} was answered {answer.status}: {answer.text[:500]}")
+    print(f"{model}: {_shown(body.decode(), 1000)} → {_shown(answer.text, 200)}")
 
 
 def _tell(server: TorchServe, folder: Path) -> None:
@@ -124,11 +124,18 @@ def _tell(server: TorchServe, folder: Path) -> None:
         header = f' -H "Authorization: Bearer $({_READ_KEY} {shlex.quote(str(folder / "key_file.json"))})"'
     for archive, model in zip(server.archives, server.models, strict=True):
         body = (example_body(archive) or b'{"inputs": "a fine film"}').decode()
+        if len(body) > _LONGEST:  # an image or a recording: no terminal takes that
+            (folder / f"{model}.json").write_text(body, encoding="utf-8")
+            body = f"@{folder / f'{model}.json'}"
         trust = f" --cacert {shlex.quote(str(server.cacert))}" if server.cacert else ""
         print(
             f"try        curl -s{trust}{header} -H 'Content-Type: application/json' "
             f"-d {shlex.quote(body)} {server.prediction_url(model)}"
         )
+
+
+def _shown(text: str, most: int) -> str:
+    return text if len(text) <= most else text[:most] + " …"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -30,7 +30,7 @@ class EncoderWithHead(torch.nn.Module):
             raise ValueError(f"pooling is {pooling!r}; allowed: {', '.join(POOLING)}")
         self.model = model
         self.pooling = pooling
-        self.takes_type_ids = _takes_type_ids(model)
+        self.takes_type_ids = takes_type_ids(model)
         types = ("token_type_ids",) if self.takes_type_ids else ()
         self.inputs = ("input_ids", "attention_mask", *types)
         self.settings = {"pooling": pooling}
@@ -41,7 +41,7 @@ class EncoderWithHead(torch.nn.Module):
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         if self.takes_type_ids and token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids
-        with _padding_out_of_convolutions(self.model, attention_mask):
+        with padding_out_of_convolutions(self.model, attention_mask):
             if self.pooling is None:
                 return self._logits(inputs)
             hidden: torch.Tensor = self.model(**inputs).last_hidden_state
@@ -70,7 +70,7 @@ class EncoderWithHead(torch.nn.Module):
         return scored
 
 
-def _takes_type_ids(model: torch.nn.Module) -> bool:
+def takes_type_ids(model: torch.nn.Module) -> bool:
     """Whether token_type_ids tell the model anything: GPT-2 would add words' vectors for them, RoBERTa knows one type."""
     config = getattr(model, "config", None)
     takes = "token_type_ids" in inspect.signature(model.forward).parameters
@@ -85,7 +85,7 @@ def _last_token(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Ten
 
 
 @contextlib.contextmanager
-def _padding_out_of_convolutions(model: torch.nn.Module, attention_mask: torch.Tensor) -> Iterator[None]:
+def padding_out_of_convolutions(model: torch.nn.Module, attention_mask: torch.Tensor) -> Iterator[None]:
     """ConvBERT's convolutions run over padding as over words: zeros there, as beyond the end of a row that stands alone."""
 
     def behind(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:  # [rows, length, width]

@@ -17,20 +17,24 @@ def load_module(folder: Path, spec: Mapping[str, Any]) -> torch.nn.Module:
     """The transformers model within the module that makes its answer.
 
     Args:
-        folder: the archive. spec: serving.json's `session`: config, model, auto_class, base_only, module ("module:class" of
-            handlers.architecture) and the settings it is made with.
+        folder: the archive. spec: serving.json's `session`: config, model, class (transformers' own), module
+            ("module:class" of handlers.architecture) and the settings it is made with.
     """
     import transformers
 
+    where, _, name = spec["module"].partition(":")
+    kind = getattr(importlib.import_module(where), name)
+    if hasattr(kind, "register"):  # a family of models that is not transformers' own
+        kind.register()
     config_dict = json.loads((folder / spec["config"]).read_text())
     config = transformers.CONFIG_MAPPING[config_dict["model_type"]].from_dict(config_dict)
-    auto = getattr(transformers, spec["auto_class"])
-    model = to_linear_layers(auto.from_config(config, attn_implementation="eager", dtype=torch.float32))
-    if spec["base_only"] and getattr(model, "pooler", None) is not None:
+    kind = getattr(transformers, spec["class"])
+    model = to_linear_layers(kind._from_config(config, attn_implementation="eager", dtype=torch.float32))
+    weights = load_packed(folder / spec["model"])
+    pooler = getattr(model, "pooler", None)
+    if pooler is not None and list(pooler.parameters()) and not any(name.startswith("pooler.") for name in weights):
         # As in the build: the answer is made without the pooler, whose weights do not travel.
         model.register_module("pooler", None)
-    weights = load_packed(folder / spec["model"])
     model = load_weights(model, folder, {name: torch.as_tensor(value) for name, value in weights.items()})
-    where, _, name = spec["module"].partition(":")
-    made: torch.nn.Module = getattr(importlib.import_module(where), name)(model, **spec["settings"])
+    made: torch.nn.Module = kind(model, **spec["settings"])
     return made

@@ -29,8 +29,8 @@ class Input(ABC, Generic[Value, Item]):
     """
 
     allowed: ClassVar[str]
-    parameters: ClassVar[dict[str, Parameter]] = {}
     fields: ClassVar[tuple[str, ...]] = ()
+    parameters: ClassVar[dict[str, Parameter]] = {}
     max_bytes: ClassVar[int] = MAX_BODY
 
     @abstractmethod
@@ -42,6 +42,15 @@ class Input(ABC, Generic[Value, Item]):
         Returns: the input, checked.
         Raises: BadRequest saying what is wrong and what is allowed.
         """
+
+    def check_together(self, values: Sequence[Value]) -> None:
+        """Refuse inputs of one request that are too much together, although each of them may be sent.
+
+        Args:
+            values: all inputs of a request.
+        Raises: BadRequest with the numbers found and allowed.
+        """
+        return None
 
     @abstractmethod
     def encode(self, values: Sequence[Value], parameters: Mapping[str, Any]) -> list[Item]:

@@ -5,12 +5,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from handlers.errors import BadRequest
-from handlers.inputs.base import Input
+from handlers.inputs.base import Input, Value
 from handlers.inputs.checks import Parameter, checked_text, is_bool, kind_of, quoted, text_of
 from handlers.requirements import require, required
 
@@ -39,22 +39,42 @@ class Encoder:
 
     Args:
         tokenizer_json: its path or its bytes.
-        max_length: most tokens of one input, special tokens included; the longer of a pair is cut first (longest_first).
+        max_length: most tokens of one input, special tokens included.
         pad_id: the token that fills a row.
         requirement: the `tokenizers` that is needed, as in requirements.txt.
+        cut: what of a pair is cut at max_length: "longest_first", or "only_first" where the second text is never cut (a
+            pair that this does not shorten enough is then an error of the tokenizer's).
     Raises: UnsoundArchive where the host has no such `tokenizers`.
     """
 
     def __init__(
-        self, tokenizer_json: Path | bytes, *, max_length: int, pad_id: int, requirement: str = "tokenizers"
+        self,
+        tokenizer_json: Path | bytes,
+        *,
+        max_length: int,
+        pad_id: int,
+        requirement: str = "tokenizers",
+        cut: str = "longest_first",
     ) -> None:
         kind: Any = require("tokenizers", requirement).Tokenizer
         from_bytes = isinstance(tokenizer_json, bytes)
         self._tokenizer: Any = kind.from_buffer(tokenizer_json) if from_bytes else kind.from_file(str(tokenizer_json))
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_length, strategy="longest_first")
+        self._tokenizer.enable_truncation(max_length, strategy=cut)
         self.max_length = max_length
+        self.cut = cut
         self.pad_id = pad_id
+
+    @classmethod
+    def open(cls, folder: Path, serving: Mapping[str, Any], cut: str = "longest_first") -> "Encoder":
+        """That of an extracted archive: its tokenizer.json, and max_length and pad_id as serving.json has them."""
+        return cls(
+            folder / "tokenizer.json",
+            max_length=serving["max_length"],
+            pad_id=serving["pad_id"],
+            requirement=required(folder, "tokenizers"),
+            cut=cut,
+        )
 
     @property
     def tokenizer(self) -> Any:
@@ -79,7 +99,7 @@ class Encoder:
             ]
         finally:
             if not truncate:
-                self._tokenizer.enable_truncation(self.max_length, strategy="longest_first")
+                self._tokenizer.enable_truncation(self.max_length, strategy=self.cut)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
@@ -106,28 +126,55 @@ class Encoder:
         return {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
 
 
-class Text(Input[TextInput, Encoded]):
-    """Texts and pairs as a kind of input; its size is the number of tokens."""
+class Texts(Input[Value, Encoded]):
+    """What the model sees as texts or pairs of texts, whatever a request's input is; an item's size is its tokens.
 
-    allowed: ClassVar[str] = (
-        'allowed: {"inputs": "text"}, {"inputs": ["text", …]}, {"inputs": {"text": …, "text_pair": …}}, or plain text'
-    )
+    cut: what of a pair is cut, see Encoder.
+    """
+
+    cut: ClassVar[str] = "longest_first"
     parameters: ClassVar[dict[str, Parameter]] = {"truncation": Parameter(is_bool, "true or false")}
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
 
     @classmethod
-    def open(cls, folder: Path, serving: Mapping[str, Any]) -> "Text":
-        """The texts of an extracted archive: its tokenizer.json, and max_length and pad_id as serving.json has them."""
-        return cls(
-            Encoder(
-                folder / "tokenizer.json",
-                max_length=serving["max_length"],
-                pad_id=serving["pad_id"],
-                requirement=required(folder, "tokenizers"),
-            )
-        )
+    def open(cls, folder: Path, serving: Mapping[str, Any]) -> Self:
+        """The texts of an extracted archive, see `Encoder.open`."""
+        return cls(Encoder.open(folder, serving, cls.cut))
+
+    def encoded(
+        self, texts: Sequence[TextInput], parameters: Mapping[str, Any], names: Sequence[str] = ()
+    ) -> list[Encoded]:
+        """Token ids of [n] texts of one request.
+
+        Args:
+            parameters: the request's. names: what messages call each; default: its place among the inputs.
+        Raises: BadRequest where one is longer than max_length and may not be cut, naming it.
+        """
+        found = self.encoder.encode(texts, truncate=parameters.get("truncation", True))
+        for index, item in enumerate(found):
+            if len(item.ids) > self.encoder.max_length:
+                where = names[index] if names else f"inputs[{index}]"
+                raise BadRequest(
+                    f"{where} has {len(item.ids)} tokens; at most {self.encoder.max_length} are allowed "
+                    "with 'truncation': false"
+                )
+        return found
+
+    def size(self, item: Encoded) -> int:
+        return len(item.ids)
+
+    def collate(self, items: Sequence[Encoded], size: int, rows: int) -> dict[str, np.ndarray]:
+        return self.encoder.pad(items, size, rows)
+
+
+class Text(Texts[TextInput]):
+    """Texts and pairs as a kind of input."""
+
+    allowed: ClassVar[str] = (
+        'allowed: {"inputs": "text"}, {"inputs": ["text", …]}, {"inputs": {"text": …, "text_pair": …}}, or plain text'
+    )
 
     def decode(self, value: Any, where: str) -> TextInput:
         if isinstance(value, (str, bytes)):
@@ -145,20 +192,7 @@ class Text(Input[TextInput, Encoded]):
         return TextInput(text, None if pair is None else checked_text(pair, f"{where}.text_pair"))
 
     def encode(self, values: Sequence[TextInput], parameters: Mapping[str, Any]) -> list[Encoded]:
-        found = self.encoder.encode(values, truncate=parameters.get("truncation", True))
-        for index, item in enumerate(found):
-            if len(item.ids) > self.encoder.max_length:
-                raise BadRequest(
-                    f"inputs[{index}] has {len(item.ids)} tokens; at most {self.encoder.max_length} are allowed "
-                    "with 'truncation': false"
-                )
-        return found
-
-    def size(self, item: Encoded) -> int:
-        return len(item.ids)
-
-    def collate(self, items: Sequence[Encoded], size: int, rows: int) -> dict[str, np.ndarray]:
-        return self.encoder.pad(items, size, rows)
+        return self.encoded(values, parameters)
 
     def to_stored(self, value: TextInput) -> Any:
         return value.text if value.text_pair is None else {"text": value.text, "text_pair": value.text_pair}

@@ -11,6 +11,7 @@ lies in the file before it is used; UnsoundArchive says what does not fit.
     palette    codebook: the distinct values of each block, and an index of 0 … 8 bits for each value
     sign       a scale for each block, times a pattern of −1, 0 and 1
     groups     value = (q − zero) · scale in float32, with a scale and a zero for each group of a row
+    product    rows joined from pieces that all rows share, by a code of 0 … 8 bits for each piece
     factors    U·Vᵀ computed in float64 and rounded to float32, and the few values where that is not the tensor
 """
 
@@ -204,6 +205,34 @@ def _factors(entry: Mapping[str, Any], shape: tuple[int, ...], dtype: str, part:
     return out.reshape(shape)
 
 
+def _product(entry: Mapping[str, Any], shape: tuple[int, ...], dtype: str, part: Part) -> np.ndarray:
+    if len(shape) != 2 or dtype != "float32":
+        raise _Wrong(f"{dtype} of shape {list(shape)}; allowed: a float32 matrix")
+    rows, columns = shape
+    splits, bits = _integer(entry, "splits", 1, max(1, columns)), _integer(entry, "bits", 0, 8)
+    pieces = part("pieces", "float32")
+    if columns % splits or not columns or pieces.size % columns or not 1 <= pieces.size // columns <= 2**bits:
+        raise _Wrong(f"{columns} columns in {splits} pieces of {bits} bits do not go with {pieces.size} numbers")
+    clusters = pieces.size // columns
+    codes = unpack(part("codes", "uint8", packed_size(bits, rows * splits)), bits, rows * splits)
+    _below(codes, clusters, 2**bits)
+    return join_pieces(codes.reshape(rows, splits), pieces.reshape(splits, clusters, -1))
+
+
+def join_pieces(codes: np.ndarray, pieces: np.ndarray) -> np.ndarray:
+    """The rows that codes stand for.
+
+    Args:
+        codes: [rows, splits] integers. pieces: [splits, clusters, width] float32.
+    Returns: [rows, splits · width] float32.
+    """
+    splits, _, width = pieces.shape
+    out = np.empty((len(codes), splits, width), np.float32)
+    for place in range(splits):
+        out[:, place] = pieces[place][codes[:, place]]
+    return out.reshape(len(codes), -1)
+
+
 def multiply_factors(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """U·Vᵀ in float64, rounded to float32. u: [out, rank], v: [in, rank] float32; returns [out, in]."""
     return (u.astype(np.float64) @ v.astype(np.float64).T).astype(np.float32)
@@ -223,4 +252,5 @@ _DECODERS: dict[str, Any] = {
     "sign": _sign,
     "groups": _groups,
     "factors": _factors,
+    "product": _product,
 }

@@ -23,8 +23,8 @@ def test_both_tasks_served_answer_as_transformers_does(
 
     classifier, encoder = tiny_model("bert", "text-classification"), tiny_model("bert", "feature-extraction")
     archives = [
-        build_stock(classifier, "AutoModelForSequenceClassification", tmp_path, name="labels"),
-        build_stock(encoder, "AutoModel", tmp_path, name="vectors"),
+        build_stock(classifier, "text-classification", "AutoModelForSequenceClassification", tmp_path, name="labels"),
+        build_stock(encoder, "feature-extraction", "AutoModel", tmp_path, name="vectors"),
     ]
     text = sentences[0]
     tokens = transformers.AutoTokenizer.from_pretrained(classifier)(text, return_tensors="pt")
@@ -58,7 +58,8 @@ def test_the_archive_holds_what_from_pretrained_reads_and_no_more(
     shutil.copytree(tiny_model("bert", "text-classification"), model)
     (model / "pytorch_model.bin").write_bytes(b"a pickle")
     (model / "onnx").mkdir()
-    archive = build_stock(model, "AutoModelForSequenceClassification", tmp_path / "out", max_length=32, batch_size=4)
+    auto_class = "AutoModelForSequenceClassification"
+    archive = build_stock(model, "text-classification", auto_class, tmp_path / "out", max_length=32, batch_size=4)
     with zipfile.ZipFile(archive) as contents:
         names = set(contents.namelist())
         settings = contents.read("model-config.yaml").decode()
@@ -70,8 +71,8 @@ def test_the_archive_holds_what_from_pretrained_reads_and_no_more(
 
 def test_what_it_cannot_serve_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        UnsupportedModelError, match="no plain handler for an AutoModelForCausalLM; allowed: AutoModelForS"
+        UnsupportedModelError, match="no plain handler for recommendation: transformers has no pipeline"
     ):
-        build_stock(tmp_path, "AutoModelForCausalLM", tmp_path)
+        build_stock(tmp_path, "recommendation", "AutoModel", tmp_path)
     with pytest.raises(UnsupportedModelError, match=r"needs config\.json and \*\.safetensors, has \[\]"):
-        build_stock(tmp_path, "AutoModel", tmp_path)
+        build_stock(tmp_path, "fill-mask", "AutoModelForMaskedLM", tmp_path)

@@ -78,7 +78,7 @@ def test_both_runtimes_equal_torch_and_take_int8(tmp_path: Path, kind: str) -> N
         if stage == "weight-only":
             weight_only(encoder.model, WeightOnly(), calibrated_on(batches))
         elif stage == "static-int8":
-            static_int8(encoder.model, StaticInt8(samples=8), calibrated_on(batches))
+            static_int8(encoder.model, StaticInt8(samples=8), calibrated_on(batches, encoder))
         plan = plan_of(encoder.model)
         save_onnx(quantize_graph(graph, plan) if plan else graph.model, folder / "model.onnx")
         config = export_openvino(graph, plan, folder, widths=[32, 48] if plan else [])

@@ -100,7 +100,7 @@ def plan(encoder: EncoderWithHead, stage: str):
     function, options = STAGES[stage]
     names = ["input_ids", "attention_mask"] + (["token_type_ids"] if encoder.takes_type_ids else [])
     batches = [{name: torch.from_numpy(arrays(1, 12, seed)[name]) for name in names} for seed in range(8)]
-    function(encoder.model, options, calibrated_on(batches))
+    function(encoder.model, options, calibrated_on(batches, encoder))
     return plan_of(encoder.model)
 
 
@@ -175,12 +175,10 @@ def test_no_metadata_in_the_graph(exported):
 def test_packed_for_torch(tiny_model, tmp_path, kind, task):
     model = load_model(resolve_model(tiny_model(kind, task)), task)
     encoder = EncoderWithHead(model, TASKS[task])
-    auto_class = {"text-classification": "AutoModelForSequenceClassification", "feature-extraction": "AutoModel"}[task]
     spec = {
         "model": "model.safetensors",
         "config": "config.json",
-        "auto_class": auto_class,
-        "base_only": auto_class == "AutoModel",
+        "class": type(model).__name__,
         "module": "handlers.architecture.encoder:EncoderWithHead",
         "settings": {"pooling": TASKS[task]},
     }

@@ -143,7 +143,7 @@ def test_what_is_no_number_is_refused_and_regression_left_out():
     def measured(outputs: np.ndarray, labels: list[Any]) -> Any:
         examples = [Example(f"text {i}", None, label) for i, label in enumerate(labels)]
         found = [Found(TextInput(one.text), [None], [row]) for one, row in zip(examples, outputs, strict=True)]
-        return Measured(found, found, examples, SimpleNamespace(multi_label=False), None)  # type: ignore[arg-type]
+        return Measured(found, found, examples, SimpleNamespace(multi_label=False), None, None)  # type: ignore[arg-type]
 
     with pytest.raises(DataError, match="not finite on a validation text"):
         require_finite(np.array([[np.nan, 0], [0, 0]], np.float32))

@@ -51,7 +51,9 @@ def test_task_may_be_chosen(tiny_model, tmp_path) -> None:
         write_recipe(tiny_model(), "translate")
 
 
-@pytest.mark.parametrize("folder", ["my model: v2 # best", "-dash", "ünï", "'quoted'", "123", "true", "a\\b"])
+@pytest.mark.parametrize(
+    "folder", ["my model: v2 # best", "-dash", "ünï", "'quoted'", "123", "true", "a\\b", "token-tags"]
+)
 def test_odd_folder_names(tiny_model, tmp_path, monkeypatch, folder) -> None:
     shutil.copytree(tiny_model(), tmp_path / folder)
     monkeypatch.chdir(tmp_path)

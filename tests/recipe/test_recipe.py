@@ -72,7 +72,10 @@ SINGLE = [
     ("serve: {examples: gone.txt}", "serve.examples: gone.txt does not exist (looked in "),
     ("serve: {examples: sst2}", "serve.examples: sst2 is a directory; name one file in it"),
     ("serve: {runtime: openvino, device: cuda}", "serve.device cuda cannot be run by openvino: use onnxruntime"),
-    ("data: x", "data must be a mapping with keys among train, validation, columns, context; found 'x'"),
+    (
+        "data: x",
+        "data must be a mapping with keys among train, validation, columns, context, items, min_count; found 'x'",
+    ),
     ("data: {train: gone.tsv}", "data.train: gone.tsv does not exist (looked in "),
     ("data: {train: minilm-sst2}", "data.train: minilm-sst2 is a directory; name one file in it"),
     ("data: {train: recipe.yaml}", "data.train: recipe.yaml has the suffix '.yaml'; allowed: .tsv, .csv"),
@@ -184,6 +187,12 @@ def test_every_mistake_at_once_in_the_files_order(folder) -> None:
     assert found[5].startswith("--set serve.workers: serve.workers must be an integer")
     assert found[6].startswith("--set serve.port: unknown key 'port' in serve")
     assert len(found) == 7
+
+
+def test_names_that_torchserve_takes_for_its_own_are_refused(folder) -> None:
+    (problem,) = mistakes(folder, LEAST.replace("name: ", "name: token-"))
+    assert "name begins with 'token': TorchServe takes every address with /token for that of its own keys" in problem
+    assert "version begins with 'token'" in mistakes(folder, f"{LEAST}version: token1\n")[0]
 
 
 def test_embedded_text_takes_the_keys_own_split(folder) -> None:

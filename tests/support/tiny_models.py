@@ -42,6 +42,8 @@ def build_tiny_model(path: Path, kind: str, task: str, **config: object) -> None
     import torch
     import transformers
 
+    from archiver.tasks import TASKS
+
     if task == "text-generation":
         return build_tiny_decoder(path, kind, **config)
     tokenizer = _bpe_tokenizer() if kind in ("roberta", "xlm-roberta", "camembert") else _wordpiece_tokenizer()
@@ -55,7 +57,7 @@ def build_tiny_model(path: Path, kind: str, task: str, **config: object) -> None
     }  # fmt: skip
     labels = {} if "id2label" in config else {"num_labels": 2}
     settings = {"vocab_size": len(tokenizer), **labels, **sizes, **positions, **_MORE.get(kind, {}), **config}
-    auto = transformers.AutoModelForSequenceClassification if task == "text-classification" else transformers.AutoModel
+    auto = getattr(transformers, TASKS[task].auto_class)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = auto.from_config(transformers.AutoConfig.for_model(kind, **settings))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from archiver.compression.calibration import require_seen, watched_inputs
-from archiver.compression.context import Batch, StageContext
+from archiver.compression.context import Batch, StageContext, inputs_of
 from archiver.compression.modules import select_modules
 from archiver.compression.report import StageReport, report_stage
 from archiver.compression.roles import roles_of
@@ -49,7 +49,7 @@ def static_int8(model: torch.nn.Module, options: Any, context: StageContext) -> 
     """Plan int8 weights, and activations of 8 bits with ranges measured on calibration texts.
 
     Args:
-        model: its linear layers and tables are what `targets` chooses from.
+        model: its linear layers, tables and convolutions are what `targets` chooses from.
         options: `targets`, `ignore`, and `samples`: how many calibration texts.
         context: gives the texts.
     Returns: the report; the plan with its ranges is on the model.
@@ -59,12 +59,12 @@ def static_int8(model: torch.nn.Module, options: Any, context: StageContext) -> 
     plan = plan_of(model)
     assert plan is not None
     plan.calibration = context.calibrate(options.samples)
-    plan.ranges = activation_ranges(model, plan.linears, plan.calibration)
+    plan.ranges = activation_ranges(model, plan.linears, plan.calibration, context.module)
     return report
 
 
 def activation_ranges(
-    model: torch.nn.Module, names: Sequence[str], batches: Sequence[Batch]
+    model: torch.nn.Module, names: Sequence[str], batches: Sequence[Batch], module: torch.nn.Module | None = None
 ) -> dict[str, tuple[float, float]]:
     """The extremes of each module's input in each batch, averaged over the batches.
 
@@ -73,7 +73,7 @@ def activation_ranges(
 
     Args:
         names: of the modules.
-        batches: the model's own inputs by name.
+        batches: inputs by name. module: what takes them: the model within what makes its answer; None: the model itself.
     Returns: name → (low ≤ 0, high ≥ 0).
     Raises: RecipeError when a module is never reached.
     """
@@ -85,9 +85,10 @@ def activation_ranges(
         sums[name][1] += max(0.0, x.max().item())
         seen[name] += 1
 
+    taking = model if module is None else module
     with watched_inputs(model, names, see), torch.inference_mode():
         for batch in batches:
-            model(**batch)
+            taking(**inputs_of(batch, taking))
     require_seen(names, lambda name: seen[name] > 0, "static-int8")
     return {name: (low / seen[name], high / seen[name]) for name, (low, high) in sums.items()}
 
@@ -105,16 +106,18 @@ def affine_uint8(low: float, high: float) -> tuple[float, int]:
 
 
 def _plan(model: torch.nn.Module, options: Any, kind: str) -> StageReport:
+    convolutions = (torch.nn.Conv1d, torch.nn.Conv2d) if kind == "static-int8" else ()
     kinds = {
         name: type(module)
         for name, module in model.named_modules()
-        if isinstance(module, (torch.nn.Linear, torch.nn.Embedding))
+        if isinstance(module, (torch.nn.Linear, torch.nn.Embedding, *convolutions))
     }
     chosen = select_modules(kinds, options.targets or ("*",), options.ignore, roles_of(model))
     plan = QuantizationPlan(
         kind,
         linears=tuple(name for name in chosen if issubclass(kinds[name], torch.nn.Linear)),
         embeddings=tuple(name for name in chosen if issubclass(kinds[name], torch.nn.Embedding)),
+        convolutions=tuple(name for name in chosen if issubclass(kinds[name], convolutions)),
     )
     setattr(model, "quantization", plan)  # noqa: B010 - a plain attribute; Module would have it a tensor
     return report_stage(f"quantize/{kind}", model, options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,6 +30,14 @@ def chosen_modules(model: torch.nn.Module, options: Any, *, tables: bool = False
         )
     else:
         names = select_modules(weighted_names(model), options.targets, options.ignore, roles_of(model))
+    return unquantized(model, names)
+
+
+def unquantized(model: torch.nn.Module, names: Sequence[str]) -> list[str]:
+    """`names` with each weight once.
+
+    Raises: RecipeError for a weight that an earlier stage has put on a grid.
+    """
     seen: set[int] = set()
     unique = []
     for name in names:

@@ -22,7 +22,7 @@ from archiver.tasks.text.seq2seq_workload import Seq2SeqWorkload
 from archiver.tasks.workload import Arrays, Batch
 from handlers.inputs.audio import Sound
 from handlers.inputs.audio_file import AudioReader, Recording
-from handlers.inputs.windows import SoundWindows
+from handlers.inputs.sound_windows import SoundWindows
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from archiver.data.examples import Example, read_examples
 from archiver.tasks.base import FALLBACK_VALIDATION
 from archiver.tasks.forward import ForwardTask
-from handlers.inputs.text import Encoder, Text, TextInput
+from handlers.inputs.base import Input
+from handlers.inputs.text import Encoder, Text, TextInput, Texts
 
 if TYPE_CHECKING:
     from archiver.architecture.tracing import Tracing
@@ -44,15 +45,16 @@ class EncoderTask(ForwardTask):
     def input_settings(self, workload: Workload) -> dict[str, Any]:
         return {"max_length": workload.recipe.serve.max_length, "pad_id": workload.pad_id}
 
-    def make_input(self, workload: Workload, original: bool) -> Text:
+    def make_input(self, workload: Workload, original: bool) -> Input[Any, Any]:
         return Text(self.encoder(workload, original))
 
-    def encoder(self, workload: Workload, original: bool) -> Encoder:
-        """The tokenizer at work."""
+    def encoder(self, workload: Workload, original: bool, cut: str = Texts.cut) -> Encoder:
+        """The tokenizer at work; cut: see `Encoder`."""
         return Encoder(
             workload.tokenizer_bytes if original else workload.tokenizer_json,
             max_length=workload.recipe.serve.max_length,
             pad_id=workload.facts.pad_token_id if original else workload.pad_id,
+            cut=cut,
         )
 
     def write_inputs(self, workload: Workload, folder: Path) -> None:

@@ -10,10 +10,9 @@ from archiver.evaluation.embedding import embedding_metrics, unique_texts
 from archiver.tasks.base import Metric
 from archiver.tasks.forward import Measured
 from archiver.tasks.text.encoder import EncoderTask
+from archiver.tasks.vectors import Vectors
 
 if TYPE_CHECKING:
-    import torch
-
     from archiver.models.facts import ModelFacts
 
 _STARTER = """
@@ -33,20 +32,14 @@ compress:
 """
 
 
-class FeatureExtraction(EncoderTask):
-    """There are no labels to learn from, only the original's vectors."""
+class FeatureExtraction(Vectors, EncoderTask):
+    """The pooled vector of a text; pairs with scores show whether vectors still lie as people judge the texts."""
 
     name = "feature-extraction"
     auto_class = "AutoModel"
-    metrics = {
-        "cosine": Metric(lowest=-1.0),  # mean, between original and compressed vectors
-        "recall@10": Metric(),  # of the original model's 10 nearest neighbours
-        "spearman": Metric(needs=("label", "text_pair"), lowest=-1.0),
-    }
-    headlines = ("spearman", "cosine", "recall@10")
-    fine = ("cosine",)
+    metrics = {**Vectors.metrics, "spearman": Metric(needs=("label", "text_pair"), lowest=-1.0)}
+    headlines = ("spearman", *Vectors.headlines)
     labels = "score"
-    learns_labels = False
     handler = "handlers.tasks.text.feature_extraction:FeatureExtractionHandler"
     starter = _STARTER
 
@@ -63,17 +56,6 @@ class FeatureExtraction(EncoderTask):
 
     def answer_settings(self, facts: ModelFacts) -> dict[str, Any]:
         return {"normalize": facts.pooling.normalize}
-
-    def loss(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return outputs.new_zeros(())
-
-    def distance(
-        self, outputs: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None, temperature: float
-    ) -> torch.Tensor:
-        """1 − cosine, which is what the gate measures."""
-        from torch.nn import functional
-
-        return (1 - functional.cosine_similarity(outputs, teacher, dim=-1)).mean()
 
     def summary(self, facts: ModelFacts) -> list[str]:
         ending = ", then L2 normalisation" if facts.pooling.normalize else ""

@@ -20,7 +20,7 @@ from handlers.generation.seq2seq.speech import SpeechRules
 from handlers.inputs.audio import Sound
 from handlers.inputs.audio_file import Recording
 from handlers.inputs.checks import Parameter, checked_parameters, is_bool, quoted
-from handlers.inputs.windows import SoundWindows
+from handlers.inputs.sound_windows import SoundWindows
 from handlers.protocols import hf
 from handlers.protocols.continuation import FAILED, Sampling
 from handlers.protocols.document import read_document

@@ -1,61 +1,11 @@
-"""text-classification: one list of labels with scores per input, the best label alone unless `top_k` asks for more."""
+"""text-classification: one list of labels with scores per text, the best label alone unless `top_k` asks for more."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
-
-import numpy as np
-
-from handlers.examples import largest_share
-from handlers.inputs.checks import Parameter, is_positive_int
+from handlers.inputs.text import TextInput
+from handlers.tasks.classification import ACTIVATIONS, ClassificationHandler, sigmoid, softmax
 from handlers.tasks.encoder import EncoderHandler
 
-
-class TextClassificationHandler(EncoderHandler):
-    """Softmax over the labels; a sigmoid for each where the model is multi-label; a regression's number as it is."""
-
-    parameters: ClassVar[dict[str, Parameter]] = {
-        "top_k": Parameter(is_positive_int, "a whole number from 1; more than there are labels gives all of them")
-    }
-
-    def scores(self, rows: np.ndarray, parameters: Mapping[str, Any]) -> np.ndarray:
-        return ACTIVATIONS[self.serving["activation"]](rows)
-
-    @property
-    def full_parameters(self) -> dict[str, Any]:
-        """Every label, not the best alone."""
-        return {"top_k": 1 << 30}
-
-    def compare(self, stored: Any, found: Any) -> float:
-        """By label, in whatever order they come."""
-        try:
-            return largest_share(*({item["label"]: item["score"] for item in answer} for answer in (stored, found)))
-        except (KeyError, TypeError):
-            return float("inf")
-
-    def present(self, row: np.ndarray, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Sorted by score; equal scores in the order of the labels' ids."""
-        labels = self.serving["labels"]
-        best = np.argsort(-row, kind="stable")[: parameters.get("top_k", 1)]
-        return [{"label": labels[i], "score": round(float(row[i]), 6)} for i in best]
+__all__ = ["ACTIVATIONS", "TextClassificationHandler", "sigmoid", "softmax"]
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """[n, labels] → [n, labels], rows sum to 1."""
-    exponentials: np.ndarray = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    shares: np.ndarray = exponentials / exponentials.sum(axis=-1, keepdims=True)
-    return shares
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """1 / (1 + e^−x), written so that no exponential overflows."""
-    small = np.exp(-np.abs(logits))
-    shares: np.ndarray = np.where(logits >= 0, 1, small) / (1 + small)
-    return shares
-
-
-# By the name that serving.json holds; transformers' own pipeline chooses in the same way.
-ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "softmax": softmax,
-    "sigmoid": sigmoid,
-    "none": lambda logits: logits,
-}
+class TextClassificationHandler(ClassificationHandler[TextInput], EncoderHandler):
+    """Labels of a text, or a pair of texts."""

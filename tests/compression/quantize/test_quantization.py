@@ -110,7 +110,7 @@ def test_targets_and_ignore():
 
 def test_static_plan_keeps_ranges_and_examples():
     model = Two()
-    report = static_int8(model, StaticInt8(targets=("first",), samples=2), calibrated_on(BATCHES))
+    report = static_int8(model, StaticInt8(targets=("first",), samples=2), calibrated_on(BATCHES, model))
     plan = plan_of(model)
     assert plan is not None
     assert plan.ranges == {"first": (-1.5, 3.0)}

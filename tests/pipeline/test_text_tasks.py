@@ -1,0 +1,47 @@
+"""text-ranking, zero-shot-classification, sentence-similarity and fill-mask: from recipe to archive, compressed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from built import build, quantize
+from task_recipes import MODELS, recipe_of
+
+METRICS = {
+    "text-ranking": {"ndcg@10", "mrr@10", "hit@10", "agreement"},
+    "zero-shot-classification": {"accuracy", "agreement", "f1", "cross_entropy"},
+    "sentence-similarity": {"cosine", "recall@10", "spearman"},
+    "fill-mask": {"agreement", "accuracy", "top5"},
+}
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("task", METRICS)
+def test_cut_taught_and_quantized(tiny_model: Any, tmp_path: Path, task: str, runtime: str) -> None:
+    kind, config = MODELS[task]
+    stages = [
+        {"prune": {"method": "structured", "heads": 0.5, "neurons": 0.5}},
+        {"retrain": {"epochs": 1, "batch_size": 8}},
+        *quantize("static-int8", samples=16),
+    ]
+    model = tiny_model("bert", kind, **config)
+    built = build(recipe_of(tmp_path, model, task, compress=stages, serve={"runtime": runtime}), tmp_path / "store")
+    metrics = built.manifest["metrics"]
+    assert set(metrics["compressed"]) == set(metrics["original"]) == METRICS[task]
+    assert metrics["original"].get("agreement", metrics["original"].get("cosine")) == 1.0
+    assert built.manifest["size"]["weight_bytes"] < built.manifest["size"]["original_bytes"] / 2
+
+
+def test_words_of_fewer_tokens_on_torch(tiny_model: Any, tmp_path: Path) -> None:
+    """Tokens that the texts do not need are dropped: ids change, the words that are found do not."""
+    stages = [{"share": {"method": "vocabulary", "keep": "train"}}]
+    model = tiny_model("bert", "fill-mask")
+    recipe = recipe_of(tmp_path, model, "fill-mask", compress=stages, serve={"runtime": "torch"})
+    built = build(recipe, tmp_path / "store")
+    metrics = built.manifest["metrics"]
+    assert metrics["original"]["agreement"] == 1.0
+    # A word that was dropped cannot be found any more; all others are, as before.
+    assert 0 < metrics["compressed"]["agreement"] <= 1.0
+    assert metrics["compressed"]["accuracy"] >= metrics["original"]["accuracy"]
