@@ -127,9 +127,13 @@ def main() -> None:
     tokenizer = new_tokenizer([text for pair in parts["train"] for text in pair])
     encoded = [(tokenizer.encode(a).ids, tokenizer.encode(b).ids) for a, b in parts["train"]]
     torch.manual_seed(SEED)
-    config = transformers.T5Config(
-        vocab_size=tokenizer.get_vocab_size(), pad_token_id=0, eos_token_id=1, decoder_start_token_id=0, **SIZES
-    )
+    tokens = {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "decoder_start_token_id": 0,
+    }
+    config: Any = transformers.AutoConfig.for_model("t5", **tokens, **SIZES)
     model: Any = to_linear_layers(transformers.T5ForConditionalGeneration(config)).eval()
     module, task = Seq2Seq(model), Text2TextGeneration()
     settings = Retrain(

@@ -57,7 +57,7 @@ TASKS: dict[str, Task] = {
 }
 
 
-def task_of(name: str, model: Path | str | None) -> Task:
+def task_of(name: str, model: object) -> Task:
     """The task as it is for a recipe's model, as far as that lies in a folder here."""
     try:
         return TASKS[name].of_model(model) if isinstance(model, Path) else TASKS[name]
