@@ -43,10 +43,11 @@ def test_what_weight_only_leaves_follows_its_options():
     assert ENTRIES["retrain/retrain"].effect(Retrain()) is None
 
 
-def test_only_int8_activations_are_restricted():
-    restricted = {label for label, method in ENTRIES.items() if method.devices or method.executions}
-    assert restricted == {"quantize/dynamic-int8", "quantize/static-int8"}
-    for label in restricted:
-        method = ENTRIES[label]
+def test_only_int8_activations_and_cut_vocabularies_are_restricted():
+    restricted = {label: method for label, method in ENTRIES.items() if method.devices or method.executions}
+    assert set(restricted) == {"quantize/dynamic-int8", "quantize/static-int8", "share/vocabulary"}
+    vocabulary = restricted.pop("share/vocabulary")
+    assert vocabulary.executions is not None and vocabulary.executions.allowed == ("forward", "generate")
+    for method in restricted.values():
         assert method.devices is not None and method.devices.allowed == ("cpu",)
-        assert method.executions is not None and method.executions.allowed == ("forward",)
+        assert method.executions is not None and method.executions.allowed == ("forward", "seq2seq")
