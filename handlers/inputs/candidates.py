@@ -119,3 +119,7 @@ class CandidateText(Texts[Candidates]):
 
     def from_stored(self, stored: Any) -> Candidates:
         return Candidates((stored["text"],), labels=tuple(stored["labels"]), template=stored["template"])
+
+    def to_request(self, value: Candidates) -> tuple[Any, dict[str, Any]]:
+        parameters = {"candidate_labels": list(value.labels), "hypothesis_template": value.template or TEMPLATE}
+        return value.texts[0], parameters
