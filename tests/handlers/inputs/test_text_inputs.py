@@ -98,6 +98,17 @@ def test_every_text_with_every_label(tokenizer_json: bytes) -> None:
     assert [row[1] for row in tokens] == ["the", "the", "music", "music"]
 
 
+def test_an_input_goes_out_as_a_request_has_it(tokenizer_json: bytes) -> None:
+    text = CandidateText(encoder(tokenizer_json))
+    for value in (Candidates(("the cat",), labels=("a", "b")), Candidates(("the cat",), labels=("a",), template="{}")):
+        inputs, parameters = text.to_request(value)
+        assert checked_parameters(parameters, text.parameters) == parameters
+        sent = text.encode([text.decode(inputs, "inputs")], parameters)
+        assert sent == text.encode([value], {})
+    query = Query(encoder(tokenizer_json))
+    assert query.to_request(Against("the cat", ("music",))) == ({"query": "the cat", "texts": ["music"]}, {})
+
+
 def test_the_text_is_cut_and_never_the_hypothesis(tokenizer_json: bytes) -> None:
     kind = CandidateText(encoder(tokenizer_json, "only_first", 8))
     (item,) = kind.encode(
