@@ -71,7 +71,8 @@ def main() -> int:
         print(f"trained: {json.dumps((done.reports[-1].metrics or {})['after'])}", flush=True)
         target = options.out / "minilm-ranking"
         shutil.copytree(untrained, target, dirs_exist_ok=True)
-        workload.model.save_pretrained(target)  # type: ignore[operator]
+        with quiet():
+            workload.model.save_pretrained(target)  # type: ignore[operator]
         recipe.unlink()
     print(f"written: {target}")
     return 0
@@ -121,7 +122,8 @@ def write_untrained(folder: Path, seed: int) -> None:
     with quiet():
         model = transformers.AutoModelForSequenceClassification.from_pretrained(source, num_labels=1)
     model.config.sentence_transformers = {"activation_fn": "torch.nn.modules.activation.Sigmoid"}
-    model.save_pretrained(folder)
+    with quiet():
+        model.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(source / name, folder / name)
 
