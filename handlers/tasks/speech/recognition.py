@@ -76,7 +76,7 @@ class CtcHandler(AudioHandler):
         return prepared
 
     def answers(self, found: Sequence[Found[Recording]], parameters: Mapping[str, Any]) -> list[Any]:
-        return [self._answer(self.logits_of(one), parameters) for one in found]
+        return [self._transcript(self.logits_of(one), parameters) for one in found]
 
     def logits_of(self, found: Found[Recording]) -> np.ndarray:
         """[frames, vocabulary] of a whole recording, its pieces joined.
@@ -101,7 +101,7 @@ class CtcHandler(AudioHandler):
             return float("inf")
         return float(np.abs(before - after).max() / (np.abs(before).max() or 1.0))
 
-    def _answer(self, logits: np.ndarray, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    def _transcript(self, logits: np.ndarray, parameters: Mapping[str, Any]) -> dict[str, Any]:
         spoken = self.alphabet.spoken(logits.argmax(axis=1))
         answer: dict[str, Any] = {"text": self.alphabet.text(spoken)}
         times = parameters.get("return_timestamps", False)
