@@ -88,7 +88,7 @@ def real_places(batch: Batch, module: torch.nn.Module) -> torch.Tensor | None:
     Returns: its answer, else the attention mask; None for inputs without one.
     """
     own = getattr(module, "real_places", None)
-    return batch.get("attention_mask") if own is None else own(batch)  # type: ignore[no-any-return]
+    return batch.get("attention_mask") if own is None else own(batch)
 
 
 def rows_of(batch: Batch) -> int:
