@@ -29,7 +29,6 @@ from archiver.compression.retrain.options import Retrain
 from archiver.compression.retrain.training import train
 from benchmarks.table import SHARED
 from handlers.architecture.audio import SamplesWithHead
-from handlers.architecture.linear_layers import plain_convolutions
 from handlers.inputs.audio_file import AudioReader, Recording
 
 RATE = 16_000
@@ -157,7 +156,7 @@ def new_model() -> Any:
             second.weight[BANDS + band, 4 * band : 4 * band + 4, 0] = 0.5  # whether it rises or falls
             second.weight[BANDS + band, 4 * band : 4 * band + 4, 2] = -0.5
         second.bias.zero_()
-    return plain_convolutions(model).eval()
+    return model.eval()
 
 
 def word_accuracy(module: torch.nn.Module, digits: Digits, speaker: str) -> float:
