@@ -43,16 +43,19 @@ class AudioTask(ForwardTask):
 
         return read_features(path, config_of(path))
 
-    def read(self, where: Path | str, recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[Any]:
+    def rate_of(self, path: Path) -> int:
+        """Samples a second; 16 000 where the model's features are not known: `check` says what is wrong with them."""
         try:
-            rate = self.features(source.path).rate
+            return self.features(path).rate
         except UnsupportedModelError:
-            rate = 16_000  # `check` says what is wrong with the model; the files can be looked at all the same
+            return 16_000
+
+    def read(self, where: Path | str, recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[Any]:
         return list(
             read_recordings(
                 where,
                 recipe.data.columns,
-                AudioReader(rate, self.most_seconds(recipe.serve)),
+                AudioReader(self.rate_of(source.path), self.most_seconds(recipe.serve)),
                 keys=self.columns,
                 id2label=facts.id2label or None,
                 multi_label=facts.multi_label,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,13 @@ import numpy as np
 
 from archiver.errors import UnsupportedModelError
 from archiver.evaluation.transcripts import transcript_metrics
+from archiver.models.voice import voice_file, voice_problems
+from archiver.requirements import requirement
 from archiver.tasks.base import Metric, Task
 from archiver.tasks.forward import Measured
 from archiver.tasks.speech.audio import AudioTask, config_of
+from handlers.inputs.audio import Audio
+from handlers.inputs.voice import FILE, VoiceDetector
 from handlers.tasks.speech.ctc import Alphabet, frames_of
 
 if TYPE_CHECKING:
@@ -57,7 +62,7 @@ class CtcRecognition(AudioTask):
     headlines = ("word_accuracy", "agreement")
     fine = ("cer", "agreement")
     columns = ("audio", "transcript")
-    serve_keys = ("max_seconds", "chunk_seconds")
+    serve_keys = ("max_seconds", "chunk_seconds", "skip_silence")
     default_seconds = 600.0
     unit = "seconds of sound"
     handler = "handlers.tasks.speech.recognition:CtcHandler"
@@ -81,6 +86,8 @@ class CtcRecognition(AudioTask):
                 f"serve.chunk_seconds is {serve.chunk_seconds:g}; at most serve.max_seconds, "
                 f"{self.most_seconds(serve):g}, is allowed"
             )
+        if serve.skip_silence:
+            problems += voice_problems(self.rate_of(source.path))
         return problems
 
     def alphabet(self, source: ModelSource) -> dict[str, Any]:
@@ -98,9 +105,24 @@ class CtcRecognition(AudioTask):
         return {
             **super().input_settings(workload),
             "chunk_seconds": workload.recipe.serve.chunk_seconds,
+            "skip_silence": workload.recipe.serve.skip_silence,
             "convolutions": convolutions_of(config_of(workload.source.path)),
             "alphabet": self.alphabet(workload.source),
         }
+
+    def make_input(self, workload: Workload, original: bool) -> Audio:
+        found = super().make_input(workload, original)
+        if workload.recipe.serve.skip_silence:
+            found.voice = VoiceDetector(voice_file(), "onnxruntime", "onnxruntime")
+        return found
+
+    def write_inputs(self, workload: Workload, folder: Path) -> None:
+        if workload.recipe.serve.skip_silence:
+            shutil.copyfile(voice_file(), folder / FILE)
+
+    def serving_packages(self, serving: Mapping[str, Any]) -> tuple[str, ...]:
+        detects = serving["skip_silence"] and serving["session"]["runtime"] not in ("openvino", "onnxruntime")
+        return (requirement("onnxruntime"),) if detects else ()
 
     def answer_settings(self, facts: ModelFacts) -> dict[str, Any]:
         return {}
@@ -169,7 +191,8 @@ class CtcRecognition(AudioTask):
     def starter_limits(self, facts: ModelFacts) -> str:
         return (
             "  max_seconds: 600              # of sound in one request\n"
-            "  chunk_seconds: 30             # longer recordings are cut into pieces that overlap"
+            "  chunk_seconds: 30             # longer recordings are cut into pieces that overlap\n"
+            "  # skip_silence: true          # leave out where nobody speaks; silero-vad must be installed here"
         )
 
 
