@@ -16,7 +16,7 @@ from archiver.recipe.sources import DataKinds, check_data_source, check_file, ch
 from archiver.recipe.yaml_tree import Node, Problems, plain
 from archiver.runtimes import RUNTIMES
 from archiver.spec import DataSpec, GateSpec, NewModel, Recipe, ServeSpec, Stage
-from archiver.tasks import TASKS, Task
+from archiver.tasks import TASKS, Task, task_of
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ def check_recipe(root: Node, base_dir: Path, problems: Problems) -> Recipe | Non
     stages = _stages(top["compress"], task, problems) if _given(top, "compress") else ()
     gate = _gate(top["gate"], task, problems) if _given(top, "gate") else None
     serve = _serve(top["serve"], task, problems) if _given(top, "serve") else ServeSpec()
-    check_combinations(root, task_name, data, stages, gate, serve, problems)
+    check_combinations(root, task_of(task_name, model) if task_name else None, data, stages, gate, serve, problems)
     if problems or name is None or version is None or task_name is None or model is None:
         return None
     compress = tuple(stage for stage in stages if stage is not None)

@@ -13,7 +13,7 @@ from archiver.tasks import TASKS, Task
 
 def check_combinations(
     root: Node,
-    task: str | None,
+    task: Task | None,
     data: DataSpec,
     stages: tuple[Stage | None, ...],
     gate: GateSpec | None,
@@ -46,10 +46,10 @@ def check_combinations(
             if metrics:
                 _check_metrics(gate_node.value[key], f"gate.{key}", metrics, task, data, has_validation, problems)
     if task is not None:
-        _check_task_keys(root, TASKS[task], problems)
-        _check_data_kind(root, TASKS[task], data, problems)
-        _check_runtime(root, TASKS[task], serve, problems)
-        _check_methods(root, TASKS[task], stages, serve, problems)
+        _check_task_keys(root, task, problems)
+        _check_data_kind(root, task, data, problems)
+        _check_runtime(root, task, serve, problems)
+        _check_methods(root, task, stages, serve, problems)
 
 
 def _check_task_keys(root: Node, task: Task, problems: Problems) -> None:
@@ -130,7 +130,7 @@ def _check_metrics(
     node: Node,
     what: str,
     metrics: tuple[str, ...],
-    task: str | None,
+    task: Task | None,
     data: DataSpec,
     has_validation: bool,
     problems: Problems,
@@ -144,7 +144,7 @@ def _check_metrics(
         isinstance(source, str) and source.startswith("embedded:")
     )
     for name in metrics:
-        metric = TASKS[task].metrics.get(name) if task else None
+        metric = task.metrics.get(name) if task else None
         if metric is None:
             continue
         needs = metric.needs

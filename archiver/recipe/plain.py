@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from archiver.spec import NewModel, Recipe, Stage
-from archiver.tasks import foreign_serve_keys
+from archiver.tasks import foreign_serve_keys, task_of
 
 
 def as_dict(recipe: Recipe) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def as_dict(recipe: Recipe) -> dict[str, Any]:
         bounds = _plain(dataclasses.asdict(recipe.gate))
         result["gate"] = {key: value for key, value in bounds.items() if value not in (None, {})}
     serve = _plain(dataclasses.asdict(recipe.serve))
-    others = foreign_serve_keys(recipe.task)
+    others = foreign_serve_keys(task_of(recipe.task, recipe.model))
     result["serve"] = {key: value for key, value in serve.items() if key not in others}
     return result
 

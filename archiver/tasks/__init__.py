@@ -31,6 +31,7 @@ __all__ = [
     "Task",
     "default_task",
     "foreign_serve_keys",
+    "task_of",
 ]
 
 # Of several tasks that a model suits, `init` takes the last one: what is more special stands further down.
@@ -56,9 +57,17 @@ TASKS: dict[str, Task] = {
 }
 
 
-def foreign_serve_keys(task: str) -> set[str]:
+def task_of(name: str, model: object) -> Task:
+    """The task as it is for a recipe's model, as far as that lies in a folder here."""
+    try:
+        return TASKS[name].of_model(model) if isinstance(model, Path) else TASKS[name]
+    except (OSError, ValueError):  # `check` says what is wrong with the model
+        return TASKS[name]
+
+
+def foreign_serve_keys(task: Task) -> set[str]:
     """Keys of `serve` that other tasks take and this one does not."""
-    return {key for other in TASKS.values() for key in other.serve_keys} - set(TASKS[task].serve_keys)
+    return {key for other in TASKS.values() for key in other.serve_keys} - set(task.serve_keys)
 
 
 def default_task(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -72,7 +73,8 @@ class CtcRecognition(AudioTask):
         """By frames, or written token by token from what an encoder has heard."""
         from archiver.tasks.speech.whisper import WhisperRecognition
 
-        return WhisperRecognition() if config_of(path).get("is_encoder_decoder") else self
+        classes = json.loads((path / "config.json").read_text(encoding="utf-8")).get("architectures") or [""]
+        return WhisperRecognition() if str(classes[0]).endswith("ForConditionalGeneration") else self
 
     def check(self, recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[str]:
         problems = super().check(recipe, source, facts)

@@ -39,7 +39,7 @@ _ALL = 86_400.0 * 365
 class WhisperWorkload(Seq2SeqWorkload):
     """A workload whose sources are recordings."""
 
-    task: WhisperRecognition  # type: ignore[assignment]
+    task: WhisperRecognition
     train: list[RecordingExample] = field(default_factory=list)  # type: ignore[assignment]
 
     @property
