@@ -28,8 +28,8 @@ from archiver.compression.retrain.objectives import ctc_loss
 from archiver.compression.retrain.options import Retrain
 from archiver.compression.retrain.training import train
 from benchmarks.table import SHARED
-from handlers.architecture.audio import SamplesWithHead
-from handlers.inputs.audio_file import AudioReader, Recording
+from handlers.architecture.outputs.audio import SamplesWithHead
+from handlers.inputs.media.audio_file import AudioReader, Recording
 
 RATE = 16_000
 SEED = 0

@@ -11,7 +11,7 @@ from hearing import wav
 
 from archiver.data.audio import read_recordings
 from archiver.errors import DataError
-from handlers.inputs.audio_file import AudioReader
+from handlers.inputs.media.audio_file import AudioReader
 
 READER = AudioReader(16_000, 2.0)
 SPOKEN, LABELLED = ("audio", "transcript"), ("audio", "label")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from archiver.evaluation.transcripts import plain_words, transcript_metrics
+from archiver.evaluation.metrics.transcripts import plain_words, transcript_metrics
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from archiver.export.onnx import export_onnx
 from archiver.export.onnx_int8 import quantize_graph
 from archiver.export.openvino import export_openvino
 from archiver.state.plan import plan_of
-from handlers.architecture.image import ImageModel
+from handlers.architecture.outputs.image import ImageModel
 
 
 def exported(family: str, **options):

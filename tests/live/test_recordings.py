@@ -24,7 +24,7 @@ from archiver.pipeline import build as pipeline
 from archiver.progress import Progress
 from archiver.recipe.load import load_recipe
 from archiver.torchserve.server import TorchServe
-from handlers.inputs.audio_file import Recording
+from handlers.inputs.media.audio_file import Recording
 
 RECOGNITION, CLASSIFICATION = "automatic-speech-recognition", "audio-classification"
 KINDS = {

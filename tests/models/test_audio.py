@@ -10,8 +10,8 @@ import pytest
 from audio_models import CONVOLUTIONS, SIZES, TOKENS
 
 from archiver.errors import UnsupportedModelError
-from archiver.models.audio import convolutions_of, least_samples, read_alphabet, read_features
-from handlers.inputs.audio_features import KaldiMel, Waveform
+from archiver.models.inputs.audio import convolutions_of, least_samples, read_alphabet, read_features
+from handlers.inputs.media.audio_features import KaldiMel, Waveform
 
 SAMPLES = {"model_type": "wav2vec2", **SIZES}
 SPECTROGRAM = {"model_type": "audio-spectrogram-transformer", "num_mel_bins": 32, "max_length": 64}

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from archiver.data.audio import RecordingExample, read_recordings
 from archiver.errors import UnsupportedModelError
 from archiver.tasks.forward import ForwardTask
-from handlers.inputs.audio import Audio
-from handlers.inputs.audio_features import KaldiMel, Waveform, to_settings
-from handlers.inputs.audio_file import AudioReader
+from handlers.inputs.media.audio import Audio
+from handlers.inputs.media.audio_features import KaldiMel, Waveform, to_settings
+from handlers.inputs.media.audio_file import AudioReader
 
 if TYPE_CHECKING:
     from archiver.architecture.tracing import Tracing
@@ -28,7 +28,7 @@ class AudioTask(ForwardTask):
     """A task whose inputs are recordings, for models over samples or over a spectrogram."""
 
     input_name = "input_values"
-    module = "handlers.architecture.audio:with_head"
+    module = "handlers.architecture.outputs.audio:with_head"
     packages = ("soundfile", "soxr")
     data_suffixes = (".tsv", ".csv", ".jsonl", ".ndjson")
     fallback = None
@@ -39,7 +39,7 @@ class AudioTask(ForwardTask):
 
     def features(self, path: Path) -> Waveform | KaldiMel:
         """What a model directory's model computes on. UnsupportedModelError where that is not known."""
-        from archiver.models.audio import read_features
+        from archiver.models.inputs.audio import read_features
 
         return read_features(path, config_of(path))
 

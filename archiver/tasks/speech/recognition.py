@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from archiver.errors import UnsupportedModelError
-from archiver.evaluation.transcripts import transcript_metrics
-from archiver.models.voice import voice_file, voice_problems
+from archiver.evaluation.metrics.transcripts import transcript_metrics
+from archiver.models.inputs.voice import voice_file, voice_problems
 from archiver.requirements import requirement
 from archiver.tasks.base import Metric, Task
 from archiver.tasks.forward import Measured
 from archiver.tasks.speech.audio import AudioTask, config_of
-from handlers.inputs.audio import Audio
-from handlers.inputs.voice import FILE, VoiceDetector
+from handlers.inputs.media.audio import Audio
+from handlers.inputs.media.voice import FILE, VoiceDetector
 from handlers.tasks.speech.ctc import Alphabet, frames_of
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class CtcRecognition(AudioTask):
 
     def alphabet(self, source: ModelSource) -> dict[str, Any]:
         """The model's tokens, as serving.json holds them."""
-        from archiver.models.audio import read_alphabet
+        from archiver.models.inputs.audio import read_alphabet
 
         return read_alphabet(source.path, int(config_of(source.path)["vocab_size"]))
 
@@ -102,7 +102,7 @@ class CtcRecognition(AudioTask):
         return serve.chunk_seconds
 
     def input_settings(self, workload: Workload) -> dict[str, Any]:
-        from archiver.models.audio import convolutions_of
+        from archiver.models.inputs.audio import convolutions_of
 
         return {
             **super().input_settings(workload),

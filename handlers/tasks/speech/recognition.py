@@ -9,10 +9,10 @@ import numpy as np
 
 from handlers.base import Found
 from handlers.errors import BadRequest
-from handlers.inputs.audio import Sound
-from handlers.inputs.audio_file import Recording
 from handlers.inputs.checks import Parameter, is_bool
-from handlers.inputs.voice import VoiceDetector
+from handlers.inputs.media.audio import Sound
+from handlers.inputs.media.audio_file import Recording
+from handlers.inputs.media.voice import VoiceDetector
 from handlers.tasks.speech.audio import AudioHandler
 from handlers.tasks.speech.ctc import Alphabet, Piece, Spoken, frames_of, joined, pieces
 

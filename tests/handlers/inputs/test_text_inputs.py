@@ -10,11 +10,11 @@ import pytest
 from tiny_models import _wordpiece_tokenizer
 
 from handlers.errors import BadRequest
-from handlers.inputs.against import Against, Query, SourceSentence
-from handlers.inputs.candidates import Candidates, CandidateText, is_labels, is_template, labels_of
 from handlers.inputs.checks import checked_parameters
-from handlers.inputs.masked import PLACES, Masked, MaskedText
 from handlers.inputs.text import Encoder, Text
+from handlers.inputs.texts.against import Against, Query, SourceSentence
+from handlers.inputs.texts.candidates import Candidates, CandidateText, is_labels, is_template, labels_of
+from handlers.inputs.texts.masked import PLACES, Masked, MaskedText
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from archiver.models.voice import voice_file, voice_problems
-from handlers.inputs.voice import FILE, VoiceDetector, spans_of
+from archiver.models.inputs.voice import voice_file, voice_problems
+from handlers.inputs.media.voice import FILE, VoiceDetector, spans_of
 
 
 @pytest.fixture(scope="module")

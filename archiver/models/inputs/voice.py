@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from handlers.inputs.voice import FILE, RATE
+from handlers.inputs.media.voice import FILE, RATE
 
 _PACKAGE = "silero_vad"
 

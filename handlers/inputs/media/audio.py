@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from handlers.errors import BadRequest
-from handlers.inputs.audio_features import Features, from_settings
-from handlers.inputs.audio_file import AudioReader, Recording, recording_of
 from handlers.inputs.base import Input
-from handlers.inputs.voice import FILE, VoiceDetector
+from handlers.inputs.media.audio_features import Features, from_settings
+from handlers.inputs.media.audio_file import AudioReader, Recording, recording_of
+from handlers.inputs.media.voice import FILE, VoiceDetector
 from handlers.requirements import required
 
 
