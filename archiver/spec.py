@@ -108,6 +108,7 @@ class ServeSpec:
     max_seconds: float | str = option(
         "number", "auto", choices=("auto",), above=0, maximum=86_400, help="of sound in a request"
     )
+    skip_silence: bool = option("boolean", False, help="parts of a recording where nobody speaks are not run")
     chunk_seconds: float = option("number", 30.0, minimum=1, maximum=600, help="of sound in one pass; longer is cut")
     max_queue: int = option("integer", 128, minimum=0, maximum=100_000, help="prompts that may wait for a place")
     deadline_s: float = option(

@@ -23,13 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from archiver.evaluation.transcripts import transcript_metrics
+from archiver.evaluation.metrics.transcripts import transcript_metrics
 from archiver.packaging.entry import handler_of
 from archiver.packaging.mar import extracted
 from archiver.pipeline.build import build
 from archiver.recipe.load import load_recipe
 from handlers.cpu import container_cores
-from handlers.inputs.audio_file import AudioReader, Recording
+from handlers.inputs.media.audio_file import AudioReader, Recording
 
 RATE = 16_000
 JOINED = 26

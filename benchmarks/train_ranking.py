@@ -1,12 +1,13 @@
 """A cross-encoder to measure with: the embedded MiniLM with a head of one label, trained to rank by the stage `retrain`.
 
-    python -m benchmarks.train_ranking OUT_DIR [--seed 0] [--epochs 2]
+    python -m benchmarks.train_ranking OUT_DIR [--seed 0] [--epochs 2] [--compress]
 
 Writes OUT_DIR/minilm-ranking (a model directory) and OUT_DIR/train.jsonl, OUT_DIR/validation.jsonl (queries with texts and
 labels), from data/xquad-en of the shared folder (environment variable MARPRESS_SHARED, or ../shared beside the
 repository): a question's own paragraph against the others of its article and random ones of the same file. What is
 validated on shares articles with the training data, never paragraphs or questions. The same seed gives the same weights on
-the same host. Takes some ten minutes on two cores.
+the same host. Takes some ten minutes on two idle cores. With --compress it then builds two archives from the model into
+OUT_DIR, in int8 alone and with heads and neurons cut before, and prints the metrics of all.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 
 from archiver.models.config import quiet
 from archiver.models.source import resolve_model
+from archiver.pipeline.build import build
 from archiver.pipeline.check import check
 from archiver.pipeline.stages import compress
 from archiver.progress import Progress
@@ -45,12 +47,29 @@ compress:
 serve: {{max_length: {length}}}
 """
 
+_COMPRESSED = """
+name: minilm-ranking-{name}
+task: text-ranking
+model: minilm-ranking
+data: {{train: train.jsonl, validation: validation.jsonl}}
+compress: {stages}
+serve: {{runtime: openvino, max_length: {length}}}
+"""
+_STAGES = {
+    "int8": "[quantize: {method: static-int8}]",
+    "cut": "[prune: {method: structured, heads: 0.33, neurons: 0.5}, retrain: {epochs: 2, learning_rate: 2e-4, "
+    "batch_size: 16}, quantize: {method: static-int8}]",
+}
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT_DIR")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument(
+        "--compress", action="store_true", help="build archives from the model, and print their metrics"
+    )
     options = parser.parse_args()
     if not SHARED.is_dir():
         sys.exit(f"no real data at {SHARED}: set MARPRESS_SHARED")
@@ -71,10 +90,27 @@ def main() -> int:
         print(f"trained: {json.dumps((done.reports[-1].metrics or {})['after'])}", flush=True)
         target = options.out / "minilm-ranking"
         shutil.copytree(untrained, target, dirs_exist_ok=True)
-        workload.model.save_pretrained(target)  # type: ignore[operator]
+        with quiet():
+            workload.model.save_pretrained(target)  # type: ignore[operator]
         recipe.unlink()
-    print(f"written: {target}")
+    print(f"written: {target}", flush=True)
+    if options.compress:
+        for name in _STAGES:
+            compressed(options.out, name)
     return 0
+
+
+def compressed(folder: Path, name: str) -> None:
+    """Build folder/minilm-ranking-NAME.mar from the trained model, and print how it ranks."""
+    recipe = folder / f"{name}.yaml"
+    recipe.write_text(_COMPRESSED.format(name=name, stages=_STAGES[name], length=MAX_LENGTH))
+    built = build(load_recipe(recipe), folder, Progress(quiet=True))
+    sizes = built.manifest["size"]
+    print(
+        f"{name}: {json.dumps(built.manifest['metrics'])}, {sizes['original_bytes'] / 1e6:.1f} → "
+        f"{sizes['weight_bytes'] / 1e6:.1f} MB of weights, {built.timings['speedup']} × PyTorch eager fp32",
+        flush=True,
+    )
 
 
 def write_data(folder: Path, seed: int) -> None:
@@ -121,7 +157,8 @@ def write_untrained(folder: Path, seed: int) -> None:
     with quiet():
         model = transformers.AutoModelForSequenceClassification.from_pretrained(source, num_labels=1)
     model.config.sentence_transformers = {"activation_fn": "torch.nn.modules.activation.Sigmoid"}
-    model.save_pretrained(folder)
+    with quiet():
+        model.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(source / name, folder / name)
 

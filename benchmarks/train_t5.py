@@ -24,10 +24,10 @@ from archiver.compression.context import StageContext
 from archiver.compression.objective import Objective
 from archiver.compression.retrain.options import Retrain
 from archiver.compression.retrain.training import train
-from archiver.tasks.text.seq2seq import Text2TextGeneration
+from archiver.tasks.seq2seq.tasks import Text2TextGeneration
 from benchmarks.table import SHARED
 from handlers.architecture.linear_layers import to_linear_layers
-from handlers.architecture.seq2seq import Seq2Seq
+from handlers.architecture.outputs.seq2seq import Seq2Seq
 
 SEED = 0
 TOKENS = 1024

@@ -16,6 +16,7 @@ from archiver.report.inspection import inspect_mar
 from archiver.spec import Recipe
 from archiver.tasks import FALLBACK_VALIDATION, TASKS
 from archiver.tasks.forward import ForwardTask
+from handlers.inputs.text import TextInput
 from handlers.manifest import EXAMPLES, SERVING
 
 MOST = 2000
@@ -25,40 +26,44 @@ def bodies_of(mar: Path, recipe: Recipe | None) -> tuple[list[bytes], str]:
     """Requests for an archive.
 
     Args:
-        recipe: whose data.validation is sent; None: the archive's stored examples.
-    Returns: (bodies, their content type): plain text where every input is a text, else JSON.
+        recipe: whose data.validation is sent, to a task of one pass or of running text; else, and for None, the archive's
+            stored examples are.
+    Returns: (bodies, their content type): plain text where every input is a text without parameters, else JSON.
     Raises: RecipeError where the recipe is for another task, DataError for its data.
     """
+    inspect_mar(mar)
     with extracted(mar) as (folder, _):
-        if recipe is None:
-            inspect_mar(mar)
-            inputs = [example["input"] for example in json.loads((folder / EXAMPLES).read_bytes())]
-            return _written(inputs, {})
-        serving = json.loads((folder / SERVING).read_text())
-        if serving["task"] != recipe.task:
-            raise RecipeError(f"{mar.name} is for {serving['task']}, the recipe {recipe.name} for {recipe.task}")
-        task = TASKS[recipe.task]
-        if not isinstance(task, ForwardTask):
-            return _written(_texts(recipe), {})
         handler: Any = handler_of(folder)
-        handler.serving = serving
+        handler.serving = json.loads((folder / SERVING).read_text())
         kind = handler.make_input(folder)
-        source = source_of(recipe, task)
-        facts = inspect_model(source.path, task.auto_class, task=task.name, **task.inspected)
-        where = recipe.data.validation or task.fallback
-        assert where is not None  # `build` refuses such a recipe
-        values = task.values(task.read(where, recipe, source, facts)[:MOST])[:MOST]
-        return _written([kind.to_stored(value) for value in values], dict(task.measured_with))
+        values = None if recipe is None else _values(mar, recipe, handler.serving["task"])
+        if values is None:
+            values = [kind.from_stored(example["input"]) for example in json.loads((folder / EXAMPLES).read_bytes())]
+        return _written([kind.to_request(value) for value in values])
 
 
-def _texts(recipe: Recipe) -> list[Any]:
-    columns = {key: value for key, value in recipe.data.columns.items() if key != "label"}
-    found = read_examples(recipe.data.validation or FALLBACK_VALIDATION, columns, labels="none", limit=MOST)
-    return [item.text for item in found]
+def _values(mar: Path, recipe: Recipe, task_name: str) -> list[Any] | None:
+    """The inputs of the recipe's validation data; None where its task says no requests for them."""
+    if task_name != recipe.task:
+        raise RecipeError(f"{mar.name} is for {task_name}, the recipe {recipe.name} for {recipe.task}")
+    task = TASKS[recipe.task]
+    if task.plain_text:
+        where = recipe.data.validation or FALLBACK_VALIDATION
+        return [TextInput(one.text) for one in read_examples(where, recipe.data.columns, labels="none", limit=MOST)]
+    source = source_of(recipe, task)
+    task = task.of_model(source.path)
+    if not isinstance(task, ForwardTask):
+        return None
+    facts = inspect_model(source.path, task.auto_class, task=task.name, **task.inspected)
+    found = recipe.data.validation or task.fallback
+    assert found is not None  # `build` refuses such a recipe
+    return task.values(task.read(found, recipe, source, facts)[:MOST])[:MOST]
 
 
-def _written(inputs: list[Any], parameters: dict[str, Any]) -> tuple[list[bytes], str]:
-    if not parameters and all(isinstance(item, str) for item in inputs):
-        return [item.encode() for item in inputs], "text/plain"
-    more = {"parameters": parameters} if parameters else {}
-    return [json.dumps({"inputs": item, **more}).encode() for item in inputs], "application/json"
+def _written(requests: list[tuple[Any, dict[str, Any]]]) -> tuple[list[bytes], str]:
+    if all(isinstance(inputs, str) and not parameters for inputs, parameters in requests):
+        return [inputs.encode() for inputs, _ in requests], "text/plain"
+    bodies = [
+        {"inputs": inputs} | ({"parameters": parameters} if parameters else {}) for inputs, parameters in requests
+    ]
+    return [json.dumps(body).encode() for body in bodies], "application/json"

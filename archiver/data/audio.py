@@ -12,7 +12,7 @@ from archiver.data.examples import label_parser, raise_mistakes, source_rows
 from archiver.data.files import BadRow, Columns
 from archiver.errors import DataError
 from handlers.errors import BadRequest
-from handlers.inputs.audio_file import AudioReader, Recording, recording_of
+from handlers.inputs.media.audio_file import AudioReader, Recording, recording_of
 
 
 @dataclass(frozen=True)

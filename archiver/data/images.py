@@ -15,7 +15,7 @@ from archiver.data.examples import SHOWN_PROBLEMS, Label, label_parser, raise_mi
 from archiver.data.files import BadRow, Columns, Row, read_rows
 from archiver.errors import DataError
 from handlers.errors import BadRequest
-from handlers.inputs.image_file import ImageFile, ImageReader
+from handlers.inputs.media.image_file import ImageFile, ImageReader
 
 KEYS = ("image", "label")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")

@@ -71,7 +71,7 @@ def _module_of(node: onnx.NodeProto) -> str | None:
         return None
     if node.op_type == "Conv" and node.input[1].endswith(".weight"):
         # With a norm of batches folded into it, it has the norm's scopes, and still its own weight's name.
-        return node.input[1].removesuffix(".weight").removeprefix("model.")
+        return str(node.input[1]).removesuffix(".weight").removeprefix("model.")
     path = ast.literal_eval(scopes)
     return path[-2].removeprefix("model.") if len(path) >= 2 else None
 

@@ -1,7 +1,7 @@
 """An encoder-decoder → two OpenVINO graphs: one that reads a source, one that writes with its keys and values as state.
 
-The modules of handlers.architecture.seq2seq are traced as they are, cut, factored and shared layers included: what is
-exported is what torch serves. Weights that stages moved onto integers lie there as integers, see integer_constants.
+The modules of handlers.architecture.outputs.seq2seq are traced as they are, cut, factored and shared layers included: what
+is exported is what torch serves. Weights that stages moved onto integers lie there as integers, see integer_constants.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from archiver.errors import UnsupportedModelError
 from archiver.export.integer_constants import put_integers
 from archiver.export.openvino_decoder import as_it_was, forget_version, name_by_place, quiet
 from archiver.state.plan import QuantizationPlan
-from handlers.architecture.seq2seq import Reader, Writer, with_eager_cross_attention
+from handlers.architecture.outputs.seq2seq import Reader, Writer, with_eager_cross_attention
 from handlers.cpu import container_cores
 from handlers.runtimes.openvino_seq2seq import READER, WRITER, OpenVinoSeq2Seq
 

@@ -21,7 +21,7 @@ def read_config(path: Path, raw: Mapping[str, Any], auto_class: str, problems: l
     """
     from transformers import CONFIG_MAPPING, AutoConfig
 
-    from handlers.architecture.families import register
+    from handlers.architecture.outputs.families import register
 
     register()
     model_type = raw.get("model_type")

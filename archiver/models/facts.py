@@ -13,9 +13,9 @@ from typing import Any
 
 from archiver.models.config import CAUSAL, is_causal, model_class, read_config
 from archiver.models.files import ModelDirectory, architecture_of, look_into, read_json, unusable
-from archiver.models.pooling import Pooling, read_pooling
+from archiver.models.inputs.pooling import Pooling, read_pooling
+from archiver.models.inputs.tokenizer import check_vocabulary, read_vocabulary
 from archiver.models.tensors import FLOATS, LEGACY_BUFFERS, TensorInfo, main_float
-from archiver.models.tokenizer import check_vocabulary, read_vocabulary
 
 # Tokens, where neither a table of positions nor config.json bounds a text (ALiBi, recurrent models).
 UNBOUNDED = 1_048_576

@@ -41,7 +41,7 @@ def trained(checked: Checked, model_store: Path, progress: Progress) -> Checked:
         selecting = dataclasses.replace(checked, train=known, validation=tried)
     workload = selecting.load()
     stage = Stage("retrain", "retrain", options)
-    checkpoint = _checkpoint(workload, options, model_store)
+    checkpoint = _checkpoint(workload, model, model_store)
     done = train(workload.model, options, context_of(workload, stage, progress, checkpoint))
     progress.say(f"  trained for {done.steps} steps, loss {done.losses[0]:.4f} → {done.losses[-1]:.4f}")
     for name, metrics in task.baselines(recipe, checked.facts, checked.train, checked.validation).items():
@@ -73,12 +73,12 @@ def forget_checkpoint(checked: Checked, model_store: Path) -> None:
 _PREFIX = "new-"
 
 
-def _checkpoint(workload: Workload, options: object, model_store: Path) -> Path:
+def _checkpoint(workload: Workload, model: NewModel, model_store: Path) -> Path:
     """Its name is a digest of everything that leads to the trained weights."""
     leads = {
         "model": workload.source.sha256,
         "max_length": workload.recipe.serve.max_length,
-        "training": repr(options),
+        "new": repr(model.options),  # dropout stands in config.json, not in the weights
         "train": workload.train_digest,
         "validation": hashlib.sha256(repr(workload.examples).encode()).hexdigest(),
         "torch": torch.__version__,

@@ -10,8 +10,8 @@ import numpy as np
 
 from archiver.architecture import kv_shapes
 from archiver.errors import DataError
+from archiver.evaluation.metrics.perplexity import Predictions
 from archiver.evaluation.openvino_windows import likeliest_tokens
-from archiver.evaluation.perplexity import Predictions
 from archiver.export.decoder_check import IR
 from archiver.export.graph_weights import pack_openvino
 from archiver.export.openvino_decoder import export_decoder

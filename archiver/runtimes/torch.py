@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from archiver.architecture import kv_shapes
-from archiver.evaluation.perplexity import Predictions, predict_windows
+from archiver.evaluation.metrics.perplexity import Predictions, predict_windows
 from archiver.export.torch_packed import export_packed
 from archiver.requirements import requirement
 from archiver.runtimes.base import Export
 from archiver.state.plan import plan_of
 from archiver.tasks.forward_workload import ForwardWorkload
 from archiver.tasks.workload import Workload
-from handlers.architecture.decoder import DecoderWithHead
+from handlers.architecture.outputs.decoder import DecoderWithHead
 
 
 def export_forward(workload: ForwardWorkload, folder: Path) -> Export:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from archiver.errors import DataError, UnsupportedModelError
-from archiver.evaluation.perplexity import Predictions
+from archiver.evaluation.metrics.perplexity import Predictions
 from archiver.models.load import skeleton
 from archiver.runtimes.base import Export
 from archiver.tasks.workload import Workload

@@ -8,6 +8,7 @@ from archiver.tasks.base import FALLBACK_VALIDATION, FORWARD, GENERATE, SEQ2SEQ,
 from archiver.tasks.image.classification import ImageClassification
 from archiver.tasks.image.feature_extraction import ImageFeatureExtraction
 from archiver.tasks.items.recommendation import Recommendation
+from archiver.tasks.seq2seq.tasks import Summarization, Text2TextGeneration, Translation
 from archiver.tasks.speech.classification import AudioClassification
 from archiver.tasks.speech.recognition import CtcRecognition
 from archiver.tasks.text.classification import TextClassification
@@ -17,7 +18,6 @@ from archiver.tasks.text.generation import TextGeneration
 from archiver.tasks.text.question_answering import QuestionAnswering
 from archiver.tasks.text.ranking import TextRanking
 from archiver.tasks.text.sentence_similarity import SentenceSimilarity
-from archiver.tasks.text.seq2seq import Summarization, Text2TextGeneration, Translation
 from archiver.tasks.text.token_classification import TokenClassification
 from archiver.tasks.text.zero_shot_classification import ZeroShotClassification
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from archiver.evaluation.classification import classification_metrics
+from archiver.evaluation.metrics.classification import classification_metrics
 from archiver.tasks.base import Metric, shown_labels
 from archiver.tasks.forward import ForwardTask, Measured
 

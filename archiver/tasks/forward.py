@@ -7,7 +7,7 @@ timed here is cut and read exactly as what is served.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,6 +122,10 @@ class ForwardTask(Task):
     def extent(self, workload: Workload) -> dict[str, int]:
         """How much the metrics were measured on, beside the number of examples."""
         return {}
+
+    def serving_packages(self, serving: Mapping[str, Any]) -> tuple[str, ...]:
+        """Lines of requirements.txt that these settings need on the host beside the task's and the runtime's."""
+        return ()
 
     # ---- answers ------------------------------------------------------------------------------------------------------
 

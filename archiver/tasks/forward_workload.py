@@ -198,6 +198,9 @@ class ForwardWorkload(Workload):
             **self.task.answer_settings(self.facts),
         }
 
+    def serving_packages(self, serving: Mapping[str, Any]) -> tuple[str, ...]:
+        return self.task.serving_packages(serving)
+
     def choose_examples(self, handler: Any) -> tuple[list[Any], dict[str, Any]]:
         """Validation inputs, or the recipe's own file of examples where validation data must not travel."""
         wanted = self.recipe.serve.examples

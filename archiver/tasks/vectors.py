@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from archiver.evaluation.embedding import vector_metrics
+from archiver.evaluation.metrics.embedding import vector_metrics
 from archiver.tasks.base import Metric
 from archiver.tasks.forward import ForwardTask, Measured
 

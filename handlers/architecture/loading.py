@@ -28,8 +28,8 @@ def load_module(folder: Path, spec: Mapping[str, Any]) -> torch.nn.Module:
         kind.register()
     config_dict = json.loads((folder / spec["config"]).read_text())
     config = transformers.CONFIG_MAPPING[config_dict["model_type"]].from_dict(config_dict)
-    kind = getattr(transformers, spec["class"])
-    model = to_linear_layers(kind._from_config(config, attn_implementation="eager", dtype=torch.float32))
+    made_of = getattr(transformers, spec["class"])
+    model = to_linear_layers(made_of._from_config(config, attn_implementation="eager", dtype=torch.float32))
     weights = load_packed(folder / spec["model"])
     pooler = getattr(model, "pooler", None)
     if pooler is not None and list(pooler.parameters()) and not any(name.startswith("pooler.") for name in weights):

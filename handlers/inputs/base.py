@@ -83,3 +83,7 @@ class Input(ABC, Generic[Value, Item]):
     @abstractmethod
     def from_stored(self, stored: Any) -> Value:
         """The input of a stored example: what `to_stored` wrote."""
+
+    def to_request(self, value: Value) -> tuple[Any, dict[str, Any]]:
+        """An input as a request sends it: (its 'inputs', its 'parameters'); by default as it is stored, without any."""
+        return self.to_stored(value), {}

@@ -85,7 +85,7 @@ class TorchBackend:
 
     def __init__(self, folder: Path, spec: Mapping[str, Any], threads: int, end_ids: Collection[int]) -> None:
         require("transformers", spec["requirement"])
-        from handlers.architecture.decoder import load_decoder
+        from handlers.architecture.outputs.decoder import load_decoder
 
         torch.set_num_threads(threads)
         model = load_decoder(folder, spec).to(spec.get("device", "cpu")).model

@@ -31,7 +31,7 @@ class TorchSeq2Seq:
         return session
 
     def _begin(self, model: Any, source: str, heads: Sequence[Sequence[int]]) -> None:
-        from handlers.architecture.seq2seq import Reader, Writer, with_eager_cross_attention
+        from handlers.architecture.outputs.seq2seq import Reader, Writer, with_eager_cross_attention
 
         self._masked = source == "input_ids"
         self._source = source

@@ -8,7 +8,7 @@ import pytest
 from tiny_models import SENTENCES, _bpe_tokenizer, _wordpiece_tokenizer
 from tokenizers import Tokenizer
 
-from archiver.data.masks import MaskedExample, mask_words, read_masked
+from archiver.data.text.masks import MaskedExample, mask_words, read_masked
 from archiver.errors import DataError
 
 TOKENIZERS = {"wordpiece": _wordpiece_tokenizer, "bpe": _bpe_tokenizer}

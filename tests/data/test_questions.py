@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from archiver.data.questions import Asked, read_questions
+from archiver.data.text.questions import Asked, read_questions
 from archiver.errors import DataError
 
 CONTEXT = "Anna lives in Bern, and Bern is old."

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from archiver.data.examples import read_examples
-from archiver.data.ranking import RankingExample, read_ranking
+from archiver.data.text.ranking import RankingExample, read_ranking
 from archiver.errors import DataError
 
 CATS = RankingExample("cats", ("the cat sat", "a dog ran"), (1.0, 0.0))

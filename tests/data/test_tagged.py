@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from archiver.data.tagged import Tagged, read_tagged
+from archiver.data.text.tagged import Tagged, read_tagged
 from archiver.errors import DataError
 
 LABELS = {0: "O", 1: "B-PER", 2: "I-PER"}

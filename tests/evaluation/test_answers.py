@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from archiver.evaluation.answers import answer_metrics, normalized, overlap
+from archiver.evaluation.metrics.answers import answer_metrics, normalized, overlap
 
 
 def test_normalisation_drops_case_punctuation_and_articles() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from archiver.evaluation.entities import entities_of, entity_metrics, strict_entities_of
+from archiver.evaluation.metrics.entities import entities_of, entity_metrics, strict_entities_of
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from archiver.evaluation.ranking import hit, ndcg, ranking_metrics, reciprocal_rank, same_order, top_agreement
+from archiver.evaluation.metrics.ranking import hit, ndcg, ranking_metrics, reciprocal_rank, same_order, top_agreement
 
 
 def test_ndcg_by_hand() -> None:

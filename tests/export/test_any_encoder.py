@@ -19,7 +19,7 @@ from archiver.export.onnx import export_onnx, save_onnx
 from archiver.export.onnx_int8 import quantize_graph
 from archiver.export.openvino import export_openvino
 from archiver.state.plan import plan_of
-from handlers.architecture.encoder import EncoderWithHead
+from handlers.architecture.outputs.encoder import EncoderWithHead
 
 DEBERTA = {"relative_attention": True, "share_att_key": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8}
 # kind → (family, changes of its config, pooling; None: a classifier)

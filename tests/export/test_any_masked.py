@@ -19,7 +19,7 @@ from archiver.export.onnx import export_onnx, save_onnx
 from archiver.export.onnx_int8 import quantize_graph
 from archiver.export.openvino import export_openvino
 from archiver.state.plan import plan_of
-from handlers.architecture.masked import MaskedModel
+from handlers.architecture.outputs.masked import MaskedModel
 
 CASES: dict[str, dict[str, Any]] = {
     "bert": {},

@@ -22,8 +22,8 @@ from archiver.export.openvino import export_openvino
 from archiver.export.torch_packed import export_packed
 from archiver.models.source import resolve_model
 from archiver.state.plan import plan_of
-from handlers.architecture.encoder import EncoderWithHead
 from handlers.architecture.loading import load_module
+from handlers.architecture.outputs.encoder import EncoderWithHead
 
 KINDS = ["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra"]
 TASKS = {"text-classification": None, "feature-extraction": "mean"}
@@ -179,7 +179,7 @@ def test_packed_for_torch(tiny_model, tmp_path, kind, task):
         "model": "model.safetensors",
         "config": "config.json",
         "class": type(model).__name__,
-        "module": "handlers.architecture.encoder:EncoderWithHead",
+        "module": "handlers.architecture.outputs.encoder:EncoderWithHead",
         "settings": {"pooling": TASKS[task]},
     }
     batch = arrays(3, 17)

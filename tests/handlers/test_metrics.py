@@ -10,8 +10,8 @@ import pytest
 
 from archiver.data.examples import Example
 from archiver.errors import DataError
-from archiver.evaluation.classification import classification_metrics
-from archiver.evaluation.embedding import embedding_metrics, neighbour_recall, unique_texts
+from archiver.evaluation.metrics.classification import classification_metrics
+from archiver.evaluation.metrics.embedding import embedding_metrics, neighbour_recall, unique_texts
 from archiver.tasks import TASKS
 from archiver.tasks.forward import Measured
 from archiver.tasks.workload import require_finite

@@ -102,7 +102,7 @@ def test_a_batch_equals_single_ones_through_a_real_model(tiny_model, sentences, 
 
     from archiver.models.source import resolve_model
     from archiver.tasks.forward_workload import ModuleSession
-    from handlers.architecture.encoder import EncoderWithHead
+    from handlers.architecture.outputs.encoder import EncoderWithHead
 
     kinds = {"text-classification": TextClassificationHandler, "feature-extraction": FeatureExtractionHandler}
     handler = made(kinds[task](), tiny_model, normalize=True, activation="softmax", labels=["a", "b"])

@@ -17,8 +17,8 @@ from task_recipes import MODELS, recipe_of
 from archiver.packaging.entry import handler_of
 from archiver.packaging.mar import extract
 from archiver.torchserve.server import TorchServe
-from handlers.inputs.against import Against
-from handlers.inputs.candidates import Candidates
+from handlers.inputs.texts.against import Against
+from handlers.inputs.texts.candidates import Candidates
 
 TEXT = "this film is very good"
 TEXTS = ["the dog runs fast", "a dull story 🎬", "this film is very good"]

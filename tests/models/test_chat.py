@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from archiver.errors import UnsupportedModelError
-from archiver.models.chat_template import read_chat_template
+from archiver.models.inputs.chat_template import read_chat_template
 from handlers.errors import BadRequest
 from handlers.generation.chat import ChatTemplate
 

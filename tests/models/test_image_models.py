@@ -9,7 +9,7 @@ from image_models import FAMILIES, LABELS, pixels, tiny_image_model, write_image
 from archiver.errors import UnsupportedModelError
 from archiver.models.facts import inspect_model
 from archiver.models.load import load_model, skeleton
-from handlers.architecture.image import ImageModel
+from handlers.architecture.outputs.image import ImageModel
 
 CLASSIFIER = "AutoModelForImageClassification"
 

@@ -13,8 +13,8 @@ from PIL import Image as Pillow
 from PIL import ImageOps
 
 from archiver.errors import UnsupportedModelError
-from archiver.models.image_processor import read_preprocessing
-from handlers.inputs.image import Image
+from archiver.models.inputs.image_processor import read_preprocessing
+from handlers.inputs.media.image import Image
 
 AUTO = importlib.import_module("transformers.models.auto.image_processing_auto")
 

@@ -27,7 +27,7 @@ from archiver.recipe.load import load_recipe
 from archiver.recipe.starter import write_recipe
 from archiver.report.inspection import inspect_mar
 from archiver.report.summary import summarize
-from handlers.architecture.decoder import DecoderWithHead, load_decoder
+from handlers.architecture.outputs.decoder import DecoderWithHead, load_decoder
 from handlers.examples import check_examples
 from handlers.inputs.text import TextInput
 

@@ -54,7 +54,7 @@ def test_an_archive_stands_on_its_own(runtime, model, tmp_path) -> None:
     with extracted(built.path) as (folder, _):
         names = {str(path.relative_to(folder)) for path in folder.rglob("*.py")}
         assert read_manifest(folder)["runtime"] == runtime
-        assert ("handlers/architecture/seq2seq.py" in names) == (runtime == "torch")
+        assert ("handlers/architecture/outputs/seq2seq.py" in names) == (runtime == "torch")
 
 
 def test_pairs_without_a_target_teach_nothing(model, tmp_path) -> None:

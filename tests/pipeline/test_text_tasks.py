@@ -9,6 +9,8 @@ import pytest
 from built import build, quantize
 from task_recipes import MODELS, recipe_of
 
+from archiver.recipe.load import load_recipe
+
 METRICS = {
     "text-ranking": {"ndcg@10", "mrr@10", "hit@10", "agreement"},
     "zero-shot-classification": {"accuracy", "agreement", "f1", "cross_entropy"},
@@ -45,3 +47,19 @@ def test_words_of_fewer_tokens_on_torch(tiny_model: Any, tmp_path: Path) -> None
     # A word that was dropped cannot be found any more; all others are, as before.
     assert 0 < metrics["compressed"]["agreement"] <= 1.0
     assert metrics["compressed"]["accuracy"] >= metrics["original"]["accuracy"]
+
+
+def test_the_embedded_model_orders_real_pairs_as_before(shared: Path, tmp_path: Path) -> None:
+    """all-MiniLM-L6-v2 in static int8 on pairs of the STS benchmark: the order of their similarities stays."""
+    rows = (shared / "data/stsb/dev.csv").read_text(encoding="utf-8").splitlines()[:300]
+    (tmp_path / "dev.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (tmp_path / "recipe.yaml").write_text(
+        "name: similar\ntask: sentence-similarity\nmodel: embedded:all-MiniLM-L6-v2\n"
+        "data: {train: embedded:cpython, validation: dev.csv, columns: {text: 0, text_pair: 1, label: 2}}\n"
+        "compress: [quantize: {method: static-int8, samples: 64}]\n"
+        "serve: {runtime: openvino, max_length: 64}\n"
+    )
+    built = build(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "store")
+    original, compressed = (built.manifest["metrics"][key]["spearman"] for key in ("original", "compressed"))
+    assert original > 0.8
+    assert compressed > original - 0.01

@@ -19,7 +19,7 @@ from archiver.progress import Progress
 from archiver.recipe.load import load_recipe
 from archiver.recipe.starter import write_recipe
 from archiver.spec import Recipe
-from handlers.inputs.audio_file import Recording
+from handlers.inputs.media.audio_file import Recording
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 import torch
 
-from handlers.architecture.decoder import greedy_steps
+from handlers.architecture.outputs.decoder import greedy_steps
 
 
 def continue_greedily(

@@ -11,10 +11,10 @@ import soundfile
 import torch
 from audio_models import CONVOLUTIONS, LABELS, TOKENS
 
-from handlers.architecture.audio import with_head
-from handlers.inputs.audio import Audio
-from handlers.inputs.audio_features import Waveform
-from handlers.inputs.audio_file import AudioReader, Recording
+from handlers.architecture.outputs.audio import with_head
+from handlers.inputs.media.audio import Audio
+from handlers.inputs.media.audio_features import Waveform
+from handlers.inputs.media.audio_file import AudioReader, Recording
 from handlers.tasks.speech.classification import AudioClassificationHandler
 from handlers.tasks.speech.recognition import CtcHandler
 

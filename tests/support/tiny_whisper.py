@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from archiver.models.config import quiet
-from handlers.inputs.audio_features import WhisperMel
+from handlers.inputs.media.audio_features import WhisperMel
 
 END, BEGIN, ENGLISH, GERMAN, TRANSLATE, TRANSCRIBE, NO_TIMES = 100, 101, 102, 103, 104, 105, 106
 FIRST_TIME = 107

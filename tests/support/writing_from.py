@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from archiver.models.generation import generation_rules
+from archiver.models.inputs.generation import generation_rules
 from handlers.inputs.text import Encoder, Text
 from handlers.runtimes.torch_seq2seq import TorchSeq2Seq
 from handlers.tasks.text.seq2seq import Seq2SeqHandler

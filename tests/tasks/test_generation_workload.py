@@ -11,9 +11,9 @@ import torch
 from task_models import inspect_model
 
 from archiver.data.files import Row
-from archiver.data.windows import cut_windows, read_text, windows_of
+from archiver.data.text.windows import cut_windows, read_text, windows_of
 from archiver.errors import DataError
-from archiver.evaluation.perplexity import language_metrics, predict_windows
+from archiver.evaluation.metrics.perplexity import language_metrics, predict_windows
 from archiver.models.source import resolve_model
 from archiver.spec import DataSpec, Recipe
 from archiver.tasks import TASKS
@@ -89,7 +89,7 @@ def test_texts(tmp_path, monkeypatch) -> None:
         read_text(tmp_path / "d.tsv")
     assert read_text("embedded:cpython:validation").count("\n") == 1199
     rows = [Row(1, {"text": " = Title = \n"}), Row(2, {"text": ""}), Row(3, {"text": "word"})]
-    monkeypatch.setattr("archiver.data.windows.read_hub_rows", lambda source, columns: rows)
+    monkeypatch.setattr("archiver.data.text.windows.read_hub_rows", lambda source, columns: rows)
     assert read_text("hub://org/set:train") == " = Title = \n\nword"
 
 

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from archiver.data.examples import Example
-from archiver.data.masks import MaskedExample
-from archiver.data.ranking import RankingExample
+from archiver.data.text.masks import MaskedExample
+from archiver.data.text.ranking import RankingExample
 from archiver.errors import DataError, UnsupportedModelError
 from archiver.tasks import TASKS
 from archiver.tasks.forward import Measured
 from archiver.tasks.text.fill_mask import mask_token
 from handlers.base import Found
-from handlers.inputs.against import Against
-from handlers.inputs.candidates import Candidates
-from handlers.inputs.masked import PLACES, Masked
+from handlers.inputs.texts.against import Against
+from handlers.inputs.texts.candidates import Candidates
+from handlers.inputs.texts.masked import PLACES, Masked
 
 SOURCE: Any = SimpleNamespace(source="tiny")
 NLI = {0: "entailment", 1: "neutral", 2: "contradiction"}

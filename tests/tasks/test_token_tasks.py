@@ -12,8 +12,8 @@ import pytest
 import torch
 from text_spans import LABELS, write_recipe
 
-from archiver.data.questions import Asked
-from archiver.data.tagged import Tagged
+from archiver.data.text.questions import Asked
+from archiver.data.text.tagged import Tagged
 from archiver.packaging.verify import verify
 from archiver.pipeline import build as pipeline
 from archiver.pipeline.check import check
@@ -22,7 +22,7 @@ from archiver.recipe.load import load_recipe
 from archiver.recipe.starter import write_recipe as write_starter
 from archiver.tasks import TASKS
 from archiver.tasks.text.token_classification import IGNORED, first_tokens
-from handlers.inputs.windows import Window
+from handlers.inputs.texts.windows import Window
 
 NER, QA = TASKS["token-classification"], TASKS["question-answering"]
 KINDS = {"token-classification": {"id2label": LABELS}, "question-answering": {}}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from archiver.data.images import KEYS, PICTURES, ImageExample, read_images
 from archiver.errors import UnsupportedModelError
 from archiver.tasks.forward import ForwardTask
-from handlers.inputs.image import Image, Preprocessing
+from handlers.inputs.media.image import Image, Preprocessing
 
 if TYPE_CHECKING:
     from archiver.architecture.tracing import Tracing
@@ -29,7 +29,7 @@ class ImageTask(ForwardTask):
     """
 
     features: ClassVar[bool] = False
-    module = "handlers.architecture.image:ImageModel"
+    module = "handlers.architecture.outputs.image:ImageModel"
     input_name = "pixel_values"
     columns = KEYS
     data_folders = True
@@ -57,9 +57,9 @@ class ImageTask(ForwardTask):
         """How images are prepared must be known, and the model must take what comes of it."""
         import torch
 
-        from archiver.models.image_processor import read_preprocessing
+        from archiver.models.inputs.image_processor import read_preprocessing
         from archiver.models.load import skeleton
-        from handlers.architecture.image import ImageModel
+        from handlers.architecture.outputs.image import ImageModel
 
         try:
             made = read_preprocessing(source.path)
@@ -104,7 +104,7 @@ class ImageTask(ForwardTask):
 
     def _preprocessing(self, workload: Workload) -> Preprocessing:
         if _PREPROCESSING not in workload.shared:
-            from archiver.models.image_processor import read_preprocessing
+            from archiver.models.inputs.image_processor import read_preprocessing
 
             workload.shared[_PREPROCESSING] = read_preprocessing(workload.source.path)
         made: Preprocessing = workload.shared[_PREPROCESSING]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from archiver.compression.retrain.options import Retrain
-from archiver.data.interactions import Interactions, is_number
+from archiver.data.interactions import is_number
 from archiver.fields import option
 from handlers.inputs.items import CATALOG, Catalog
 
@@ -65,19 +65,19 @@ class SasRec:
         return []
 
 
-def make_sasrec(folder: Path, sizes: SasRec, found: Interactions, names: dict[str, str]) -> None:
+def make_sasrec(folder: Path, sizes: SasRec, items: list[str], names: dict[str, str]) -> None:
     """Write an untrained model directory: config.json, model.safetensors, items.json.
 
     Args:
-        folder: exists. found: its items become the rows of the table. names: of items, by id; {} for none.
+        folder: exists. items: ids of what becomes the rows of the table. names: of items, by id; {} for none.
     """
     import torch
 
     from archiver.models.config import quiet
-    from handlers.architecture.sasrec import SasRecConfig, SasRecForNextItem
+    from handlers.architecture.outputs.sasrec import SasRecConfig, SasRecForNextItem
 
     config = SasRecConfig(
-        num_items=len(found.items),
+        num_items=len(items),
         hidden_size=sizes.hidden,
         num_hidden_layers=sizes.layers,
         num_attention_heads=sizes.heads,
@@ -88,7 +88,7 @@ def make_sasrec(folder: Path, sizes: SasRec, found: Interactions, names: dict[st
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(sizes.train.seed)
         SasRecForNextItem(config).save_pretrained(folder)
-    (folder / CATALOG).write_text(catalog_of(found.items, names).to_json(), encoding="utf-8")
+    (folder / CATALOG).write_text(catalog_of(items, names).to_json(), encoding="utf-8")
 
 
 def catalog_of(items: list[str], names: dict[str, str]) -> Catalog:

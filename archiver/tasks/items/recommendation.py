@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from archiver.data.interactions import LEAST, read_interactions, read_names
 from archiver.errors import DataError
-from archiver.evaluation.recommendation import markov_scores, popularity_scores, ranking_metrics, ranks_of
+from archiver.evaluation.metrics.recommendation import markov_scores, popularity_scores, ranking_metrics, ranks_of
 from archiver.evaluation.rounding import rounded
 from archiver.tasks.base import Metric, limit_line
 from archiver.tasks.forward import ForwardTask, Measured
@@ -35,7 +35,7 @@ _STARTER = """
 
 compress:
   - quantize: {method: weight-only, bits: 8, targets: "*"}
-  # - quantize: {method: product, splits: 8, bits: 8, aware: {epochs: 5}}      # the item table 8 × smaller and more
+  # - quantize: {method: product, splits: 32, bits: 6}      # the item table as codes; fewer are smaller still
 
 # gate:                         # a bound that is missed, or cannot be measured, means no archive
 #   max_drop: {hit@10: 0.01, ndcg@10: 0.01}   # 0.01 is one point, against the original model, all items ranked
@@ -89,7 +89,7 @@ class Recommendation(ForwardTask):
     unit = "histories"
     workload = "archiver.tasks.items.workload:RecommendationWorkload"
     handler = "handlers.tasks.items.recommendation:RecommendationHandler"
-    module = "handlers.architecture.next_item:NextItem"
+    module = "handlers.architecture.outputs.next_item:NextItem"
     packages = ()
     exact_products = True
     starter = _STARTER
@@ -101,7 +101,7 @@ class Recommendation(ForwardTask):
         assert isinstance(data.train, Path)
         found = read_interactions(data.train, data.columns, min_count=data.min_count or 1)
         names = read_names(data.items) if data.items is not None else {}
-        make_sasrec(folder, model.options, found, names)  # type: ignore[union-attr]
+        make_sasrec(folder, model.options, found.items, names)  # type: ignore[union-attr]
 
     def tracing(self, workload: Workload) -> Tracing:
         from archiver.architecture.tracing import history_tracing

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from archiver.data.audio import RecordingExample, read_recordings
 from archiver.errors import UnsupportedModelError
 from archiver.tasks.forward import ForwardTask
-from handlers.inputs.audio import Audio
-from handlers.inputs.audio_features import KaldiMel, Waveform, to_settings
-from handlers.inputs.audio_file import AudioReader
+from handlers.inputs.media.audio import Audio
+from handlers.inputs.media.audio_features import KaldiMel, Waveform, to_settings
+from handlers.inputs.media.audio_file import AudioReader
 
 if TYPE_CHECKING:
     from archiver.architecture.tracing import Tracing
@@ -28,7 +28,7 @@ class AudioTask(ForwardTask):
     """A task whose inputs are recordings, for models over samples or over a spectrogram."""
 
     input_name = "input_values"
-    module = "handlers.architecture.audio:with_head"
+    module = "handlers.architecture.outputs.audio:with_head"
     packages = ("soundfile", "soxr")
     data_suffixes = (".tsv", ".csv", ".jsonl", ".ndjson")
     fallback = None
@@ -39,20 +39,23 @@ class AudioTask(ForwardTask):
 
     def features(self, path: Path) -> Waveform | KaldiMel:
         """What a model directory's model computes on. UnsupportedModelError where that is not known."""
-        from archiver.models.audio import read_features
+        from archiver.models.inputs.audio import read_features
 
         return read_features(path, config_of(path))
 
-    def read(self, where: Path | str, recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[Any]:
+    def rate_of(self, path: Path) -> int:
+        """Samples a second; 16 000 where the model's features are not known: `check` says what is wrong with them."""
         try:
-            rate = self.features(source.path).rate
+            return self.features(path).rate
         except UnsupportedModelError:
-            rate = 16_000  # `check` says what is wrong with the model; the files can be looked at all the same
+            return 16_000
+
+    def read(self, where: Path | str, recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[Any]:
         return list(
             read_recordings(
                 where,
                 recipe.data.columns,
-                AudioReader(rate, self.most_seconds(recipe.serve)),
+                AudioReader(self.rate_of(source.path), self.most_seconds(recipe.serve)),
                 keys=self.columns,
                 id2label=facts.id2label or None,
                 multi_label=facts.multi_label,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from archiver.evaluation.classification import classification_metrics
+from archiver.evaluation.metrics.classification import classification_metrics
 from archiver.tasks.base import Metric
 from archiver.tasks.forward import Measured
 from archiver.tasks.speech.audio import AudioTask

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from archiver.errors import UnsupportedModelError
-from archiver.evaluation.transcripts import transcript_metrics
+from archiver.evaluation.metrics.transcripts import transcript_metrics
+from archiver.models.inputs.voice import voice_file, voice_problems
+from archiver.requirements import requirement
 from archiver.tasks.base import Metric, Task
 from archiver.tasks.forward import Measured
 from archiver.tasks.speech.audio import AudioTask, config_of
+from handlers.inputs.media.audio import Audio
+from handlers.inputs.media.voice import FILE, VoiceDetector
 from handlers.tasks.speech.ctc import Alphabet, frames_of
 
 if TYPE_CHECKING:
@@ -58,7 +63,7 @@ class CtcRecognition(AudioTask):
     headlines = ("word_accuracy", "agreement")
     fine = ("cer", "agreement")
     columns = ("audio", "transcript")
-    serve_keys = ("max_seconds", "chunk_seconds")
+    serve_keys = ("max_seconds", "chunk_seconds", "skip_silence")
     default_seconds = 600.0
     unit = "seconds of sound"
     handler = "handlers.tasks.speech.recognition:CtcHandler"
@@ -83,11 +88,13 @@ class CtcRecognition(AudioTask):
                 f"serve.chunk_seconds is {serve.chunk_seconds:g}; at most serve.max_seconds, "
                 f"{self.most_seconds(serve):g}, is allowed"
             )
+        if serve.skip_silence:
+            problems += voice_problems(self.rate_of(source.path))
         return problems
 
     def alphabet(self, source: ModelSource) -> dict[str, Any]:
         """The model's tokens, as serving.json holds them."""
-        from archiver.models.audio import read_alphabet
+        from archiver.models.inputs.audio import read_alphabet
 
         return read_alphabet(source.path, int(config_of(source.path)["vocab_size"]))
 
@@ -95,14 +102,29 @@ class CtcRecognition(AudioTask):
         return serve.chunk_seconds
 
     def input_settings(self, workload: Workload) -> dict[str, Any]:
-        from archiver.models.audio import convolutions_of
+        from archiver.models.inputs.audio import convolutions_of
 
         return {
             **super().input_settings(workload),
             "chunk_seconds": workload.recipe.serve.chunk_seconds,
+            "skip_silence": workload.recipe.serve.skip_silence,
             "convolutions": convolutions_of(config_of(workload.source.path)),
             "alphabet": self.alphabet(workload.source),
         }
+
+    def make_input(self, workload: Workload, original: bool) -> Audio:
+        found = super().make_input(workload, original)
+        if workload.recipe.serve.skip_silence:
+            found.voice = VoiceDetector(voice_file(), "onnxruntime", "onnxruntime")
+        return found
+
+    def write_inputs(self, workload: Workload, folder: Path) -> None:
+        if workload.recipe.serve.skip_silence:
+            shutil.copyfile(voice_file(), folder / FILE)
+
+    def serving_packages(self, serving: Mapping[str, Any]) -> tuple[str, ...]:
+        detects = serving["skip_silence"] and serving["session"]["runtime"] not in ("openvino", "onnxruntime")
+        return (requirement("onnxruntime"),) if detects else ()
 
     def answer_settings(self, facts: ModelFacts) -> dict[str, Any]:
         return {}
@@ -171,7 +193,8 @@ class CtcRecognition(AudioTask):
     def starter_limits(self, facts: ModelFacts) -> str:
         return (
             "  max_seconds: 600              # of sound in one request\n"
-            "  chunk_seconds: 30             # longer recordings are cut into pieces that overlap"
+            "  chunk_seconds: 30             # longer recordings are cut into pieces that overlap\n"
+            "  # skip_silence: true          # leave out where nobody speaks; silero-vad must be installed here"
         )
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from archiver.data.audio import read_recordings
 from archiver.errors import UnsupportedModelError
 from archiver.tasks.base import SEQ2SEQ, Metric
-from archiver.tasks.text.seq2seq import Seq2SeqTask
-from handlers.inputs.audio_file import AudioReader
+from archiver.tasks.seq2seq.tasks import Seq2SeqTask
+from handlers.inputs.media.audio_file import AudioReader
 
 if TYPE_CHECKING:
     from archiver.models.facts import ModelFacts
@@ -79,7 +79,7 @@ class WhisperRecognition(Seq2SeqTask):
         return DEFAULT_SECONDS if serve.max_seconds == "auto" else float(serve.max_seconds)
 
     def check(self, recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[str]:
-        from archiver.models.speech import whisper_features
+        from archiver.models.inputs.speech import whisper_features
 
         problems = []
         try:

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from archiver.data.audio import RecordingExample
+from archiver.evaluation.metrics.transcripts import transcript_metrics
 from archiver.evaluation.speed import Speed
-from archiver.evaluation.transcripts import transcript_metrics
 from archiver.tasks.base import load_object
+from archiver.tasks.seq2seq.workload import Seq2SeqWorkload
 from archiver.tasks.speech.whisper import WhisperRecognition
-from archiver.tasks.text.seq2seq_workload import Seq2SeqWorkload
 from archiver.tasks.workload import Arrays, Batch
-from handlers.inputs.audio import Sound
-from handlers.inputs.audio_file import AudioReader, Recording
-from handlers.inputs.sound_windows import SoundWindows
+from handlers.inputs.media.audio import Sound
+from handlers.inputs.media.audio_file import AudioReader, Recording
+from handlers.inputs.media.sound_windows import SoundWindows
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +50,7 @@ class WhisperWorkload(Seq2SeqWorkload):
     @cached_property
     def windows(self) -> SoundWindows:
         """The kind of input that serves."""
-        from archiver.models.speech import whisper_features
+        from archiver.models.inputs.speech import whisper_features
 
         features = whisper_features(self.source.path)
         return SoundWindows(AudioReader(features.rate, _ALL), features)
@@ -188,9 +188,9 @@ class WhisperWorkload(Seq2SeqWorkload):
         return SourceExample({"input_features": values}, "input_features", module.heads)
 
     def serving(self, session: Mapping[str, Any]) -> dict[str, Any]:
-        from archiver.models.generation import target_places
-        from archiver.models.speech import speech_tokens
-        from handlers.inputs.audio_features import to_settings
+        from archiver.models.inputs.generation import target_places
+        from archiver.models.inputs.speech import speech_tokens
+        from handlers.inputs.media.audio_features import to_settings
 
         serve, model, module = self.recipe.serve, self.model, self.module
         described: Any = model

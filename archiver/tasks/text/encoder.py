@@ -28,7 +28,7 @@ class EncoderTask(ForwardTask):
     """
 
     labels: ClassVar[Literal["class", "score"]] = "class"
-    module = "handlers.architecture.encoder:EncoderWithHead"
+    module = "handlers.architecture.outputs.encoder:EncoderWithHead"
     serve_keys = ("max_length",)
 
     def read(self, where: Path | str, recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from archiver.data.examples import Example
-from archiver.evaluation.embedding import embedding_metrics, unique_texts
+from archiver.evaluation.metrics.embedding import embedding_metrics, unique_texts
 from archiver.tasks.base import Metric
 from archiver.tasks.forward import Measured
 from archiver.tasks.text.encoder import EncoderTask

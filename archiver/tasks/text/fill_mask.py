@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from archiver.data.masks import MaskedExample, read_masked
+from archiver.data.text.masks import MaskedExample, read_masked
 from archiver.errors import UnsupportedModelError
 from archiver.evaluation.rounding import rounded
 from archiver.tasks.base import FALLBACK_VALIDATION, Metric
 from archiver.tasks.forward import Measured
 from archiver.tasks.text.encoder import EncoderTask
-from handlers.inputs.masked import PLACES, MaskedText
 from handlers.inputs.text import Text
+from handlers.inputs.texts.masked import PLACES, MaskedText
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,7 @@ class FillMask(EncoderTask):
     fine = ("agreement", "accuracy")
     predicts_tokens = True
     columns = ("text",)
-    module = "handlers.architecture.masked:MaskedModel"
+    module = "handlers.architecture.outputs.masked:MaskedModel"
     handler = "handlers.tasks.text.fill_mask:FillMaskHandler"
     starter = _STARTER
 
@@ -86,7 +86,7 @@ class FillMask(EncoderTask):
         return text_tracing(workload.module, max_length=workload.recipe.serve.max_length, max_places=PLACES)
 
     def input_settings(self, workload: Workload) -> dict[str, Any]:
-        from archiver.models.tokenizer import tokenizer_settings
+        from archiver.models.inputs.tokenizer import tokenizer_settings
 
         clean_up = tokenizer_settings(workload.source.path).get("clean_up_tokenization_spaces")
         return super().input_settings(workload) | {
@@ -154,7 +154,7 @@ def mask_token(source: ModelSource) -> str:
 
     Raises: UnsupportedModelError where they name none.
     """
-    from archiver.models.tokenizer import read_vocabulary, tokenizer_settings
+    from archiver.models.inputs.tokenizer import read_vocabulary, tokenizer_settings
 
     vocabulary = read_vocabulary(source.path, [])
     named = tokenizer_settings(source.path).get("mask_token")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from archiver.data.windows import CONTEXT, read_text, windows_of
+from archiver.data.text.windows import CONTEXT, read_text, windows_of
 from archiver.tasks.base import GENERATE, Metric, Task, device_type, limit_line
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class TextGeneration(Task):
         return softened_divergence(outputs, teacher, temperature).mean()
 
     def check(self, recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[str]:
-        from archiver.models.chat_template import read_chat_template
+        from archiver.models.inputs.chat_template import read_chat_template
 
         read_chat_template(source.path)
         problems = []

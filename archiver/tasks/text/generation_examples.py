@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from archiver.data.windows import read_text
+from archiver.data.text.windows import read_text
 from archiver.errors import DataError
 from archiver.tasks.workload import MAX_EXAMPLES
-from handlers.architecture.decoder import greedy_steps
+from handlers.architecture.outputs.decoder import greedy_steps
 from handlers.inputs.text import TextInput
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from archiver.data.windows import VALIDATION_WINDOWS, windows_of
+from archiver.data.text.windows import VALIDATION_WINDOWS, windows_of
 from archiver.evaluation.speed import Speed
 from archiver.tasks.base import load_object
 from archiver.tasks.text.generation import TextGeneration, context_of
@@ -21,7 +21,7 @@ from archiver.tasks.workload import TOLERANCE_FP32, TOLERANCE_INT8, Arrays, Batc
 if TYPE_CHECKING:
     import torch
 
-    from archiver.evaluation.perplexity import Predictions
+    from archiver.evaluation.metrics.perplexity import Predictions
     from archiver.models.facts import ModelFacts
     from archiver.models.source import ModelSource
     from archiver.spec import Recipe
@@ -56,7 +56,7 @@ class GenerationWorkload(Workload):
     ) -> Self:
         """Load the model beside its texts, of which there is one to validate with and at most one to train on."""
         from archiver.models.load import load_model
-        from handlers.architecture.decoder import DecoderWithHead
+        from handlers.architecture.outputs.decoder import DecoderWithHead
 
         model = load_model(source, task.auto_class)
         module = DecoderWithHead(model)
@@ -77,7 +77,7 @@ class GenerationWorkload(Workload):
 
     def metrics_from(self, found: Predictions, windows: np.ndarray) -> dict[str, float]:
         """The task's metrics from what some runtime predicted on `windows`, in the ids of the model as it is now."""
-        from archiver.evaluation.perplexity import language_metrics, predict_windows
+        from archiver.evaluation.metrics.perplexity import language_metrics, predict_windows
         from archiver.state.constraints import state_of
 
         old_ids = state_of(self.model).old_ids
@@ -89,7 +89,7 @@ class GenerationWorkload(Workload):
         return language_metrics(found, predict_windows(self.original, old[windows]).best)
 
     def measure(self) -> dict[str, float]:
-        from archiver.evaluation.perplexity import predict_windows
+        from archiver.evaluation.metrics.perplexity import predict_windows
 
         windows = self.windows(self.tokenizer_json)
         return self.metrics_from(predict_windows(self.module, windows), windows)
@@ -100,13 +100,13 @@ class GenerationWorkload(Workload):
 
     @cached_property
     def _original(self) -> Predictions:
-        from archiver.evaluation.perplexity import predict_windows
+        from archiver.evaluation.metrics.perplexity import predict_windows
 
         return predict_windows(self.original, self.windows(self.tokenizer_bytes))
 
     @cached_property
     def original_metrics(self) -> dict[str, float]:
-        from archiver.evaluation.perplexity import language_metrics
+        from archiver.evaluation.metrics.perplexity import language_metrics
 
         return language_metrics(self._original, self._original.best)
 
@@ -168,7 +168,7 @@ class GenerationWorkload(Workload):
         (folder / "tokenizer.json").write_bytes(self.tokenizer_json)
 
     def serving(self, session: Mapping[str, Any]) -> dict[str, Any]:
-        from archiver.models.chat_template import read_chat_template
+        from archiver.models.inputs.chat_template import read_chat_template
 
         serve = self.recipe.serve
         return {

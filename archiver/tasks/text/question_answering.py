@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from archiver.data.questions import KEYS, Asked, read_questions
-from archiver.evaluation.answers import answer_metrics
+from archiver.data.text.questions import KEYS, Asked, read_questions
+from archiver.evaluation.metrics.answers import answer_metrics
 from archiver.evaluation.rounding import rounded
-from archiver.models.tokenizer import special_token
+from archiver.models.inputs.tokenizer import special_token
 from archiver.tasks.base import FALLBACK_VALIDATION, Metric, limit_line
 from archiver.tasks.forward import Measured
 from archiver.tasks.text.encoder import EncoderTask
-from handlers.inputs.question import Question, Questions
-from handlers.inputs.windows import Window
+from handlers.inputs.texts.question import Question, Questions
+from handlers.inputs.texts.windows import Window
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +60,7 @@ class QuestionAnswering(EncoderTask):
     columns = KEYS
     data_suffixes = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
     unit = "windows"
-    module = "handlers.architecture.token_heads:TokenHead"
+    module = "handlers.architecture.outputs.token_heads:TokenHead"
     handler = "handlers.tasks.text.question_answering:QuestionAnsweringHandler"
     starter = _STARTER
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from archiver.data.ranking import COLUMNS, RankingExample, read_ranking
-from archiver.evaluation.ranking import ranking_metrics
+from archiver.data.text.ranking import COLUMNS, RankingExample, read_ranking
+from archiver.evaluation.metrics.ranking import ranking_metrics
 from archiver.tasks.base import FALLBACK_VALIDATION, Metric
 from archiver.tasks.forward import Measured
 from archiver.tasks.text.encoder import EncoderTask
-from handlers.inputs.against import Against, Query
+from handlers.inputs.texts.against import Against, Query
 from handlers.tasks.text.ranking import relevance
 
 if TYPE_CHECKING:

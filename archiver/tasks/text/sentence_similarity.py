@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from archiver.data.examples import Example
-from archiver.evaluation.embedding import embedding_metrics
+from archiver.evaluation.metrics.embedding import embedding_metrics
 from archiver.tasks.forward import Measured
 from archiver.tasks.text.feature_extraction import FeatureExtraction
-from handlers.inputs.against import Against, SourceSentence
 from handlers.inputs.text import TextInput
+from handlers.inputs.texts.against import Against, SourceSentence
 
 if TYPE_CHECKING:
     from archiver.models.facts import ModelFacts

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from archiver.data.examples import read_examples
-from archiver.data.tagged import CONLL, JSON_LINES, KEYS, PLAIN, Tagged, read_tagged
-from archiver.evaluation.entities import entity_metrics, tag_agreement
+from archiver.data.text.tagged import CONLL, JSON_LINES, KEYS, PLAIN, Tagged, read_tagged
+from archiver.evaluation.metrics.entities import entity_metrics, tag_agreement
 from archiver.evaluation.rounding import rounded
-from archiver.models.tokenizer import special_token
+from archiver.models.inputs.tokenizer import special_token
 from archiver.tasks.base import FALLBACK_VALIDATION, Metric, limit_line, shown_labels
 from archiver.tasks.forward import Measured
 from archiver.tasks.text.encoder import EncoderTask
-from handlers.inputs.windows import TextWindows
+from handlers.inputs.texts.windows import TextWindows
 from handlers.tasks.text.token_classification import token_scores
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class TokenClassification(EncoderTask):
     columns = KEYS
     data_suffixes = (*CONLL, *JSON_LINES, PLAIN)
     unit = "windows"
-    module = "handlers.architecture.token_heads:TokenHead"
+    module = "handlers.architecture.outputs.token_heads:TokenHead"
     handler = "handlers.tasks.text.token_classification:TokenClassificationHandler"
     starter = _STARTER
 

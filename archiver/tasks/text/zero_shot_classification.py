@@ -10,11 +10,11 @@ import numpy as np
 
 from archiver.data.examples import Example, read_examples
 from archiver.errors import DataError
-from archiver.evaluation.classification import classification_metrics
+from archiver.evaluation.metrics.classification import classification_metrics
 from archiver.tasks.base import FALLBACK_VALIDATION, shown_labels
 from archiver.tasks.forward import Measured
 from archiver.tasks.text.classification import TextClassification, class_targets
-from handlers.inputs.candidates import Candidates, CandidateText
+from handlers.inputs.texts.candidates import Candidates, CandidateText
 
 if TYPE_CHECKING:
     from archiver.models.facts import ModelFacts

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from handlers.inputs.checks import Parameter
-from handlers.inputs.image_file import ImageFile
+from handlers.inputs.media.image_file import ImageFile
 from handlers.tasks.classification import ACTIVATIONS, ClassificationHandler
 from handlers.tasks.image.images import ImageHandler
 

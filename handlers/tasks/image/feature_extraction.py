@@ -1,6 +1,6 @@
 """image-feature-extraction: one vector per image, as the model gives it unless `normalize` asks for length 1."""
 
-from handlers.inputs.image_file import ImageFile
+from handlers.inputs.media.image_file import ImageFile
 from handlers.tasks.image.images import ImageHandler
 from handlers.tasks.vectors import VectorHandler
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from handlers.inputs.image import Image
-from handlers.inputs.image_file import ImageFile
+from handlers.inputs.media.image import Image
+from handlers.inputs.media.image_file import ImageFile
 from handlers.tasks.rows import RowHandler
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from handlers.base import BatchHandler
-from handlers.inputs.audio import Audio
-from handlers.inputs.audio_file import Recording
+from handlers.inputs.media.audio import Audio
+from handlers.inputs.media.audio_file import Recording
 from handlers.protocols.request import Request
 
 

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from handlers.examples import largest_share
-from handlers.inputs.audio_file import Recording
 from handlers.inputs.checks import Parameter, is_positive_int
+from handlers.inputs.media.audio_file import Recording
 from handlers.tasks.rows import RowHandler
 from handlers.tasks.speech.audio import AudioHandler
 from handlers.tasks.text.classification import ACTIVATIONS

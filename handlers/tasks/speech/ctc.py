@@ -106,6 +106,10 @@ class Piece:
     left: int
     right: int
 
+    def moved(self, samples: int) -> "Piece":
+        """The same piece of a part that begins so many samples later."""
+        return Piece(self.start + samples, self.end + samples, self.left, self.right)
+
     def kept(self, frames: np.ndarray, ratio: int) -> np.ndarray:
         """The piece's own frames.
 
@@ -116,6 +120,27 @@ class Piece:
         count = round(size / ratio)
         first = round(self.left / size * count)
         return frames[first : count - round(self.right / size * count)]
+
+
+def joined(parts: Sequence[tuple[int, np.ndarray]], blank: int, delimiter: int | None) -> np.ndarray:
+    """The frames of a recording of which only some parts were run: nothing is said between them, and words end there.
+
+    Args:
+        parts: (first frame, scores [frames, vocabulary]) of each, in order. blank, delimiter: tokens by id.
+    Returns: [frames, vocabulary] from the beginning to the last part's end.
+    """
+    width = parts[0][1].shape[1]
+    silent = np.zeros((max(start + len(part) for start, part in parts), width), np.float32)
+    silent[:, blank] = 1.0
+    before = delimiter
+    end = 0
+    for start, part in parts:
+        said = [token for token in part.argmax(axis=1) if token != blank]
+        if delimiter is not None and said and start > end and before != delimiter != said[0]:
+            silent[(start + end) // 2, [blank, delimiter]] = 0.0, 1.0
+        silent[start : start + len(part)] = part
+        before, end = (said[-1] if said else before), start + len(part)
+    return silent
 
 
 def pieces(samples: int, chunk: int, left: int, right: int, shortest: int = 1) -> Iterator[Piece]:

@@ -9,11 +9,12 @@ import numpy as np
 
 from handlers.base import Found
 from handlers.errors import BadRequest
-from handlers.inputs.audio import Sound
-from handlers.inputs.audio_file import Recording
-from handlers.inputs.checks import Parameter
+from handlers.inputs.checks import Parameter, is_bool
+from handlers.inputs.media.audio import Sound
+from handlers.inputs.media.audio_file import Recording
+from handlers.inputs.media.voice import VoiceDetector
 from handlers.tasks.speech.audio import AudioHandler
-from handlers.tasks.speech.ctc import Alphabet, Piece, Spoken, frames_of, pieces
+from handlers.tasks.speech.ctc import Alphabet, Piece, Spoken, frames_of, joined, pieces
 
 _COMPARED = 32  # frames of a stored example whose scores are kept
 
@@ -49,6 +50,7 @@ class CtcHandler(AudioHandler):
             ),
             "seconds, or [left, right]; by default a sixth of chunk_length_s",
         ),
+        "skip_silence": Parameter(is_bool, "true or false"),
     }
 
     @cached_property
@@ -69,27 +71,41 @@ class CtcHandler(AudioHandler):
     def prepare(self, values: Sequence[Recording], parameters: Mapping[str, Any]) -> list[Sequence[Any]]:
         chunk, left, right = self._cuts(parameters)
         shortest = self.input.features.min_samples
+        voice = self._voice(parameters)
         prepared: list[Sequence[Any]] = []
         for sound in self.input.encode(values, parameters):
-            places = pieces(len(sound.samples), chunk, left, right, shortest)
-            prepared.append([Heard(sound.samples[place.start : place.end], place) for place in places])
+            samples = sound.samples
+            spans = [(0, len(samples))] if voice is None else voice.spans(samples)
+            places = [
+                piece.moved(start // self.ratio * self.ratio)
+                for start, end in spans
+                for piece in pieces(end - start // self.ratio * self.ratio, chunk, left, right, shortest)
+            ]
+            # Where nobody speaks, the shortest run that there is, of which nothing is kept.
+            places = places or [Piece(0, shortest, shortest, 0)]
+            prepared.append([Heard(samples[place.start : place.end], place) for place in places])
         return prepared
 
     def answers(self, found: Sequence[Found[Recording]], parameters: Mapping[str, Any]) -> list[Any]:
-        return [self._transcript(self.logits_of(one), parameters) for one in found]
+        return [self._transcript(self.logits_of(one, parameters), parameters) for one in found]
 
-    def logits_of(self, found: Found[Recording]) -> np.ndarray:
+    def logits_of(self, found: Found[Recording], parameters: Mapping[str, Any]) -> np.ndarray:
         """[frames, vocabulary] of a whole recording, its pieces joined.
 
         Raises: ArithmeticError when the outputs are no numbers.
         """
-        parts = []
+        parts, starts = [], []
         for item, output in zip(found.items, found.outputs, strict=True):
             logits = output[: frames_of(len(item.samples), self.serving["convolutions"])]
             if not np.isfinite(logits).all():
                 raise ArithmeticError("the model's answer is not finite")
             parts.append(item.place.kept(logits, self.ratio))
-        return np.concatenate(parts)
+            starts.append((item.place.start + item.place.left) // self.ratio)
+        if self._voice(parameters) is None:
+            return np.concatenate(parts)
+        tokens, delimiter = self.alphabet.tokens, self.alphabet.delimiter
+        between = tokens.index(delimiter) if delimiter in tokens else None
+        return joined(list(zip(starts, parts, strict=True)), tokens.index(self.alphabet.blank), between)
 
     def compare(self, stored: Any, found: Any) -> float:
         """By the scores of the frames that `full_parameters` asks for."""
@@ -112,6 +128,13 @@ class CtcHandler(AudioHandler):
             places = np.linspace(0, len(logits) - 1, min(_COMPARED, len(logits))).astype(int)
             answer["scores"] = np.round(logits[places].astype(np.float64), 4).tolist()
         return answer
+
+    def _voice(self, parameters: Mapping[str, Any]) -> VoiceDetector | None:
+        """What finds speech, where silence is to be skipped: unless the request says otherwise, as the archive says."""
+        voice = self.input.voice
+        if voice is None and parameters.get("skip_silence"):
+            raise BadRequest("parameter 'skip_silence' is true, and this archive was made without: allowed: false")
+        return voice if parameters.get("skip_silence", True) else None
 
     def _seconds(self, item: Spoken) -> list[float]:
         return [frame * self.ratio / self.input.features.rate for frame in (item.start, item.end)]

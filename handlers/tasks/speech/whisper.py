@@ -17,10 +17,10 @@ from handlers.errors import BadRequest
 from handlers.generation.engine import Job
 from handlers.generation.seq2seq.backend import Seq2SeqBackend, SourceJob
 from handlers.generation.seq2seq.speech import SpeechRules
-from handlers.inputs.audio import Sound
-from handlers.inputs.audio_file import Recording
 from handlers.inputs.checks import Parameter, checked_parameters, is_bool, quoted
-from handlers.inputs.sound_windows import SoundWindows
+from handlers.inputs.media.audio import Sound
+from handlers.inputs.media.audio_file import Recording
+from handlers.inputs.media.sound_windows import SoundWindows
 from handlers.protocols import hf
 from handlers.protocols.continuation import FAILED, Sampling
 from handlers.protocols.document import read_document

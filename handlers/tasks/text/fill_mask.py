@@ -11,7 +11,7 @@ import numpy as np
 from handlers.base import BatchHandler, Found
 from handlers.errors import BadRequest
 from handlers.inputs.checks import Parameter, is_positive_int, quoted
-from handlers.inputs.masked import TOP_K, Masked, MaskedText
+from handlers.inputs.texts.masked import TOP_K, Masked, MaskedText
 from handlers.tasks.text.classification import softmax
 
 MOST = 1000  # words of one place in an answer

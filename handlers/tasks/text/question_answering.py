@@ -9,8 +9,8 @@ import numpy as np
 from handlers.base import BatchHandler, Found
 from handlers.examples import largest_share
 from handlers.inputs.checks import Parameter, is_bool, is_positive_int
-from handlers.inputs.question import Question, Questions
-from handlers.inputs.windows import Window
+from handlers.inputs.texts.question import Question, Questions
+from handlers.inputs.texts.windows import Window
 from handlers.tasks.text.spans import find_spans, probabilities
 
 _OPTIONS = ("top_k", "max_answer_len", "handle_impossible_answer", "align_to_words")

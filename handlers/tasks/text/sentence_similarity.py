@@ -8,9 +8,9 @@ import numpy as np
 
 from handlers.base import BatchHandler, Found
 from handlers.examples import largest_share
-from handlers.inputs.against import Against, SourceSentence
 from handlers.inputs.checks import Parameter
 from handlers.inputs.text import Encoded
+from handlers.inputs.texts.against import Against, SourceSentence
 
 
 class SentenceSimilarityHandler(BatchHandler[Against]):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from handlers.inputs.windows import Window
+from handlers.inputs.texts.windows import Window
 
 
 def find_spans(

@@ -9,7 +9,7 @@ import numpy as np
 from handlers.base import BatchHandler, Found
 from handlers.inputs.checks import Parameter
 from handlers.inputs.text import Encoder
-from handlers.inputs.windows import TextWindows, Window
+from handlers.inputs.texts.windows import TextWindows, Window
 from handlers.tasks.text.classification import softmax
 from handlers.tasks.text.entities import STRATEGIES, Token, Vocabulary, find_entities, token_differences
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from handlers.base import BatchHandler, Found
 from handlers.examples import largest_share
-from handlers.inputs.candidates import Candidates, CandidateText
 from handlers.inputs.checks import Parameter
 from handlers.inputs.text import Encoded
+from handlers.inputs.texts.candidates import Candidates, CandidateText
 from handlers.tasks.text.classification import softmax
 
 

@@ -25,8 +25,8 @@ from archiver.export.openvino import export_openvino
 from archiver.recipe.load import load_recipe
 from archiver.state.constraints import constrained, state_of
 from archiver.state.plan import plan_of
-from handlers.architecture.encoder import EncoderWithHead
 from handlers.architecture.factored import FactoredEmbedding, FactoredLinear, factored_ranks, install
+from handlers.architecture.outputs.encoder import EncoderWithHead
 
 FEED_FORWARD = ("*intermediate.dense", "*layer.?.output.dense")
 

@@ -18,7 +18,7 @@ from archiver.compression.retrain.options import Retrain
 from archiver.compression.retrain.training import train
 from archiver.errors import DataError, GateFailed
 from archiver.state.constraints import constrained, state_of
-from handlers.architecture.encoder import EncoderWithHead
+from handlers.architecture.outputs.encoder import EncoderWithHead
 
 
 def tiny() -> EncoderWithHead:

@@ -14,7 +14,9 @@ from archiver.state.constraints import constrained, state_of
 from archiver.storage.codec_choice import encode
 from archiver.storage.layouts import layouts_of
 from archiver.storage.packing import write_packed
-from handlers.architecture.sasrec import SasRecConfig, SasRecForNextItem
+from handlers.architecture.outputs.sasrec import SasRecConfig, SasRecForNextItem
+from handlers.errors import UnsoundArchive
+from handlers.storage.codecs import decode
 from handlers.storage.packed import load_packed, read_description
 
 TABLE = torch.tensor([[0.0, 0.0, 5.0], [0.0, 2.0, 5.0], [8.0, 8.0, 1.0], [8.0, 10.0, 1.0]])
@@ -62,6 +64,27 @@ def test_the_stage_stores_what_it_computes_in_an_eighth_and_less(tmp_path):
     assert read_description(tmp_path / "t.safetensors")["tensors"]["table"]["codec"] == "product"
     noise = float((after - before).square().sum())
     assert 10 * torch.log10(before.square().sum() / noise) > 9  # dB; random rows are the hardest there are
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"splits": 5}, "16 columns in 5 pieces of 6 bits do not go with 1024 numbers"),
+        ({"splits": 0}, "splits is 0; allowed: 1 to 16"),
+        ({"bits": 5}, "do not go with 1024 numbers"),
+        ({"bits": 7}, "its codes are 2400 of uint8, 2800 of uint8 are expected"),
+        ({"shape": [300, 16]}, "its codes are 2400 of uint8, 1800 of uint8 are expected"),
+        ({"shape": [6400]}, "allowed: a float32 matrix"),
+    ],
+)
+def test_a_description_that_does_not_fit_is_refused(changed, said):
+    made = model()
+    product(made, Product(splits=8, bits=6), calibrated_on([]))
+    stored = encode(made.head.weight.detach().numpy(), layouts_of(made)["head.weight"])
+    arrays = {f"t{path}": array for path, array in stored.arrays.items()}
+    with pytest.raises(UnsoundArchive, match=said):
+        decode({**stored.entry, **changed}, "t", arrays.__getitem__)
+    assert decode(stored.entry, "t", arrays.__getitem__).shape == (400, 16)
 
 
 def test_training_moves_pieces_and_keeps_codes():

@@ -21,7 +21,7 @@ from archiver.compression.retrain.training import rate, train
 from archiver.errors import ArchiverError
 from archiver.models.source import resolve_model
 from archiver.state.constraints import Mask, constrain, state_of
-from handlers.architecture.encoder import EncoderWithHead
+from handlers.architecture.outputs.encoder import EncoderWithHead
 
 TASK = "text-classification"
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from audio_models import CLASSES, CTC, sounds, tiny_audio_model
 
-from handlers.architecture.audio import SamplesWithHead, SpectrogramWithHead, with_head
 from handlers.architecture.linear_layers import plain_convolutions
+from handlers.architecture.outputs.audio import SamplesWithHead, SpectrogramWithHead, with_head
 
 KINDS = ["wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "data2vec-audio", "wav2vec2-conformer"]
 LENGTHS = (1600, 400, 2111, 777)

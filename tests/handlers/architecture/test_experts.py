@@ -14,8 +14,8 @@ from archiver.compression.quantize.options import WeightOnly
 from archiver.compression.quantize.weights import weight_only
 from archiver.export.torch_packed import export_packed
 from archiver.state.plan import plan_of
-from handlers.architecture.decoder import DecoderWithHead, load_decoder
 from handlers.architecture.experts import Experts, experts_to_linear
+from handlers.architecture.outputs.decoder import DecoderWithHead, load_decoder
 
 # gated, with a shared expert, transposed with biases and a gate of its own, without a gate
 FAMILIES = ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "olmoe"]

@@ -7,7 +7,7 @@ import torch
 import transformers
 from image_models import FAMILIES, pixels, tiny_image_model
 
-from handlers.architecture.image import ImageModel
+from handlers.architecture.outputs.image import ImageModel
 
 CLASSIFIERS = [name for name in FAMILIES if name not in ("clip", "siglip")]
 

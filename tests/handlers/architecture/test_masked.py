@@ -8,7 +8,7 @@ import pytest
 import torch
 from any_models import tiny
 
-from handlers.architecture.masked import MaskedModel
+from handlers.architecture.outputs.masked import MaskedModel
 
 DEBERTA = {"relative_attention": True, "share_att_key": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8}
 FAMILIES: dict[str, dict[str, Any]] = {

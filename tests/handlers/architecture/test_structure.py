@@ -28,8 +28,8 @@ from archiver.export.openvino import export_openvino
 from archiver.export.torch_packed import export_packed
 from archiver.state.plan import plan_of
 from handlers.architecture.conv1d import conv1d_to_linear
-from handlers.architecture.encoder import EncoderWithHead
 from handlers.architecture.loading import load_module
+from handlers.architecture.outputs.encoder import EncoderWithHead
 from handlers.architecture.structure import STRUCTURE, describe, rebuild
 from handlers.errors import UnsoundArchive
 from handlers.storage.graph_weights import PACKED
@@ -37,7 +37,7 @@ from handlers.storage.graph_weights import PACKED
 SPEC = {
     "model": "model.safetensors",
     "config": "config.json",
-    "module": "handlers.architecture.encoder:EncoderWithHead",
+    "module": "handlers.architecture.outputs.encoder:EncoderWithHead",
     "settings": {"pooling": None},
 }
 HEADS = ([0, 2], [1], [0, 1, 3])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from handlers.inputs.audio_features import KaldiMel, Waveform, WhisperMel, from_settings, to_settings
+from handlers.inputs.media.audio_features import KaldiMel, Waveform, WhisperMel, from_settings, to_settings
 
 RATE = 16_000
 

@@ -13,7 +13,7 @@ import soundfile
 import soxr
 
 from handlers.errors import BadRequest, UnsoundArchive
-from handlers.inputs.audio_file import AudioReader, Recording, recording_of
+from handlers.inputs.media.audio_file import AudioReader, Recording, recording_of
 
 READER = AudioReader(16_000, 600.0)
 

@@ -11,7 +11,7 @@ from image_files import BROKEN, encoded, picture
 from PIL import Image as Pillow
 
 from handlers.errors import BadRequest
-from handlers.inputs.image import Image, Preprocessing
+from handlers.inputs.media.image import Image, Preprocessing
 
 PLAIN = Preprocessing(4, 6, None, None, 2, (1.0, 2.0, 3.0), (0.0, 10.0, -1.0))
 

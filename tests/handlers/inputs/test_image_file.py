@@ -14,7 +14,7 @@ from image_files import BROKEN, encoded, picture, turned
 from PIL import Image, ImageOps
 
 from handlers.errors import BadRequest, UnsoundArchive
-from handlers.inputs.image_file import ImageReader
+from handlers.inputs.media.image_file import ImageReader
 
 READER = ImageReader(1_000_000)
 

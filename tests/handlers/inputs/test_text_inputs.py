@@ -10,11 +10,11 @@ import pytest
 from tiny_models import _wordpiece_tokenizer
 
 from handlers.errors import BadRequest
-from handlers.inputs.against import Against, Query, SourceSentence
-from handlers.inputs.candidates import Candidates, CandidateText, is_labels, is_template, labels_of
 from handlers.inputs.checks import checked_parameters
-from handlers.inputs.masked import PLACES, Masked, MaskedText
 from handlers.inputs.text import Encoder, Text
+from handlers.inputs.texts.against import Against, Query, SourceSentence
+from handlers.inputs.texts.candidates import Candidates, CandidateText, is_labels, is_template, labels_of
+from handlers.inputs.texts.masked import PLACES, Masked, MaskedText
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +98,23 @@ def test_every_text_with_every_label(tokenizer_json: bytes) -> None:
     assert [row[1] for row in tokens] == ["the", "the", "music", "music"]
 
 
+def test_an_input_goes_out_as_a_request_has_it(tokenizer_json: bytes) -> None:
+    query = Query(encoder(tokenizer_json))
+    assert query.to_request(Against("the cat", ("music",))) == ({"query": "the cat", "texts": ["music"]}, {})
+
+
+def test_a_text_may_bring_its_own_labels(tokenizer_json: bytes) -> None:
+    kind = CandidateText(encoder(tokenizer_json, "only_first"))
+    value = kind.decode({"text": "the cat", "candidate_labels": "good, bad", "hypothesis_template": "a {}"}, "inputs")
+    assert value == Candidates(("the cat",), labels=("good", "bad"), template="a {}")
+    assert kind.from_stored(kind.to_stored(value)) == value
+    assert kind.decode(kind.to_stored(value), "inputs") == value  # a stored example is a request
+    assert kind.to_request(value) == (kind.to_stored(value), {})
+    items = kind.encode([value], {"candidate_labels": ["music"]})
+    assert [kind.encoder.tokenizer.id_to_token(item.ids[-2]) for item in items][0] == "good"
+    assert len(items) == 2
+
+
 def test_the_text_is_cut_and_never_the_hypothesis(tokenizer_json: bytes) -> None:
     kind = CandidateText(encoder(tokenizer_json, "only_first", 8))
     (item,) = kind.encode(
@@ -119,7 +136,10 @@ def test_the_text_is_cut_and_never_the_hypothesis(tokenizer_json: bytes) -> None
         ("a", {"labels": ["b"]}, "unknown parameter 'labels'; allowed: 'candidate_labels', 'hypothesis_template'"),
         ({"sequences": []}, {"candidate_labels": "b"}, "'sequences' is an empty list"),
         ({"sequences": ["b", None]}, {"candidate_labels": "b"}, r"sequences\[1\] is null"),
-        ({"text": "b"}, {"candidate_labels": "b"}, "inputs is an object with 'text'; a text is expected"),
+        ({"a": "b"}, {"candidate_labels": "b"}, "inputs is an object with 'a'; a text is expected"),
+        ({"text": "b", "a": 1}, {}, "inputs has the unknown key 'a'; allowed: 'text', 'candidate_labels'"),
+        ({"text": "b", "candidate_labels": []}, {}, "inputs.candidate_labels is a list; allowed: a list of labels"),
+        ({"text": "b"}, {}, "the parameter 'candidate_labels' is missing"),
         (3, {"candidate_labels": "b"}, "inputs is a number; a text is expected"),
     ],
 )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from handlers.errors import BadRequest
-from handlers.inputs.windows import Window, cut
+from handlers.inputs.texts.windows import Window, cut
 
 TEXT = "a Zoe\u0308 film 👩‍👩‍👧 is  very GOOD, the cafe\u0301 plot was “not” bad 🎬! " * 4
 

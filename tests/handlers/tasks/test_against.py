@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from handlers.base import Found
-from handlers.inputs.against import Against
+from handlers.inputs.texts.against import Against
 from handlers.tasks.text.ranking import TextRankingHandler
 from handlers.tasks.text.sentence_similarity import SentenceSimilarityHandler
 

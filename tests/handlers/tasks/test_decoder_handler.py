@@ -17,7 +17,7 @@ from torchserve_side import Told, ask
 
 from archiver.errors import DataError
 from archiver.tasks.text.generation_examples import choose_prompts
-from handlers.architecture.decoder import greedy_steps
+from handlers.architecture.outputs.decoder import greedy_steps
 from handlers.inputs.text import TextInput
 from handlers.tasks import engine as engine_handler
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from handlers.inputs.windows import cut
+from handlers.inputs.texts.windows import cut
 from handlers.tasks.text.entities import STRATEGIES, Token, Vocabulary, find_entities, token_differences
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "MISC"]

@@ -12,13 +12,13 @@ import torch
 import transformers
 
 from archiver.models.load import load_model
-from handlers.architecture.encoder import EncoderWithHead
-from handlers.architecture.masked import MaskedModel
+from handlers.architecture.outputs.encoder import EncoderWithHead
+from handlers.architecture.outputs.masked import MaskedModel
 from handlers.base import BatchHandler
 from handlers.errors import BadRequest
-from handlers.inputs.candidates import Candidates, CandidateText
-from handlers.inputs.masked import MaskedText
 from handlers.inputs.text import Encoder, Text
+from handlers.inputs.texts.candidates import Candidates, CandidateText
+from handlers.inputs.texts.masked import MaskedText
 from handlers.tasks.text.fill_mask import FillMaskHandler, best_words
 from handlers.tasks.text.zero_shot_classification import ZeroShotClassificationHandler, scored
 

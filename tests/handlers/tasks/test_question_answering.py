@@ -12,7 +12,7 @@ import pytest
 from asking import ask, refusal
 
 from handlers.examples import check_examples
-from handlers.inputs.question import Question
+from handlers.inputs.texts.question import Question
 from handlers.tasks.text.question_answering import QuestionAnsweringHandler
 
 CONTEXT = "the dog runs fast, the cat eats! " * 8 + "a great Zoe\u0308 👩‍👩‍👧 actor " + "in a poor plot " * 9

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from handlers.inputs.windows import Window
+from handlers.inputs.texts.windows import Window
 from handlers.tasks.text.spans import find_spans, probabilities
 
 CONTEXT = "Anna Smith lives in Bern, Anna works in Basel"

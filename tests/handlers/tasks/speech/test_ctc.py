@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from handlers.tasks.speech.ctc import Alphabet, Piece, Spoken, frames_of, pieces
+from handlers.tasks.speech.ctc import Alphabet, Piece, Spoken, frames_of, joined, pieces
 
 TOKENS = ["<pad>", "<s>", "</s>", "<unk>", "|", "E", "T", "A", "'", ".", "QU"]
 WAV2VEC2 = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))
@@ -112,3 +112,18 @@ def test_the_own_parts_of_pieces_cover_a_recording_once():
 
 def test_frames_of_wav2vec2():
     assert [frames_of(samples, WAV2VEC2) for samples in (400, 719, 720, 16_000)] == [1, 1, 2, 49]
+
+
+def test_parts_with_silence_between():
+    def frames(*ids: int) -> np.ndarray:
+        return np.eye(4, dtype=np.float32)[list(ids)] * 5
+
+    def said(*parts: tuple[int, np.ndarray], delimiter: int | None = 3) -> list[int]:
+        return [int(place) for place in joined(parts, 0, delimiter).argmax(axis=1)]
+
+    assert said((1, frames(1, 2)), (6, frames(1))) == [0, 1, 2, 0, 3, 0, 1]  # words end where there is silence
+    assert said((0, frames(1, 3)), (5, frames(2))) == [1, 3, 0, 0, 0, 2]  # … once
+    assert said((0, frames(1)), (4, frames(3, 2))) == [1, 0, 0, 0, 3, 2]
+    assert said((0, frames(1)), (1, frames(2))) == [1, 2]  # pieces of one part
+    assert said((2, frames(1)), (4, frames())) == [0, 0, 1, 0]
+    assert said((0, frames(1)), (3, frames(2)), delimiter=None) == [1, 0, 0, 2]

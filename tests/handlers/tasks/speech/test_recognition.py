@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from audio_models import TOKENS, sounds, tiny_audio_model
-from hearing import extractor, hear, recording
+from hearing import extractor, hear, least, recording
 
 from handlers.errors import BadRequest
 
@@ -118,3 +118,47 @@ def test_answers_that_are_no_numbers(model):
     found[0].outputs[0][0] = np.nan
     with pytest.raises(ArithmeticError, match="the model's answer is not finite"):
         handler.answers(found, {})
+
+
+class Spans:
+    """A detector that hears what it is told."""
+
+    def __init__(self, *found: tuple[int, int]) -> None:
+        self.found = list(found)
+
+    def spans(self, samples: np.ndarray) -> list[tuple[int, int]]:
+        return self.found
+
+
+def test_silence_is_left_out(model):
+    (samples,) = sounds(60_000)
+    handler = hear(model)
+    handler.input.voice = Spans((16_005, 24_000), (40_000, 52_000))
+    (found,) = handler.respond([recording(samples)], {"return_timestamps": "char"})
+    assert sum(rows * size for rows, size in handler.session.shapes) <= 2 * 12_001
+    first, second = (
+        handler.respond([recording(samples[start:end])], {"skip_silence": False, "return_timestamps": "char"})[0]
+        for start, end in ((16_000, 24_000), (40_000, 52_000))
+    )
+    texts = [chunk["text"] for chunk in found["chunks"]]
+    alone = [chunk["text"] for answer in (first, second) for chunk in answer["chunks"]]
+    assert [text for text in texts if text != " "] == [text for text in alone if text != " "]
+    times = [chunk["timestamp"] for chunk in found["chunks"]]
+    assert times[0][0] == pytest.approx(first["chunks"][0]["timestamp"][0] + 1.0)
+    assert times[-1][0] == pytest.approx(second["chunks"][-1]["timestamp"][0] + 2.5)
+
+
+def test_a_recording_in_which_nobody_speaks(model):
+    handler = hear(model)
+    handler.input.voice = Spans()
+    assert handler.respond([recording(sounds(60_000)[0])], {"return_timestamps": "word"}) == [
+        {"text": "", "chunks": []}
+    ]
+    assert handler.session.shapes == [(1, least())]
+
+
+def test_an_archive_without_a_detector(model):
+    message = "parameter 'skip_silence' is true, and this archive was made without: allowed: false"
+    with pytest.raises(BadRequest, match=message):
+        hear(model).respond([recording(sounds(1000)[0])], {"skip_silence": True})
+    assert hear(model).respond([recording(sounds(1000)[0])], {"skip_silence": False})

@@ -16,11 +16,11 @@ import soundfile
 from tiny_whisper import FEATURES, RATE, noise, tiny_tokenizer, tiny_whisper
 from torchserve_side import Told, ask
 
-from archiver.models.generation import generation_rules
-from archiver.models.speech import speech_tokens
-from handlers.inputs.audio_features import to_settings
-from handlers.inputs.audio_file import AudioReader, Recording
-from handlers.inputs.windows import SoundWindows
+from archiver.models.inputs.generation import generation_rules
+from archiver.models.inputs.speech import speech_tokens
+from handlers.inputs.media.audio_features import to_settings
+from handlers.inputs.media.audio_file import AudioReader, Recording
+from handlers.inputs.texts.windows import SoundWindows
 from handlers.runtimes.torch_seq2seq import TorchSeq2Seq
 from handlers.tasks.speech.whisper import WhisperHandler
 

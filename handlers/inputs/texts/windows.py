@@ -4,6 +4,7 @@ A text that is longer than the model can read is cut into windows of `length` to
 question) around its part. Neighbours overlap, so that each token is seen with words on both sides of it.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
@@ -118,9 +119,9 @@ class Windowed(Input[Value, Window]):
         self.encoder = encoder
         encoder.tokenizer.no_truncation()
 
+    @abstractmethod
     def windows(self, values: Sequence[Value], parameters: Mapping[str, Any]) -> list[Sequence[Window]]:
         """The windows of each of [n] inputs, at least one each; BadRequest where they cannot be cut so."""
-        raise NotImplementedError
 
     def encode(self, values: Sequence[Value], parameters: Mapping[str, Any]) -> list[Window]:
         """The first window of each."""

@@ -9,7 +9,7 @@ from typing import Any
 from archiver.errors import UnsupportedModelError
 from archiver.models.config import quiet, reason
 from archiver.models.files import read_json
-from handlers.inputs.audio_features import KaldiMel, Waveform
+from handlers.inputs.media.audio_features import KaldiMel, Waveform
 
 _FILES = ("preprocessor_config.json", "processor_config.json")
 WAVEFORM, KALDI = "Wav2Vec2FeatureExtractor", "ASTFeatureExtractor"

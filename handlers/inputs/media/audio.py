@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from handlers.errors import BadRequest
-from handlers.inputs.audio_features import Features, from_settings
-from handlers.inputs.audio_file import AudioReader, Recording, recording_of
 from handlers.inputs.base import Input
+from handlers.inputs.media.audio_features import Features, from_settings
+from handlers.inputs.media.audio_file import AudioReader, Recording, recording_of
+from handlers.inputs.media.voice import FILE, VoiceDetector
+from handlers.requirements import required
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +28,7 @@ class Audio(Input[Recording, Sound]):
 
     Args:
         reader: makes samples of a file. features: make what the model computes on of samples.
+        voice: finds speech in samples, None in an archive that was made without it.
     """
 
     allowed: ClassVar[str] = (
@@ -34,16 +37,21 @@ class Audio(Input[Recording, Sound]):
     )
     max_bytes: ClassVar[int] = 32 << 20  # 15 minutes of wav at 16 kHz
 
-    def __init__(self, reader: AudioReader, features: Features) -> None:
+    def __init__(self, reader: AudioReader, features: Features, voice: VoiceDetector | None = None) -> None:
         self.reader = reader
         self.features = features
+        self.voice = voice
         self._together = False
 
     @classmethod
     def open(cls, folder: Path, serving: Mapping[str, Any]) -> "Audio":
-        """The recordings of an extracted archive: features and max_seconds as serving.json has them."""
+        """The recordings of an extracted archive: features, max_seconds and skip_silence as serving.json has them."""
         features = from_settings(serving["features"])
-        return cls(AudioReader.open(folder, features.rate, serving["max_seconds"]), features)
+        voice = None
+        if serving.get("skip_silence"):
+            runtime = "openvino" if serving["session"]["runtime"] == "openvino" else "onnxruntime"
+            voice = VoiceDetector(folder / FILE, runtime, required(folder, runtime))
+        return cls(AudioReader.open(folder, features.rate, serving["max_seconds"]), features, voice)
 
     def decode(self, value: Any, where: str) -> Recording:
         return recording_of(value, where)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from handlers.architecture.encoder import padding_out_of_convolutions, takes_type_ids
+from handlers.architecture.outputs.encoder import padding_out_of_convolutions, takes_type_ids
 
 
 class MaskedModel(torch.nn.Module):

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from archiver.data.pairs import Pair, read_pairs
+from archiver.data.text.pairs import Pair, read_pairs
 from archiver.evaluation.speed import Speed
 from archiver.tasks.base import load_object
-from archiver.tasks.text.seq2seq import Seq2SeqTask
+from archiver.tasks.seq2seq.tasks import Seq2SeqTask
 from archiver.tasks.workload import MAX_EXAMPLES, TOLERANCE_FP32, TOLERANCE_INT8, Arrays, Batch, Workload
 from handlers.inputs.text import Encoded, Encoder, Text, TextInput
 
@@ -58,9 +58,9 @@ class Seq2SeqWorkload(Workload):
         train: list[Any],
     ) -> Self:
         """Load the model and read how it writes."""
-        from archiver.models.generation import generation_rules, target_places
+        from archiver.models.inputs.generation import generation_rules, target_places
         from archiver.models.load import load_model
-        from handlers.architecture.seq2seq import Seq2Seq
+        from handlers.architecture.outputs.seq2seq import Seq2Seq
 
         model: Any = load_model(source, task.auto_class)
         rules = generation_rules(model, target_places(model) - 1)
@@ -104,7 +104,7 @@ class Seq2SeqWorkload(Workload):
             handler.engine.close()
 
     def _metrics(self, texts: list[str]) -> dict[str, float]:
-        from archiver.evaluation.seq2seq import seq2seq_metrics
+        from archiver.evaluation.metrics.seq2seq import seq2seq_metrics
 
         return seq2seq_metrics(texts, self._original_texts, [pair.target for pair in self.examples[:MEASURED]])
 
@@ -237,7 +237,7 @@ class Seq2SeqWorkload(Workload):
     @property
     def max_target(self) -> int:
         """Most tokens of an answer."""
-        from archiver.models.generation import target_places
+        from archiver.models.inputs.generation import target_places
 
         return target_places(self.model) - len(self.rules["start"])
 
@@ -257,7 +257,7 @@ class Seq2SeqWorkload(Workload):
         (folder / "tokenizer.json").write_bytes(self.tokenizer_json)
 
     def serving(self, session: Mapping[str, Any]) -> dict[str, Any]:
-        from archiver.models.languages import language_tokens
+        from archiver.models.inputs.languages import language_tokens
 
         serve = self.recipe.serve
         return {
@@ -276,7 +276,7 @@ class Seq2SeqWorkload(Workload):
 
     def choose_examples(self, handler: Any) -> tuple[list[TextInput], dict[str, Any]]:
         """Sources whose answer no rounding changes, as far as it is stored: see `decided`."""
-        from archiver.tasks.text.seq2seq_examples import choose_sources
+        from archiver.tasks.seq2seq.examples import choose_sources
 
         wanted = self.recipe.serve.examples
         values, count = self.values, MAX_EXAMPLES

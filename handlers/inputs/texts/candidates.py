@@ -11,6 +11,9 @@ from handlers.inputs.text import Encoded, TextInput, Texts
 TEMPLATE = "This example is {}."
 
 
+_OWN = ("candidate_labels", "hypothesis_template")  # parameters that an input may bring itself
+
+
 @dataclass(frozen=True)
 class Candidates:
     """texts: to classify, each by itself. form: "labels" where a request has `inputs`; else it has `sequences`, as
@@ -58,7 +61,8 @@ class CandidateText(Texts[Candidates]):
 
     cut: ClassVar[str] = "only_first"  # the text, never the hypothesis
     allowed: ClassVar[str] = (
-        'allowed: {"inputs": "text" or ["text", …], "parameters": {"candidate_labels": ["label", …]}}, or '
+        'allowed: {"inputs": "text" or ["text", …], "parameters": {"candidate_labels": ["label", …]}}, '
+        '{"inputs": {"text": …, "candidate_labels": […]}}, or '
         '{"sequences": …, "candidate_labels": […]} for an answer in the form of transformers\' pipeline'
     )
     fields: ClassVar[tuple[str, ...]] = ("sequences",)
@@ -71,6 +75,8 @@ class CandidateText(Texts[Candidates]):
     def decode(self, value: Any, where: str) -> Candidates:
         if isinstance(value, (str, bytes)):
             return Candidates((text_of(value, where),))
+        if isinstance(value, dict) and "text" in value:
+            return self._with_labels(value, where)
         if not isinstance(value, dict) or set(value) != {"sequences"}:
             found = (
                 f"an object with {quoted(sorted(value)) or 'nothing'}" if isinstance(value, dict) else kind_of(value)
@@ -83,6 +89,21 @@ class CandidateText(Texts[Candidates]):
             raise BadRequest("'sequences' is an empty list; at least one text is expected")
         return Candidates(
             tuple(checked_text(text, f"sequences[{index}]") for index, text in enumerate(texts)), "sequences"
+        )
+
+    def _with_labels(self, value: Mapping[str, Any], where: str) -> Candidates:
+        """A text that brings its own labels, and template."""
+        unknown = sorted(set(value) - {"text", *_OWN})
+        if unknown:
+            raise BadRequest(f"{where} has the unknown key {quoted(unknown)}; allowed: {quoted(['text', *_OWN])}")
+        given = {key: found for key, found in value.items() if key in _OWN}
+        for key, found in given.items():
+            if not self.parameters[key].check(found):
+                raise BadRequest(f"{where}.{key} is {kind_of(found)}; allowed: {self.parameters[key].allowed}")
+        return Candidates(
+            (checked_text(value["text"], f"{where}.text"),),
+            labels=tuple(labels_of(given.get("candidate_labels", []))),
+            template=given.get("hypothesis_template", ""),
         )
 
     def encode(self, values: Sequence[Candidates], parameters: Mapping[str, Any]) -> list[Encoded]:
@@ -115,7 +136,8 @@ class CandidateText(Texts[Candidates]):
             ) from error
 
     def to_stored(self, value: Candidates) -> Any:
-        return {"text": value.texts[0], "labels": list(value.labels), "template": value.template}
+        own = {"hypothesis_template": value.template} if value.template else {}
+        return {"text": value.texts[0], "candidate_labels": list(value.labels), **own}
 
     def from_stored(self, stored: Any) -> Candidates:
-        return Candidates((stored["text"],), labels=tuple(stored["labels"]), template=stored["template"])
+        return self._with_labels(stored, "example")

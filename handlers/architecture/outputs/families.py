@@ -5,7 +5,7 @@ def register() -> None:
     """Let transformers know them; once more does nothing."""
     from transformers import AutoConfig, AutoModel
 
-    from handlers.architecture.sasrec import SasRecConfig, SasRecForNextItem
+    from handlers.architecture.outputs.sasrec import SasRecConfig, SasRecForNextItem
 
     AutoConfig.register(SasRecConfig.model_type, SasRecConfig, exist_ok=True)
     AutoModel.register(SasRecConfig, SasRecForNextItem, exist_ok=True)

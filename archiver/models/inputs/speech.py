@@ -7,7 +7,7 @@ from typing import Any
 
 from archiver.errors import UnsupportedModelError
 from archiver.models.files import read_json
-from handlers.inputs.audio_features import WhisperMel
+from handlers.inputs.media.audio_features import WhisperMel
 
 
 def whisper_features(path: Path) -> WhisperMel:

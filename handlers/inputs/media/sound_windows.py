@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from handlers.inputs.audio import Audio, Sound
+from handlers.inputs.media.audio import Audio, Sound
 
 
 class SoundWindows(Audio):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from handlers.architecture.encoder import EncoderWithHead
+from handlers.architecture.outputs.encoder import EncoderWithHead
 
 
 class TokenHead(EncoderWithHead):

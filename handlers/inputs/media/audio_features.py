@@ -47,7 +47,8 @@ class Waveform:
         if not self.normalize:
             return samples.astype(np.float32, copy=False)
         centred = samples - samples.mean(dtype=np.float64)
-        return (centred / np.sqrt(centred.var() + 1e-7)).astype(np.float32)
+        found: np.ndarray = centred / np.sqrt(centred.var() + 1e-7)
+        return found.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ class WhisperMel:
         """[window / 2 + 1, bins], each band a triangle of the same area."""
         edges = _from_slaney(np.linspace(_to_slaney(0.0), _to_slaney(self.rate / 2), self.bins + 2))
         bands = _triangles(np.linspace(0, self.rate // 2, self.window // 2 + 1), edges)
-        return bands * (2.0 / (edges[2:] - edges[:-2]))
+        found: np.ndarray = bands * (2.0 / (edges[2:] - edges[:-2]))
+        return found
 
 
 @dataclass(frozen=True)

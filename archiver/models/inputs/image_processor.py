@@ -2,7 +2,7 @@
 
 No list of processors decides what is taken. The processor that the model directory names is made (its PIL backend), and
 asked what it makes of a black, a white and some random images; taken is whatever gives the same values with what
-`handlers.inputs.image.Preprocessing` can do.
+`handlers.inputs.media.image.Preprocessing` can do.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from archiver.errors import UnsupportedModelError
 from archiver.models.config import quiet, reason
 from archiver.models.files import read_json
-from handlers.inputs.image import Preprocessing
+from handlers.inputs.media.image import Preprocessing
 
 TOLERANCE = 1e-4  # of a value that the model is given
 _OWN, _JOINT = "preprocessor_config.json", "processor_config.json"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from handlers.errors import BadRequest
-from handlers.inputs.file_bytes import file_bytes
+from handlers.inputs.media.file_bytes import file_bytes
 from handlers.requirements import require
 
 WHAT = "an image (PNG, JPEG, WebP, GIF or BMP)"

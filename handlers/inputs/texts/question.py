@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from handlers.errors import BadRequest
 from handlers.inputs.checks import Parameter, checked_text, is_positive_int, kind_of, quoted
 from handlers.inputs.text import Encoder
-from handlers.inputs.windows import Window, Windowed, cut, is_count
+from handlers.inputs.texts.windows import Window, Windowed, cut, is_count
 
 STRIDE = 128  # tokens that neighbouring windows have in common, or half of a window: transformers 4's default
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from archiver.data.pairs import Pair, read_pairs
+from archiver.data.text.pairs import Pair, read_pairs
 from archiver.tasks.base import FALLBACK_VALIDATION, SEQ2SEQ, Metric, Task, device_type, limit_line
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ class Seq2SeqTask(Task):
     serve_keys = ("max_length", "max_queue", "deadline_s")
     unit = "tokens"
     batches = "written from 16 texts at once, greedily"
-    module = "handlers.architecture.seq2seq:Seq2Seq"
-    workload = "archiver.tasks.text.seq2seq_workload:Seq2SeqWorkload"
+    module = "handlers.architecture.outputs.seq2seq:Seq2Seq"
+    workload = "archiver.tasks.seq2seq.workload:Seq2SeqWorkload"
     handler = "handlers.tasks.text.seq2seq:Seq2SeqHandler"
     starter = _STARTER
     starter_serve = _SERVE

@@ -10,7 +10,7 @@ import numpy as np
 
 from handlers.errors import BadRequest
 from handlers.inputs.base import Input
-from handlers.inputs.image_file import ImageFile, ImageReader
+from handlers.inputs.media.image_file import ImageFile, ImageReader
 from handlers.requirements import required
 
 _REQUEST_IMAGES = 4  # of the largest size: what one request may ask to be decoded, in pixels
