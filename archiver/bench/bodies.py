@@ -16,6 +16,7 @@ from archiver.report.inspection import inspect_mar
 from archiver.spec import Recipe
 from archiver.tasks import FALLBACK_VALIDATION, TASKS
 from archiver.tasks.forward import ForwardTask
+from handlers.errors import BadRequest
 from handlers.inputs.text import TextInput
 from handlers.manifest import EXAMPLES, SERVING
 
@@ -28,7 +29,8 @@ def bodies_of(mar: Path, recipe: Recipe | None) -> tuple[list[bytes], str]:
     Args:
         recipe: whose data.validation is sent, to a task of one pass or of running text; else, and for None, the archive's
             stored examples are.
-    Returns: (bodies, their content type): plain text where every input is a text without parameters, else JSON.
+    Returns: (bodies, their content type): plain text where every input is a text without parameters, and no base64; else
+        JSON.
     Raises: RecipeError where the recipe is for another task, DataError for its data.
     """
     inspect_mar(mar)
@@ -39,7 +41,7 @@ def bodies_of(mar: Path, recipe: Recipe | None) -> tuple[list[bytes], str]:
         values = None if recipe is None else _values(mar, recipe, handler.serving["task"])
         if values is None:
             values = [kind.from_stored(example["input"]) for example in json.loads((folder / EXAMPLES).read_bytes())]
-        return _written([kind.to_request(value) for value in values])
+        return _written(kind, [kind.to_request(value) for value in values])
 
 
 def _values(mar: Path, recipe: Recipe, task_name: str) -> list[Any] | None:
@@ -60,10 +62,18 @@ def _values(mar: Path, recipe: Recipe, task_name: str) -> list[Any] | None:
     return task.values(task.read(found, recipe, source, facts)[:MOST])[:MOST]
 
 
-def _written(requests: list[tuple[Any, dict[str, Any]]]) -> tuple[list[bytes], str]:
-    if all(isinstance(inputs, str) and not parameters for inputs, parameters in requests):
+def _written(kind: Any, requests: list[tuple[Any, dict[str, Any]]]) -> tuple[list[bytes], str]:
+    if all(not parameters and _is_its_own_body(kind, inputs) for inputs, parameters in requests):
         return [inputs.encode() for inputs, _ in requests], "text/plain"
     bodies = [
         {"inputs": inputs} | ({"parameters": parameters} if parameters else {}) for inputs, parameters in requests
     ]
     return [json.dumps(body).encode() for body in bodies], "application/json"
+
+
+def _is_its_own_body(kind: Any, inputs: Any) -> bool:
+    """Whether a text's bytes are the same input, also over gRPC, where nothing says what a body is; base64's are not."""
+    try:
+        return isinstance(inputs, str) and bool(kind.decode(inputs.encode(), "") == kind.decode(inputs, ""))
+    except BadRequest:
+        return False

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 from built import recipe_of
+from image_files import encoded, picture
 from text_spans import write_recipe
 
-from archiver.bench.bodies import bodies_of
+from archiver.bench.bodies import _written, bodies_of
 from archiver.errors import RecipeError
 from archiver.pipeline import build as pipeline
 from archiver.progress import Progress
 from archiver.recipe.load import load_recipe
+from handlers.inputs.media.image import Image, Preprocessing
 
 
 def test_objects_go_as_json_and_texts_as_they_are(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
@@ -37,3 +39,11 @@ def test_objects_go_as_json_and_texts_as_they_are(tiny_model: Callable[..., Path
     built = pipeline.build(labels, tmp_path, Progress(quiet=True)).path
     texts, content_type = bodies_of(built, labels)
     assert content_type == "text/plain" and texts[0].decode() in (tmp_path / "labels" / "data.tsv").read_text()
+
+
+def test_images_go_as_json_although_base64_is_a_text() -> None:
+    preprocessing = Preprocessing(8, 8, None, (8, 8), 2, (1.0,) * 3, (0.0,) * 3)
+    kind = Image(preprocessing, 10_000)
+    request = kind.to_request(kind.decode(encoded(picture()), "inputs"))
+    bodies, content_type = _written(kind, [request, request])
+    assert content_type == "application/json" and json.loads(bodies[1]) == {"inputs": request[0]}
