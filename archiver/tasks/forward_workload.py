@@ -153,7 +153,7 @@ class ForwardWorkload(Workload):
         import torch
 
         module: Any = self.module
-        return {name: torch.from_numpy(arrays[name]) for name in module.inputs}
+        return {name: torch.from_numpy(arrays[name]) for name in module.inputs if name in arrays}
 
     # ---- speed --------------------------------------------------------------------------------------------------------
 
@@ -219,6 +219,7 @@ class ModuleSession:
 
         device = next(self._module.parameters()).device
         with torch.inference_mode():
-            tensors = {name: torch.from_numpy(arrays[name]).to(device) for name in self._module.inputs}
+            given = [name for name in self._module.inputs if name in arrays]
+            tensors = {name: torch.from_numpy(arrays[name]).to(device) for name in given}
             found: np.ndarray = self._module(**tensors).float().cpu().numpy()
             return found

@@ -29,6 +29,7 @@ class TorchSession:
 
     def run(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
         with self._torch.inference_mode():
-            tensors = {name: self._torch.from_numpy(arrays[name]).to(self._device) for name in self._module.inputs}
+            given = [name for name in self._module.inputs if name in arrays]
+            tensors = {name: self._torch.from_numpy(arrays[name]).to(self._device) for name in given}
             found: np.ndarray = self._module(**tensors).float().cpu().numpy()
             return found
