@@ -108,7 +108,8 @@ def run_base(made: Module, use_cache: bool) -> Any:
         vars(module)["forward"] = partial(_noise, int(module.out_features), generator)  # type: ignore[arg-type]
     try:
         with torch.no_grad():
-            return base(input_ids=ids, attention_mask=torch.ones_like(ids), **more)
+            name = getattr(base, "main_input_name", "input_ids")
+            return base(**{name: ids}, attention_mask=torch.ones_like(ids), **more)
     finally:
         for module in plain:
             del vars(module)["forward"]
