@@ -29,6 +29,7 @@ class Retrain:
     patience: int | None = option("integer", None, minimum=1, help="epochs without gain on validation before it stops")
     warmup: float = option("number", 0.1, minimum=0, maximum=1, help="share of the steps in which the rate rises")
     weight_decay: float = option("number", 0.0, minimum=0, maximum=1)
+    dropout: bool = option("boolean", False, help="the model's own dropout, for long trainings without a teacher")
     seed: int = option("integer", 0, minimum=0, maximum=2**31)
     precision: str = option(
         "string", "auto", choices=("auto", "fp32", "bf16"), help="bf16 where the host is fast in it"

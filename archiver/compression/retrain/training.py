@@ -1,8 +1,8 @@
 """The training loop behind `retrain`, `aware`, gradual pruning and regrowth.
 
 The model learns from labels and from the original (its outputs and its hidden states) while every constraint of earlier
-stages holds. Dropout stays off: a few epochs of distillation are too short to need it, and without it, with batches and
-their order drawn from the seed, the same seed gives the same weights, also across an interruption.
+stages holds. Dropout stays off unless it is asked for: a few epochs of distillation are too short to need it. Batches,
+their order and dropout are drawn from the seed, so that the same seed gives the same weights, also across an interruption.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.learning_rate * rate(step, self.total, self.options.warmup)
         batch = {name: tensor.to(self.device) for name, tensor in self.batches[place].items()}
-        loss = self._loss(batch, place)
+        loss = self._loss(batch, place, step)
         if not math.isfinite(loss.item()):
             raise ArchiverError(
                 f"retraining: the loss is {loss.item()} at step {step}: lower learning_rate "
@@ -157,10 +157,10 @@ class _Run:
         self.optimizer.step()
         return loss.item()
 
-    def _loss(self, batch: Batch, place: int) -> Tensor:
+    def _loss(self, batch: Batch, place: int, step: int) -> Tensor:
         options, objective = self.options, self.context.objective
         wants_hidden = self.teacher is not None and options.distill.hidden > 0
-        with _hidden_states(self.model, wants_hidden) as hidden:
+        with _hidden_states(self.model, wants_hidden) as hidden, self._dropout(step):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=bool(self.bf16)):
                 outputs = self.context.module(**inputs_of(batch, self.context.module))
         outputs = outputs.float()
@@ -178,6 +178,20 @@ class _Run:
                 distances = [hidden_distance(ours.float(), original.float(), mask) for ours, original in pairs]
                 loss = loss + options.distill.hidden * torch.stack(distances).mean()
         return loss
+
+    @contextmanager
+    def _dropout(self, step: int) -> Iterator[None]:
+        """Inside, the model drops what its dropout layers drop, drawn from the seed and the step; where asked for."""
+        if not self.options.dropout:
+            yield
+            return
+        with torch.random.fork_rng():
+            torch.manual_seed(self.options.seed + step)
+            self.context.module.train()
+            try:
+                yield
+            finally:
+                self.context.module.eval()
 
     def _exhausted(self, done: Trained, epoch: int) -> bool:
         """Keep the best epoch's weights; True when `patience` epochs have brought nothing better."""
