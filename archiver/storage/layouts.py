@@ -23,7 +23,7 @@ def layouts_of(model: torch.nn.Module) -> dict[str, WeightLayout]:
         chain = state.constraints.get(name, [])
         grouping = next((item for one in reversed(chain) if (item := one.grouping()) is not None), None)
         n_m = next((one.n_m for one in chain if isinstance(one, Mask) and one.n_m), None)
-        product = next((item for one in reversed(chain) if (item := one.product()) is not None), None)
+        product = next((codes for one in reversed(chain) if (codes := one.product()) is not None), None)
         factors = state.factors.get(name)
         if grouping is None and n_m is None and factors is None and product is None:
             continue

@@ -31,11 +31,11 @@ def cluster(points: Tensor, clusters: int, *, iterations: int = 25, seed: int = 
     Returns: centroids [clusters, width].
     Source: Lloyd 1982, Least squares quantization in PCM.
     """
-    distinct = points.unique(dim=0)
+    distinct: Tensor = points.unique(dim=0)
     if len(distinct) <= clusters:
         return torch.cat([distinct, distinct[-1:].expand(clusters - len(distinct), -1)])
     generator = torch.Generator().manual_seed(seed)
-    centroids = distinct[torch.randperm(len(distinct), generator=generator)[:clusters]].clone()
+    centroids: Tensor = distinct[torch.randperm(len(distinct), generator=generator)[:clusters]].clone()
     before = None
     for _ in range(iterations):
         codes, distances = nearest(points, centroids)

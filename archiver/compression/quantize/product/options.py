@@ -14,7 +14,9 @@ class Product:
     """Each row as a few codes: it is cut into pieces, and each piece is one of 2^bits that all rows share."""
 
     splits: int = option("integer", 8, minimum=1, maximum=1024, search=(4, 8, 16), help="pieces of a row, codes for it")
-    bits: int = option("integer", 8, minimum=1, maximum=8, search=(5, 6, 8), help="of a code: 2^bits pieces to choose from")
+    bits: int = option(
+        "integer", 8, minimum=1, maximum=8, search=(5, 6, 8), help="of a code: 2^bits pieces to choose from"
+    )
     iterations: int = option("integer", 25, minimum=1, maximum=10_000, help="most rounds of k-means")
     seed: int = option("integer", 0, minimum=0, maximum=2**31, help="of the pieces that k-means starts from")
     aware: Retrain | None = option(
