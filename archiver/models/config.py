@@ -21,6 +21,9 @@ def read_config(path: Path, raw: Mapping[str, Any], auto_class: str, problems: l
     """
     from transformers import CONFIG_MAPPING, AutoConfig
 
+    from handlers.architecture.families import register
+
+    register()
     model_type = raw.get("model_type")
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         problems.append(f"config.json: model_type is {model_type!r}, which this version of transformers does not know")

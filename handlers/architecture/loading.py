@@ -22,6 +22,10 @@ def load_module(folder: Path, spec: Mapping[str, Any]) -> torch.nn.Module:
     """
     import transformers
 
+    where, _, name = spec["module"].partition(":")
+    kind = getattr(importlib.import_module(where), name)
+    if hasattr(kind, "register"):  # a family of models that is not transformers' own
+        kind.register()
     config_dict = json.loads((folder / spec["config"]).read_text())
     config = transformers.CONFIG_MAPPING[config_dict["model_type"]].from_dict(config_dict)
     auto = getattr(transformers, spec["auto_class"])
@@ -31,6 +35,5 @@ def load_module(folder: Path, spec: Mapping[str, Any]) -> torch.nn.Module:
         model.register_module("pooler", None)
     weights = load_packed(folder / spec["model"])
     model = load_weights(model, folder, {name: torch.as_tensor(value) for name, value in weights.items()})
-    where, _, name = spec["module"].partition(":")
-    made: torch.nn.Module = getattr(importlib.import_module(where), name)(model, **spec["settings"])
+    made: torch.nn.Module = kind(model, **spec["settings"])
     return made

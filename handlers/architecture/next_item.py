@@ -2,6 +2,8 @@
 
 import torch
 
+from handlers.architecture.families import register
+
 Tensor = torch.Tensor
 
 
@@ -16,10 +18,12 @@ class NextItem(torch.nn.Module):
     """
 
     inputs = ("item_ids", "attention_mask", "candidates")
+    register = staticmethod(register)
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.settings: dict[str, object] = {}
 
     def forward(self, item_ids: Tensor, attention_mask: Tensor, candidates: Tensor | None = None) -> Tensor:
         hidden: Tensor = self.model.base_model(item_ids, attention_mask).last_hidden_state  # type: ignore[operator]
@@ -28,7 +32,7 @@ class NextItem(torch.nn.Module):
             last = (attention_mask * places).argmax(dim=1)
             scores: Tensor = self.model.head(hidden[torch.arange(hidden.shape[0], device=hidden.device), last])  # type: ignore[operator]
             return scores
-        if len(candidates) == self.model.config.num_items:  # type: ignore[union-attr, arg-type]
+        if len(candidates) == self.model.config.num_items:  # type: ignore[union-attr]
             every: Tensor = self.model.head(hidden)  # type: ignore[operator]
             return every
         rows: Tensor = self.model.get_input_embeddings()(candidates)  # type: ignore[operator]

@@ -24,6 +24,7 @@ class SasRecConfig(PretrainedConfig):
         num_items: rows of the item table. hidden_size: width of an item's vector.
         num_hidden_layers, num_attention_heads, intermediate_size: of the transformer.
         max_position_embeddings: items of the longest history; of a longer one the last are looked at.
+        dropout: share of the items' vectors and of each block's outputs that is dropped in training.
         initializer_range: standard deviation of fresh weights.
     """
 
@@ -37,6 +38,7 @@ class SasRecConfig(PretrainedConfig):
         num_attention_heads: int = 2,
         intermediate_size: int = 256,
         max_position_embeddings: int = 64,
+        dropout: float = 0.0,
         initializer_range: float = 0.02,
         **more: Any,
     ) -> None:
@@ -46,6 +48,7 @@ class SasRecConfig(PretrainedConfig):
         self.num_attention_heads = num_attention_heads
         self.intermediate_size = intermediate_size
         self.max_position_embeddings = max_position_embeddings
+        self.dropout = dropout
         self.initializer_range = initializer_range
         more.setdefault("tie_word_embeddings", True)
         super().__init__(**more)
@@ -106,10 +109,12 @@ class SasRecLayer(torch.nn.Module):
         self.attention = SasRecAttention(config)
         self.feed_forward_norm = torch.nn.LayerNorm(config.hidden_size)
         self.feed_forward = SasRecFeedForward(config)
+        self.dropout = torch.nn.Dropout(config.dropout)
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
-        hidden_states = hidden_states + self.attention(self.attention_norm(hidden_states), attention_mask)
-        found: Tensor = hidden_states + self.feed_forward(self.feed_forward_norm(hidden_states))
+        mixed = self.attention(self.attention_norm(hidden_states), attention_mask)
+        hidden_states = hidden_states + self.dropout(mixed)
+        found: Tensor = hidden_states + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_states)))
         return found
 
 
@@ -139,7 +144,8 @@ class SasRecModel(SasRecPreTrainedModel):
         self.position_embeddings = torch.nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.layers = torch.nn.ModuleList(SasRecLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = torch.nn.LayerNorm(config.hidden_size)
-        self.post_init()
+        self.dropout = torch.nn.Dropout(config.dropout)
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> torch.nn.Module:
         return self.item_embeddings
@@ -151,6 +157,7 @@ class SasRecModel(SasRecPreTrainedModel):
         places = torch.arange(item_ids.shape[1], device=item_ids.device)
         # sqrt(width), as SASRec does: an item's vector is scored by its product, and must not drown in its position's.
         hidden = self.item_embeddings(item_ids) * self.config.hidden_size**0.5 + self.position_embeddings(places)
+        hidden = self.dropout(hidden)
         seen = (places[None, :] <= places[:, None])[None] & attention_mask[:, None, :].bool()
         allowed = torch.zeros_like(seen, dtype=hidden.dtype).masked_fill(~seen, -1e9)[:, None]
         for layer in self.layers:
@@ -170,13 +177,14 @@ class SasRecForNextItem(SasRecPreTrainedModel):
         super().__init__(config)
         self.model = SasRecModel(config)
         self.head = torch.nn.Linear(config.hidden_size, config.num_items, bias=False)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> torch.nn.Module:
-        return self.model.get_input_embeddings()
+        table: torch.nn.Module = self.model.item_embeddings
+        return table
 
     def set_input_embeddings(self, value: torch.nn.Module) -> None:
-        self.model.set_input_embeddings(value)
+        self.model.item_embeddings = value
 
     def get_output_embeddings(self) -> torch.nn.Module:
         return self.head
