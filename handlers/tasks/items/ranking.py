@@ -1,4 +1,4 @@
-"""The best of many scores, exactly: one pass for the largest of each block, and a sort of the few blocks that can matter."""
+"""The best of many scores, exactly: one pass for the largest of each block, a sort of the few blocks that can matter."""
 
 from collections.abc import Collection
 
