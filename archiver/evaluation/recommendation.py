@@ -42,8 +42,10 @@ def ranks_of(
     ranks = []
     for index, (row, target) in enumerate(zip(scores, targets, strict=True)):
         if seen is not None:
-            row = row.copy()
-            row[[item for item in seen[index] if item != target]] = -np.inf
+            gone = [item for item in seen[index] if item != target]
+            if gone:
+                row = row.copy()
+                row[gone] = -np.inf
         ranks.append(rank_of(row, target))
     return ranks
 
