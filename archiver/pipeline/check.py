@@ -10,9 +10,10 @@ import torch
 from archiver.errors import DataError, RecipeError
 from archiver.models.facts import ModelFacts, inspect_model
 from archiver.models.load import skeleton
-from archiver.models.source import ModelSource, resolve_model
+from archiver.models.source import ModelSource
+from archiver.pipeline.sources import source_of
 from archiver.runtimes import RUNTIMES
-from archiver.spec import Recipe
+from archiver.spec import NewModel, Recipe
 from archiver.tasks import TASKS, Task
 from archiver.tasks.workload import Workload
 
@@ -44,12 +45,13 @@ def check(recipe: Recipe) -> Checked:
     Raises: RecipeError that lists every problem; UnsupportedModelError where the model cannot be used at all.
     """
     task = TASKS[recipe.task]
-    source = resolve_model(recipe.model)
+    source = source_of(recipe, task)
     facts = inspect_model(source.path, task.auto_class, task=task.name, **task.inspected)
     problems = _runtime_problems(recipe) + _length_problems(recipe, source, facts) + task.check(recipe, source, facts)
     found: dict[str, list[Any]] = {"train": [], "validation": []}
     data = recipe.data
-    wants_train = data.train is not None and any(stage.needs_data for stage in recipe.compress)
+    learns = isinstance(recipe.model, NewModel) or any(stage.needs_data for stage in recipe.compress)
+    wants_train = data.train is not None and learns
     sources = {"train": data.train if wants_train else None, "validation": data.validation or task.fallback}
     if sources["validation"] is None:
         problems.append(

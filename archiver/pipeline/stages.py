@@ -50,7 +50,9 @@ def compress(workload: Workload, progress: Progress, model_store: Path | None = 
     for index, stage in enumerate(workload.recipe.compress):
         checkpoint = None if model_store is None else _checkpoint(workload, index, model_store)
         with progress.step(f"compress: {stage.label}"):
-            report = stage.entry.load()(workload.model, stage.options, _context(workload, stage, progress, checkpoint))
+            report = stage.entry.load()(
+                workload.model, stage.options, context_of(workload, stage, progress, checkpoint)
+            )
         if plan_of(workload.model) is not None:  # integers are only planned: no weight has changed before the export
             done.reports.append(report)
             continue
@@ -80,7 +82,12 @@ def forget_checkpoints(workload: Workload, model_store: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _context(workload: Workload, stage: Stage, progress: Progress, checkpoint: Path | None) -> StageContext:
+def context_of(workload: Workload, stage: Stage, progress: Progress, checkpoint: Path | None) -> StageContext:
+    """What a stage may ask of the build.
+
+    Args:
+        checkpoint: where it keeps what it has reached, without suffix; None: nowhere.
+    """
     return StageContext(
         module=workload.module,
         teacher=workload.original,

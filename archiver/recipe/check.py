@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 from archiver.compression import METHODS
 from archiver.fields import REQUIRED, Allowed, options_of
 from archiver.recipe.combinations import check_combinations
-from archiver.recipe.sources import DataKinds, check_data_source, check_file, check_model
+from archiver.recipe.sources import DataKinds, check_data_source, check_file, check_model, local_path
 from archiver.recipe.yaml_tree import Node, Problems, plain
 from archiver.runtimes import RUNTIMES
-from archiver.spec import DataSpec, GateSpec, Recipe, ServeSpec, Stage
+from archiver.spec import DataSpec, GateSpec, NewModel, Recipe, ServeSpec, Stage
 from archiver.tasks import TASKS, Task
 
 T = TypeVar("T")
@@ -38,8 +38,10 @@ def check_recipe(root: Node, base_dir: Path, problems: Problems) -> Recipe | Non
     version = _text(top, "version", problems) if "version" in top else "1.0"
     task_name = choice(top["task"], "task", TASKS, problems) if "task" in top else None
     task = TASKS.get(task_name or "")
-    model = check_model(top["model"], problems) if "model" in top else None
+    model = _model(top["model"], task, problems) if "model" in top else None
     data = _data(top["data"], task, problems) if _given(top, "data") else DataSpec()
+    if isinstance(model, NewModel) and data.train is None and "train" not in _keys(top.get("data")):
+        problems.add(top["model"], f"model: a new {model.family} learns from data.train, which is missing: add it")
     stages = _stages(top["compress"], task, problems) if _given(top, "compress") else ()
     gate = _gate(top["gate"], task, problems) if _given(top, "gate") else None
     serve = _serve(top["serve"], task, problems) if _given(top, "serve") else ServeSpec()
@@ -48,6 +50,10 @@ def check_recipe(root: Node, base_dir: Path, problems: Problems) -> Recipe | Non
         return None
     compress = tuple(stage for stage in stages if stage is not None)
     return Recipe(name, version, task_name, model, data, compress, gate, serve, base_dir)
+
+
+def _keys(node: Node | None) -> set[str]:
+    return set(node.value) if node is not None and isinstance(node.value, dict) else set()
 
 
 def _given(top: dict[str, Node], key: str) -> bool:
@@ -103,6 +109,38 @@ def choice(node: Node, what: str, allowed: Iterable[str], problems: Problems) ->
     hint = suggestion(node.text, allowed)
     problems.add(node, f"unknown {what} {show(node)}{hint}; allowed: {', '.join(allowed)}")
     return None
+
+
+def _model(node: Node, task: Task | None, problems: Problems) -> Path | str | NewModel | None:
+    """A directory or an id; or a new model: `new:FAMILY`, or a mapping with `new: FAMILY` and its sizes."""
+    short = isinstance(node.value, str) and node.value.startswith("new:")
+    if not short and not isinstance(node.value, dict):
+        return check_model(node, problems)
+    families = task.new_models if task is not None else {}
+    if task is not None and not families:
+        makers = ", ".join(name for name, one in TASKS.items() if one.new_models)
+        problems.add(node, f"model: {task.name} makes no new models, {makers} does: name a directory or a hub id")
+        return None
+    if short:
+        family = choice(dataclasses.replace(node, value=node.value[4:]), "family of model, new:", families, problems)
+        return None if family is None else NewModel(family, families[family]())
+    if "new" not in node.value:
+        problems.add(node, "model is a mapping without the key 'new': name the family, such as `new: sasrec`")
+        return None
+    family = choice(node.value["new"], "family of model, new:", families, problems)
+    if family is None:
+        return None
+    entries = mapping(node, "model", ("new", "keep", *options_of(families[family])), problems) or {}
+    options = read_options(families[family], entries, "model.", problems)
+    keep = entries.get("keep")
+    if keep is not None and not (isinstance(keep.value, str) and keep.value.strip()):
+        problems.add(keep, f"model.keep must be a folder's path, where the trained model is left; found {show(keep)}")
+        return None
+    if options is None:
+        return None
+    for mistake in options.mistakes():
+        problems.add(node, f"model: {mistake}")
+    return NewModel(family, options, None if keep is None else local_path(keep))
 
 
 def _text(top: dict[str, Node], key: str, problems: Problems) -> str | None:
@@ -162,9 +200,10 @@ def _data(node: Node, task: Task | None, problems: Problems) -> DataSpec:
         for key in ("train", "validation")
     )
     columns = _columns(entries["columns"], task, problems) if _given(entries, "columns") else {}
-    options = {key: node for key, node in entries.items() if key == "context" and node.value is not None}
+    items = check_file(entries["items"], "data.items", problems, _kinds(task)) if _given(entries, "items") else None
+    options = {key: value for key, value in entries.items() if value.value is not None}
     read = read_options(DataSpec, options, "data.", problems) or DataSpec()
-    return DataSpec(train, validation, columns, read.context)
+    return dataclasses.replace(read, train=train, validation=validation, columns=columns, items=items)
 
 
 def _kinds(task: Task | None) -> DataKinds:

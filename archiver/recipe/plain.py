@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from archiver.spec import Recipe, Stage
+from archiver.spec import NewModel, Recipe, Stage
 from archiver.tasks import foreign_serve_keys
 
 
@@ -18,7 +18,7 @@ def as_dict(recipe: Recipe) -> dict[str, Any]:
         "name": recipe.name,
         "version": recipe.version,
         "task": recipe.task,
-        "model": _plain(recipe.model),
+        "model": _model(recipe.model),
         "data": data,
         "compress": [_stage_dict(stage) for stage in recipe.compress],
     }
@@ -29,6 +29,13 @@ def as_dict(recipe: Recipe) -> dict[str, Any]:
     others = foreign_serve_keys(recipe.task)
     result["serve"] = {key: value for key, value in serve.items() if key not in others}
     return result
+
+
+def _model(model: Path | str | NewModel) -> Any:
+    """A new model as the mapping that a recipe has for it; where it is kept is the host's matter."""
+    if isinstance(model, NewModel):
+        return {"new": model.family, **_plain(dataclasses.asdict(model.options))}
+    return _plain(model)
 
 
 def _stage_dict(stage: Stage) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def export(workload: ForwardWorkload, folder: Path) -> Export:
     graph, plan = onnx_graph(workload), plan_of(workload.model)
     linears = [workload.model.get_submodule(name) for name in plan.linears] if plan else []
     widths = [linear.in_features for linear in linears if isinstance(linear, torch.nn.Linear)]
-    config = export_openvino(graph, plan, folder, widths=widths)
+    config = export_openvino(graph, plan, folder, widths=widths, exact_products=workload.task.exact_products)
     packed = pack_openvino(folder / MODEL, layouts_by_content(workload.model))
     session = {"requirement": requirement("openvino"), "int8": plan is not None, "model": MODEL, "config": config}
     return Export(session | ({"weights": PACKED} if packed else {}), batching=_shapes(workload))

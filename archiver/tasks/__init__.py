@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from archiver.tasks.base import FALLBACK_VALIDATION, FORWARD, GENERATE, Metric, Task
+from archiver.tasks.items.recommendation import Recommendation
 from archiver.tasks.text.classification import TextClassification
 from archiver.tasks.text.feature_extraction import FeatureExtraction
 from archiver.tasks.text.generation import TextGeneration
@@ -24,6 +25,7 @@ TASKS: dict[str, Task] = {
     "text-classification": TextClassification(),
     "feature-extraction": FeatureExtraction(),
     "text-generation": TextGeneration(),
+    "recommendation": Recommendation(),
 }
 
 

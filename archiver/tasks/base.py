@@ -59,6 +59,7 @@ class Task(ABC):
         data_suffixes: of the files that it reads. data_folders: whether a folder is data, too.
         plain_text: its data is running text, not rows.
         fallback: what speed and stored examples come from where a recipe names no validation data; None: it must name some.
+        new_models: family → options dataclass, for `model: new:FAMILY`: a model that is made and trained from data.train.
         data_keys, serve_keys: keys of `data` and `serve` that only tasks which name them take.
         unit: what speed counts. batches: how it was counted, for the report.
         measured_with: the request parameters under which the metrics are measured.
@@ -67,6 +68,8 @@ class Task(ABC):
         module: "module:class" (in handlers.architecture) of the torch module that a task of one pass computes with.
         batching: how sub-batches are cut, where the kind of input wants it otherwise; see handlers.batching.plan.
         batched: whether the handler cuts what comes together into sub-batches, as serving.json's `batching` says.
+        exact_products: whether weight-only models multiply with activations as they are, although a runtime is faster where
+            it rounds them: an order of very many scores is told apart by small differences.
         starter: the recipe body that `init` writes. starter_serve: its lines on batches.
     """
 
@@ -86,6 +89,7 @@ class Task(ABC):
     data_folders: ClassVar[bool] = False
     plain_text: ClassVar[bool] = False
     fallback: ClassVar[str | None] = FALLBACK_VALIDATION
+    new_models: ClassVar[Mapping[str, type]] = {}
     data_keys: ClassVar[tuple[str, ...]] = ()
     serve_keys: ClassVar[tuple[str, ...]] = ()
     unit: ClassVar[str] = "sentences"
@@ -97,6 +101,7 @@ class Task(ABC):
     module: ClassVar[str] = ""
     batching: ClassVar[Mapping[str, Any]] = {}
     batched: ClassVar[bool] = True
+    exact_products: ClassVar[bool] = False
     starter: ClassVar[str]
     starter_serve: ClassVar[str]
 
@@ -154,6 +159,31 @@ class Task(ABC):
     def check(self, recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[str]:
         """What cannot work with this model, one sentence each, beyond what every task needs."""
         return []
+
+    def make_model(self, recipe: Recipe, folder: Path) -> None:
+        """Write the untrained model directory of a recipe whose model is a `NewModel`; for tasks with `new_models`.
+
+        Args:
+            folder: exists, and is empty.
+        Raises: DataError where data.train cannot be read.
+        """
+        raise NotImplementedError(f"{self.name} makes no models")
+
+    def for_selection(
+        self, recipe: Recipe, train: Sequence[Any], validation: Sequence[Any]
+    ) -> tuple[list[Any], list[Any]]:
+        """(what a new model learns from, what its best epoch is chosen by), so that validation data takes no part in it.
+
+        Args:
+            train, validation: as `read` gives them.
+        """
+        raise NotImplementedError(f"{self.name} makes no models")
+
+    def baselines(
+        self, recipe: Recipe, facts: ModelFacts, train: Sequence[Any], validation: Sequence[Any]
+    ) -> Mapping[str, Mapping[str, float]]:
+        """What simple rankings, guesses or the like reach on the validation data: name → metrics."""
+        return {}
 
     @abstractmethod
     def server_config(self, serve: ServeSpec) -> dict[str, Any]:
