@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup archive serve stop test lint check-lock bench bench-compression bench-generation bench-architectures clean
+.PHONY: setup archive serve stop test lint check-lock bench bench-compression bench-generation bench-architectures bench-recommendation clean
 .DELETE_ON_ERROR:
 
 # 3.11 is what the tests run on: 3.12 and 3.13 get a warning, any other Python is refused.
@@ -65,6 +65,10 @@ bench-generation: setup
 
 bench-architectures: setup
 	$(BIN)/python -m benchmarks.architectures --table docs/models.md
+
+# DATA: a folder with interactions.tsv (user, item, timestamp) and items.tsv (item, title)
+bench-recommendation: setup
+	$(BIN)/python -m benchmarks.recommendation $(DATA)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

@@ -72,7 +72,10 @@ SINGLE = [
     ("serve: {examples: gone.txt}", "serve.examples: gone.txt does not exist (looked in "),
     ("serve: {examples: sst2}", "serve.examples: sst2 is a directory; name one file in it"),
     ("serve: {runtime: openvino, device: cuda}", "serve.device cuda cannot be run by openvino: use onnxruntime"),
-    ("data: x", "data must be a mapping with keys among train, validation, columns, context, items, min_count; found 'x'"),
+    (
+        "data: x",
+        "data must be a mapping with keys among train, validation, columns, context, items, min_count; found 'x'",
+    ),
     ("data: {train: gone.tsv}", "data.train: gone.tsv does not exist (looked in "),
     ("data: {train: minilm-sst2}", "data.train: minilm-sst2 is a directory; name one file in it"),
     ("data: {train: recipe.yaml}", "data.train: recipe.yaml has the suffix '.yaml'; allowed: .tsv, .csv"),
