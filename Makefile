@@ -8,7 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup archive serve stop test lint check-lock bench bench-compression bench-generation bench-architectures bench-speech clean
+.PHONY: setup archive serve stop test lint check-lock bench bench-compression bench-generation bench-architectures \
+	bench-speech bench-recommendation clean
 .DELETE_ON_ERROR:
 
 # 3.11 is what the tests run on: 3.12 and 3.13 get a warning, any other Python is refused.
@@ -69,6 +70,10 @@ bench-architectures: setup
 # MODEL: a folder with openai/whisper-base; LIST: sound files and transcripts.
 bench-speech: setup
 	$(BIN)/python -m benchmarks.speech $(MODEL) $(LIST)
+
+# DATA: a folder with interactions.tsv (user, item, timestamp) and items.tsv (item, title)
+bench-recommendation: setup
+	$(BIN)/python -m benchmarks.recommendation $(DATA)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
