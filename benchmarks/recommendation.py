@@ -22,7 +22,7 @@ import numpy as np
 from safetensors import safe_open
 
 from archiver.data.interactions import read_interactions
-from archiver.evaluation.recommendation import markov_scores, popularity_scores, ranking_metrics, ranks_of
+from archiver.evaluation.metrics.recommendation import markov_scores, popularity_scores, ranking_metrics, ranks_of
 from archiver.packaging.entry import handler_of
 from archiver.packaging.mar import extracted
 from archiver.tasks.items.new import SasRec, make_sasrec

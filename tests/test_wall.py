@@ -35,7 +35,7 @@ LAZY = {
 # These compute on torch tensors themselves, and are imported where the runtime is torch.
 ON_TORCH = {"runtimes/torch_generation.py", "generation/sampling.py"}
 # Families of models of our own, made as transformers makes its: they are imported where one is built or loaded.
-ON_TRANSFORMERS = {"architecture/sasrec.py"}
+ON_TRANSFORMERS = {"architecture/outputs/sasrec.py"}
 ARCHIVES = [
     (name, runtime.ways[task.execution].session.removeprefix("handlers.runtimes."))
     for name, task in TASKS.items()

@@ -28,8 +28,10 @@ def load_module(folder: Path, spec: Mapping[str, Any]) -> torch.nn.Module:
         kind.register()
     config_dict = json.loads((folder / spec["config"]).read_text())
     config = transformers.CONFIG_MAPPING[config_dict["model_type"]].from_dict(config_dict)
-    made_of = getattr(transformers, spec["class"])
-    model = to_linear_layers(made_of._from_config(config, attn_implementation="eager", dtype=torch.float32))
+    made_of = getattr(transformers, spec["class"], None)
+    # A family that is not transformers' own is known by its config alone.
+    make = made_of._from_config if made_of is not None else transformers.AutoModel.from_config
+    model = to_linear_layers(make(config, attn_implementation="eager", dtype=torch.float32))
     weights = load_packed(folder / spec["model"])
     pooler = getattr(model, "pooler", None)
     if pooler is not None and list(pooler.parameters()) and not any(name.startswith("pooler.") for name in weights):

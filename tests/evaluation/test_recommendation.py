@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from archiver.evaluation.recommendation import markov_scores, popularity_scores, ranking_metrics, ranks_of
+from archiver.evaluation.metrics.recommendation import markov_scores, popularity_scores, ranking_metrics, ranks_of
 
 
 def test_metrics_by_hand():

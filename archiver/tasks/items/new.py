@@ -74,7 +74,7 @@ def make_sasrec(folder: Path, sizes: SasRec, items: list[str], names: dict[str, 
     import torch
 
     from archiver.models.config import quiet
-    from handlers.architecture.sasrec import SasRecConfig, SasRecForNextItem
+    from handlers.architecture.outputs.sasrec import SasRecConfig, SasRecForNextItem
 
     config = SasRecConfig(
         num_items=len(items),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from archiver.data.interactions import LEAST, read_interactions, read_names
 from archiver.errors import DataError
-from archiver.evaluation.recommendation import markov_scores, popularity_scores, ranking_metrics, ranks_of
+from archiver.evaluation.metrics.recommendation import markov_scores, popularity_scores, ranking_metrics, ranks_of
 from archiver.evaluation.rounding import rounded
 from archiver.tasks.base import Metric, limit_line
 from archiver.tasks.forward import ForwardTask, Measured
@@ -89,7 +89,7 @@ class Recommendation(ForwardTask):
     unit = "histories"
     workload = "archiver.tasks.items.workload:RecommendationWorkload"
     handler = "handlers.tasks.items.recommendation:RecommendationHandler"
-    module = "handlers.architecture.next_item:NextItem"
+    module = "handlers.architecture.outputs.next_item:NextItem"
     packages = ()
     exact_products = True
     starter = _STARTER

@@ -2,7 +2,7 @@
 
 import torch
 
-from handlers.architecture.families import register
+from handlers.architecture.outputs.families import register
 
 Tensor = torch.Tensor
 
@@ -14,7 +14,7 @@ class NextItem(torch.nn.Module):
     Padding stands behind a row's items and has no part in its answer.
 
     Args:
-        model: as `handlers.architecture.sasrec.SasRecForNextItem`: a base model and a `head` without bias.
+        model: as `handlers.architecture.outputs.sasrec.SasRecForNextItem`: a base model and a `head` without bias.
     """
 
     inputs = ("item_ids", "attention_mask", "candidates")

@@ -14,7 +14,7 @@ from archiver.state.constraints import constrained, state_of
 from archiver.storage.codec_choice import encode
 from archiver.storage.layouts import layouts_of
 from archiver.storage.packing import write_packed
-from handlers.architecture.sasrec import SasRecConfig, SasRecForNextItem
+from handlers.architecture.outputs.sasrec import SasRecConfig, SasRecForNextItem
 from handlers.errors import UnsoundArchive
 from handlers.storage.codecs import decode
 from handlers.storage.packed import load_packed, read_description

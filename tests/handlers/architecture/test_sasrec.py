@@ -13,9 +13,9 @@ from archiver.compression.roles import roles_of
 from archiver.errors import UnsupportedModelError
 from archiver.models.facts import inspect_model
 from archiver.models.load import load_model, skeleton
-from handlers.architecture.families import register
-from handlers.architecture.next_item import NextItem
-from handlers.architecture.sasrec import SasRecConfig, SasRecForNextItem
+from handlers.architecture.outputs.families import register
+from handlers.architecture.outputs.next_item import NextItem
+from handlers.architecture.outputs.sasrec import SasRecConfig, SasRecForNextItem
 
 ITEMS = 40
 
