@@ -36,7 +36,7 @@ compress:
   # - quantize: {method: static-int8}  # faster; calibrated on data.train. Use it instead of weight-only
 
 # gate:                         # a bound that is missed, or cannot be measured, means no archive
-#   max_drop: {"ndcg@10": 0.01}        # 0.01 is one point, against the original model on data.validation
+#   max_drop: {ndcg@10: 0.01}   # 0.01 is one point, against the original model on data.validation
 #   min: {agreement: 0.98}      # share of pairs of a query's texts that stay in the original's order
 #   min_speedup: 2.0            # against PyTorch eager fp32
 """
