@@ -35,7 +35,6 @@ __all__ = [
 ]
 
 # Of several tasks that a model suits, `init` takes the last one: what is more special stands further down.
-# Of several that suit a model directory, `init` takes the last.
 TASKS: dict[str, Task] = {
     "text-classification": TextClassification(),
     "feature-extraction": FeatureExtraction(),
