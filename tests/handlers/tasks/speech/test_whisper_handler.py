@@ -20,7 +20,7 @@ from archiver.models.inputs.generation import generation_rules
 from archiver.models.inputs.speech import speech_tokens
 from handlers.inputs.media.audio_features import to_settings
 from handlers.inputs.media.audio_file import AudioReader, Recording
-from handlers.inputs.texts.windows import SoundWindows
+from handlers.inputs.media.sound_windows import SoundWindows
 from handlers.runtimes.torch_seq2seq import TorchSeq2Seq
 from handlers.tasks.speech.whisper import WhisperHandler
 
