@@ -111,7 +111,9 @@ def test_verify_ends_with_0_1_or_2(place: Path, tmp_path: Path) -> None:
     unsound = _run(tmp_path, "verify", changed)
     assert unsound.returncode == 1 and "changed.mar: model.onnx: its sha256 differs" in unsound.stderr
     raw = bytearray(mar.read_bytes())
-    raw[len(raw) // 2] ^= 0xFF
+    with zipfile.ZipFile(mar) as source:
+        largest = max(source.infolist(), key=lambda entry: entry.compress_size)
+    raw[largest.header_offset + 30 + len(largest.filename) + largest.compress_size // 2] ^= 0xFF
     (tmp_path / "flipped.mar").write_bytes(raw)
     assert _run(tmp_path, "verify", "flipped.mar").returncode == 1
     missing = _run(tmp_path, "verify", "absent.mar")

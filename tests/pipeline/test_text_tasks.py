@@ -33,7 +33,9 @@ def test_cut_taught_and_quantized(tiny_model: Any, tmp_path: Path, task: str, ru
     metrics = built.manifest["metrics"]
     assert set(metrics["compressed"]) == set(metrics["original"]) == METRICS[task]
     assert metrics["original"].get("agreement", metrics["original"].get("cosine")) == 1.0
-    assert built.manifest["size"]["weight_bytes"] < built.manifest["size"]["original_bytes"] / 2
+    # Of a tiny model the graph's text is larger than its weights.
+    weights = sum(file["bytes"] for file in built.manifest["files"] if file["path"] in ("model.bin", "model.onnx"))
+    assert weights < built.manifest["size"]["original_bytes"] / 2
 
 
 def test_words_of_fewer_tokens_on_torch(tiny_model: Any, tmp_path: Path) -> None:

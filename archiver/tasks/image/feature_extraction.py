@@ -39,14 +39,14 @@ class ImageFeatureExtraction(Vectors, ImageTask):
     starter = _STARTER
 
     def suits(self, path: Path, config: Mapping[str, Any]) -> bool:
-        """transformers' class for the model takes images, alone or beside texts."""
+        """transformers' class for the model has no head and takes images, alone or beside texts."""
         import transformers
         from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
         from archiver.models.files import architecture_of
 
         name = architecture_of(config) or MODEL_MAPPING_NAMES.get(config.get("model_type", ""), "")
-        kind = getattr(transformers, name, None) if isinstance(name, str) and name else None
+        kind = getattr(transformers, name, None) if isinstance(name, str) and name and "For" not in name else None
         return getattr(kind, "main_input_name", "") == "pixel_values" or "image" in getattr(
             kind, "input_modalities", ()
         )
