@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,21 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """`--dist loadfile`, where tests/live is one file: its tests share one TorchServe."""
+    """`--dist loadfile`, where the files of tests/live that share one TorchServe are one file."""
     from xdist.scheduler import LoadFileScheduling
 
     class LiveTogether(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
-            return str(Path(file).parent) if Path(file).parent.name == "live" else file
+            return str(Path(file).parent) if _shares_a_server(file) else file
 
     return LiveTogether(config, log)
+
+
+@cache
+def _shares_a_server(file: str) -> bool:
+    """Whether a file of tests/live starts no TorchServe of its own."""
+    return Path(file).parent.name == "live" and "with TorchServe(" not in (ROOT / file).read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

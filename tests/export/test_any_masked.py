@@ -23,7 +23,6 @@ from handlers.architecture.outputs.masked import MaskedModel
 
 CASES: dict[str, dict[str, Any]] = {
     "bert": {},
-    "roberta": {"pad_token_id": 1},
     "deberta-v2": {
         "relative_attention": True,
         "share_att_key": True,

@@ -19,8 +19,7 @@ METRICS = {
 }
 
 
-@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
-@pytest.mark.parametrize("task", METRICS)
+@pytest.mark.parametrize(("task", "runtime"), zip(METRICS, ("openvino", "onnxruntime") * 2, strict=True))
 def test_cut_taught_and_quantized(tiny_model: Any, tmp_path: Path, task: str, runtime: str) -> None:
     kind, config = MODELS[task]
     stages = [
