@@ -23,7 +23,7 @@ MOST_TOKENS = 4096
 
 class Seq2SeqHandler(EngineHandler[TextInput]):
     """serving: answer, what a text is called; generation, the model's own settings (fields of Rules); max_target, the
-    most tokens of an answer; languages, by name the token of each; prefix, put before each text."""
+    most tokens of an answer; languages, by name the token of each."""
 
     parameters: ClassVar[dict[str, Parameter]] = hf_seq2seq.PARAMETERS
     input: Text
@@ -109,9 +109,6 @@ class Seq2SeqHandler(EngineHandler[TextInput]):
         return Asked(list(jobs), renderer, request.stream)
 
     def _items(self, values: Sequence[TextInput], given: Mapping[str, Any]) -> list[Encoded]:
-        prefix = self.serving.get("prefix", "")
-        if prefix:
-            values = [replace(value, text=prefix + value.text) for value in values]
         truncate = given.get("truncation", True) not in (False, "do_not_truncate")
         items = self.input.encode(values, {"truncation": truncate})
         if "src_lang" in given:
