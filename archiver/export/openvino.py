@@ -3,7 +3,6 @@
 import contextlib
 import io
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from math import gcd
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from archiver.export.onnx import OnnxGraph, save_onnx
+from archiver.export.telemetry import decline_telemetry
 from archiver.state.plan import QuantizationPlan
 
 # Activations of a weight-only model are quantized in groups of this many channels where the CPU can: small enough that
@@ -32,7 +32,7 @@ def export_openvino(
     widths: in_features of the quantized linears, for the activation groups of dynamic-int8 (one per token and layer,
     as far as the layers' widths allow one size for all). exact_products: weight-only leaves activations as they are.
     """
-    os.environ["OPENVINO_TELEMETRY_DISABLE"] = "1"
+    decline_telemetry()
     import openvino as ov
 
     plain = folder / "plain.onnx"

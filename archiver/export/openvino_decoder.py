@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
 import re
 import tempfile
 import warnings
@@ -23,6 +22,7 @@ from archiver.errors import UnsupportedModelError
 from archiver.export.decoder_check import IR, check_answers
 from archiver.export.decoder_configs import TASK, decoder_config
 from archiver.export.integer_constants import put_integers
+from archiver.export.telemetry import decline_telemetry
 from archiver.state.plan import QuantizationPlan
 from handlers.manifest import canonical_json
 
@@ -34,7 +34,7 @@ def export_decoder(model: torch.nn.Module, plan: QuantizationPlan | None, folder
     the plan's (int8 rows), lie there as integers, see integer_constants; all others in float32.
     UnsupportedModelError when optimum-intel is not installed, cannot trace the model, or its graph computes something else.
     """
-    os.environ["OPENVINO_TELEMETRY_DISABLE"] = "1"
+    decline_telemetry()
     import openvino as ov
 
     with tempfile.TemporaryDirectory() as place:
