@@ -19,7 +19,7 @@ METRICS = {
 }
 
 
-@pytest.mark.parametrize(("task", "runtime"), zip(METRICS, ("openvino", "onnxruntime") * 2, strict=True))
+@pytest.mark.parametrize(("task", "runtime"), list(zip(METRICS, ("openvino", "onnxruntime") * 2, strict=True)))
 def test_cut_taught_and_quantized(tiny_model: Any, tmp_path: Path, task: str, runtime: str) -> None:
     kind, config = MODELS[task]
     stages = [
