@@ -15,13 +15,13 @@ from archiver.packaging.mar import list_files, replace_file, write_mar
 from archiver.packaging.verify import verify_folder
 from archiver.pipeline.check import check
 from archiver.pipeline.choose import Choice, bounds_missed, choose
-from archiver.pipeline.new_model import forget_checkpoint, trained
+from archiver.pipeline.new_model import start_of
 from archiver.pipeline.stages import Compressed, compress, forget_checkpoints
 from archiver.pipeline.staging import Staged
 from archiver.pipeline.workspace import workspace
 from archiver.progress import Progress
 from archiver.recipe.plain import as_dict
-from archiver.spec import NewModel, Recipe
+from archiver.spec import Recipe
 from archiver.tasks.workload import Workload
 from handlers.examples import respond_fully
 
@@ -51,11 +51,9 @@ def build(recipe: Recipe, model_store: Path = Path("model_store"), progress: Pro
     with progress.step(CHECKING):
         checked = check(recipe)
     with workspace(model_store) as folder:
-        if isinstance(recipe.model, NewModel):
-            with progress.step(f"train the new model ({recipe.model.family})"):
-                checked = trained(checked, model_store, progress)
+        start = start_of(checked, model_store, progress)
         with progress.step("load the model, answer the validation texts"):
-            workload = checked.load()
+            workload = start.checked.load()
         compressed = compress(workload, progress, model_store)
         choice = choose(workload, folder, progress)
         staged, original = choice.staged, workload.original_metrics
@@ -74,7 +72,7 @@ def build(recipe: Recipe, model_store: Path = Path("model_store"), progress: Pro
         target = model_store / f"{recipe.name}.mar"
         replace_file(part, target)
         forget_checkpoints(workload, model_store)
-        forget_checkpoint(checked, model_store)
+        start.forget()
     return Built(target, manifest, timings)
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,22 +19,46 @@ from archiver.models.config import quiet
 from archiver.models.facts import inspect_model
 from archiver.pipeline.check import Checked
 from archiver.pipeline.sources import directory_of
-from archiver.pipeline.stages import CHECKPOINTS, context_of
+from archiver.pipeline.stages import CHECKPOINTS, context_of, remove_checkpoints
 from archiver.progress import Progress
 from archiver.spec import NewModel, Stage
 from archiver.tasks.workload import Workload
 from handlers.manifest import canonical_json
 
 
-def trained(checked: Checked, model_store: Path, progress: Progress) -> Checked:
-    """The same with a trained model.
+@dataclass(frozen=True)
+class Start:
+    """What the stages begin with.
+
+    Args:
+        checked: with a trained model. checkpoint: where its training has left what an interrupted build goes on from,
+            without suffix; None for a model that was there already.
+    """
+
+    checked: Checked
+    checkpoint: Path | None = None
+
+    def forget(self) -> None:
+        """Remove the checkpoint: the archive is written."""
+        if self.checkpoint is not None:
+            remove_checkpoints([self.checkpoint])
+
+
+def start_of(checked: Checked, model_store: Path, progress: Progress) -> Start:
+    """The recipe's model as it is; one that the recipe makes is trained first.
 
     Args:
         model_store: where checkpoints are kept, so that an interrupted build goes on.
     """
+    model = checked.recipe.model
+    if not isinstance(model, NewModel):
+        return Start(checked)
+    with progress.step(f"train the new model ({model.family})"):
+        return _trained(checked, model, model_store, progress)
+
+
+def _trained(checked: Checked, model: NewModel, model_store: Path, progress: Progress) -> Start:
     recipe, task = checked.recipe, checked.task
-    model = recipe.model
-    assert isinstance(model, NewModel)
     options = model.options.train.retrain
     selecting = checked
     if options.patience is not None:
@@ -56,21 +81,7 @@ def trained(checked: Checked, model_store: Path, progress: Progress) -> Checked:
     if model.keep is not None:
         shutil.copytree(folder, model.keep, dirs_exist_ok=True)
     facts = inspect_model(source.path, task.auto_class, task=task.name, **task.inspected)
-    return dataclasses.replace(checked, source=source, facts=facts)
-
-
-def forget_checkpoint(checked: Checked, model_store: Path) -> None:
-    """Remove what an interrupted training of this recipe's new model has left: its archive is written."""
-    if not isinstance(checked.recipe.model, NewModel):
-        return
-    folder = model_store / CHECKPOINTS
-    for file in folder.glob(f"{_PREFIX}*"):
-        file.unlink(missing_ok=True)
-    if folder.is_dir() and not any(folder.iterdir()):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-_PREFIX = "new-"
+    return Start(dataclasses.replace(checked, source=source, facts=facts), checkpoint)
 
 
 def _checkpoint(workload: Workload, model: NewModel, model_store: Path) -> Path:
@@ -83,4 +94,4 @@ def _checkpoint(workload: Workload, model: NewModel, model_store: Path) -> Path:
         "validation": hashlib.sha256(repr(workload.examples).encode()).hexdigest(),
         "torch": torch.__version__,
     }
-    return model_store / CHECKPOINTS / f"{_PREFIX}{hashlib.sha256(canonical_json(leads)).hexdigest()[:24]}"
+    return model_store / CHECKPOINTS / f"new-{hashlib.sha256(canonical_json(leads)).hexdigest()[:24]}"

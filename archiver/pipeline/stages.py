@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,13 +73,21 @@ def compress(workload: Workload, progress: Progress, model_store: Path | None = 
 
 def forget_checkpoints(workload: Workload, model_store: Path) -> None:
     """Remove the checkpoints of this recipe's stages, which interrupted builds have left: its archive is written."""
-    for index in range(len(workload.recipe.compress)):
-        path = _checkpoint(workload, index, model_store)
+    remove_checkpoints([_checkpoint(workload, index, model_store) for index in range(len(workload.recipe.compress))])
+
+
+def remove_checkpoints(paths: Sequence[Path]) -> None:
+    """Remove checkpoints, and their folders where nothing is left in them.
+
+    Args:
+        paths: without suffix.
+    """
+    for path in paths:
         for file in path.parent.glob(f"{path.name}*"):
             file.unlink(missing_ok=True)
-    folder = model_store / CHECKPOINTS
-    if folder.is_dir() and not any(folder.iterdir()):
-        shutil.rmtree(folder, ignore_errors=True)
+    for folder in {path.parent for path in paths}:
+        if folder.is_dir() and not any(folder.iterdir()):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def context_of(workload: Workload, stage: Stage, progress: Progress, checkpoint: Path | None) -> StageContext:

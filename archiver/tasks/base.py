@@ -245,6 +245,25 @@ def load_object(place: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+def engine_server(serve: ServeSpec) -> dict[str, Any]:
+    """TorchServe's settings where the worker batches by itself: it gets each request at once.
+
+    One worker a model unless the recipe says otherwise, as what it writes together fills all cores.
+    """
+    workers = 1 if serve.workers == "auto" else serve.workers
+    return {
+        "minWorkers": workers,
+        "maxWorkers": workers,
+        "asyncCommunication": True,
+        "batchSize": 1,
+        "maxBatchDelay": 1,
+        "jobQueueSize": 1000,
+        "responseTimeout": 600,
+        "startupTimeout": 600,
+        "deviceType": device_type(serve.device),
+    }
+
+
 def device_type(device: str) -> str:
     """TorchServe's word for a recipe's device."""
     return {"cpu": "cpu", "cuda": "gpu"}[device]

@@ -62,15 +62,6 @@ class EngineHandler(TaskHandler[Value]):
     engine: Engine
     model_name: str = ""
 
-    @abstractmethod
-    def read(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> Asked:
-        """A request to its jobs.
-
-        Args:
-            row, headers: as TorchServe hands them over.
-        Raises: BadRequest saying what is wrong and what is allowed.
-        """
-
     def start(self, backend: Stepping, tokenizer: Any, *, max_running: int) -> None:
         """Make the engine that the requests share."""
         self.backend = backend
@@ -88,16 +79,6 @@ class EngineHandler(TaskHandler[Value]):
         super().initialize(context)
         self.model_name = context.model_name
         self._frontend.attach(context)
-
-    def run_here(self, asked: Asked) -> Any:
-        """The answers in this process. ArithmeticError where the model failed."""
-        for job in asked.jobs:
-            job.deadline = float("inf")  # nobody waits for these: a slow host answers them as a fast one does
-        self.engine.generate(asked.jobs)
-        broken = next((job for job in asked.jobs if job.finish == FAILED), None)
-        if broken is not None:
-            raise ArithmeticError(broken.error or "the model failed")
-        return asked.renderer.whole(asked.jobs)
 
     def deadline(self, seconds: float | None) -> float:
         """time.monotonic() at which a request ends. seconds: what it asks for."""
@@ -127,7 +108,7 @@ class EngineHandler(TaskHandler[Value]):
         jobs: list[Job] = []
         code = 200
         try:
-            body, jobs = await self._serve(row, conversation)
+            body, jobs = await self.serve(row, conversation)
         except BadRequest as error:
             code = error.code
             body = conversation.refuse(code, str(error))
@@ -141,7 +122,65 @@ class EngineHandler(TaskHandler[Value]):
         metrics.emit(conversation.metrics, found)
         return body
 
-    async def _serve(self, row: Mapping[str, Any], conversation: Conversation) -> tuple[bytes, list[Job]]:
+    @abstractmethod
+    async def serve(self, row: Mapping[str, Any], conversation: Conversation) -> tuple[bytes, list[Job]]:
+        """Answer one request.
+
+        Args:
+            row: as TorchServe hands it over, like the conversation's headers.
+        Returns: (the last response, the jobs that were run for it).
+        Raises: BadRequest saying what is wrong and what is allowed, or why there is no answer.
+        """
+
+    async def _run(
+        self,
+        jobs: list[Job],
+        listener: Callable[[Job, str], None],
+        finished: "asyncio.Future[None]",
+        conversation: Conversation,
+    ) -> None:
+        """Until all jobs are done. BadRequest with the HTTP status where they cannot be."""
+        for job in jobs:
+            job.listener = listener
+        if not self.engine.submit(jobs):
+            here, room = self.engine.room
+            raise BadRequest(f"the queue is full: {here} of {room} places are taken; try again later", 503)
+        conversation.wait()
+        try:
+            await asyncio.wait_for(finished, max(job.deadline for job in jobs) - time.monotonic() + _GRACE_SECONDS)
+        except TimeoutError:
+            self.engine.cancel(jobs)
+            raise BadRequest("the model did not answer before the request's deadline", 504) from None
+        broken = next((job for job in jobs if job.finish == FAILED), None)
+        if broken is not None:
+            raise BadRequest(f"the model failed on this request: {broken.error}", 500)
+        if not any(job.ids for job in jobs) and all(job.finish == TIME for job in jobs):
+            raise BadRequest("the request's deadline passed before its first token: the server is busy", 504)
+
+
+class RequestHandler(EngineHandler[Value]):
+    """Each request is a number of jobs that are known when it has been read; its answer is what they have written."""
+
+    @abstractmethod
+    def read(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> Asked:
+        """A request to its jobs.
+
+        Args:
+            row, headers: as TorchServe hands them over.
+        Raises: BadRequest saying what is wrong and what is allowed.
+        """
+
+    def run_here(self, asked: Asked) -> Any:
+        """The answers in this process. ArithmeticError where the model failed."""
+        for job in asked.jobs:
+            job.deadline = float("inf")  # nobody waits for these: a slow host answers them as a fast one does
+        self.engine.generate(asked.jobs)
+        broken = next((job for job in asked.jobs if job.finish == FAILED), None)
+        if broken is not None:
+            raise ArithmeticError(broken.error or "the model failed")
+        return asked.renderer.whole(asked.jobs)
+
+    async def serve(self, row: Mapping[str, Any], conversation: Conversation) -> tuple[bytes, list[Job]]:
         asked = self.read(row, conversation.headers)
         if asked.stream and conversation.may_stream(row):
             return await self._stream(asked.jobs[0], asked.renderer, conversation), asked.jobs
@@ -178,31 +217,6 @@ class EngineHandler(TaskHandler[Value]):
             # The status is out already: the stream says itself that it broke.
             ending[0] = event_of(error_body(error.code, str(error)))
         return conversation.finish_stream(ending[0])
-
-    async def _run(
-        self,
-        jobs: list[Job],
-        listener: Callable[[Job, str], None],
-        finished: "asyncio.Future[None]",
-        conversation: Conversation,
-    ) -> None:
-        """Until all jobs are done. BadRequest with the HTTP status where they cannot be."""
-        for job in jobs:
-            job.listener = listener
-        if not self.engine.submit(jobs):
-            here, room = self.engine.room
-            raise BadRequest(f"the queue is full: {here} of {room} places are taken; try again later", 503)
-        conversation.wait()
-        try:
-            await asyncio.wait_for(finished, max(job.deadline for job in jobs) - time.monotonic() + _GRACE_SECONDS)
-        except TimeoutError:
-            self.engine.cancel(jobs)
-            raise BadRequest("the model did not answer before the request's deadline", 504) from None
-        broken = next((job for job in jobs if job.finish == FAILED), None)
-        if broken is not None:
-            raise BadRequest(f"the model failed on this request: {broken.error}", 500)
-        if not any(job.ids for job in jobs) and all(job.finish == TIME for job in jobs):
-            raise BadRequest("the request's deadline passed before its first token: the server is busy", 504)
 
 
 def random_seed() -> int:

@@ -177,6 +177,15 @@ def test_a_batch_of_many_items_scores_its_targets_and_some_others():
     assert len(_batch([[5, 9]], 12, torch.Generator())["candidates"]) == 12
 
 
+def test_the_checkpoint_of_another_recipe_stays(tmp_path):
+    folder = tmp_path / "store" / ".checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "new-0123.safetensors").write_bytes(b"an interrupted training of another recipe")
+    training = {"epochs": 1, "batch_size": 32}
+    build(tmp_path, model={"new": "sasrec", "layers": 1, "hidden": 8, "heads": 1, "feed_forward": 8, "train": training})
+    assert [file.name for file in folder.iterdir()] == ["new-0123.safetensors"]
+
+
 def test_the_same_seed_gives_the_same_archive_and_no_checkpoint_stays(tmp_path):
     training_options = {"epochs": 3, "learning_rate": 0.01, "batch_size": 16, "dropout": 0.2, "patience": 2}
     sizes = {"new": "sasrec", "layers": 1, "hidden": 8, "heads": 1, "feed_forward": 8, "max_length": 12}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from archiver.data.text.pairs import Pair, read_pairs
-from archiver.tasks.base import FALLBACK_VALIDATION, SEQ2SEQ, Metric, Task, device_type, limit_line
+from archiver.tasks.base import FALLBACK_VALIDATION, SEQ2SEQ, Metric, Task, engine_server, limit_line
 
 if TYPE_CHECKING:
     import torch
@@ -85,19 +85,7 @@ class Seq2SeqTask(Task):
         return softened_divergence(outputs[real], teacher[real], temperature).mean()
 
     def server_config(self, serve: ServeSpec) -> dict[str, Any]:
-        """Requests reach the worker at once, and the worker batches: one a model, as its groups fill all cores."""
-        workers = 1 if serve.workers == "auto" else serve.workers
-        return {
-            "minWorkers": workers,
-            "maxWorkers": workers,
-            "asyncCommunication": True,
-            "batchSize": 1,
-            "maxBatchDelay": 1,
-            "jobQueueSize": 1000,
-            "responseTimeout": 600,
-            "startupTimeout": 600,
-            "deviceType": device_type(serve.device),
-        }
+        return engine_server(serve)
 
     def summary(self, facts: ModelFacts) -> list[str]:
         return [f"an encoder and a decoder with {facts.vocab_size} tokens"]

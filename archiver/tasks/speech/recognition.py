@@ -14,9 +14,10 @@ from archiver.errors import UnsupportedModelError
 from archiver.evaluation.metrics.transcripts import transcript_metrics
 from archiver.models.inputs.voice import voice_file, voice_problems
 from archiver.requirements import requirement
-from archiver.tasks.base import Metric, Task
+from archiver.tasks.base import Task
 from archiver.tasks.forward import Measured
 from archiver.tasks.speech.audio import AudioTask, config_of
+from archiver.tasks.speech.transcripts import COLUMNS, FINE, HEADLINES, METRICS, starter
 from handlers.inputs.media.audio import Audio
 from handlers.inputs.media.voice import FILE, VoiceDetector
 from handlers.tasks.speech.ctc import Alphabet, frames_of
@@ -30,23 +31,6 @@ if TYPE_CHECKING:
     from archiver.spec import Recipe, ServeSpec
     from archiver.tasks.workload import Arrays, Workload
 
-_STARTER = """
-# Recordings that the gate and the stored examples come from: without them nothing can be built. Name a list here.
-data:
-  # train: train.tsv            # what is calibrated on, and retrained with
-  validation: validation.tsv    # .tsv, .csv or .jsonl; the sound files' paths are relative to the list
-  columns: {audio: 0, transcript: 1}      # positions where the list has no header, else names
-
-compress:
-  - quantize: {method: weight-only, bits: 8}
-  # - quantize: {method: static-int8}  # faster; calibrated on data.train. Use it instead of weight-only
-
-# gate:                         # a bound that is missed, or cannot be measured, means no archive
-#   max_drop: {word_accuracy: 0.01}  # 0.01 is one word in a hundred; max_increase: {wer: 0.1} is relative
-#   min_speedup: 2.0            # against PyTorch eager fp32
-#   max_size_mb: 150            # of the archive
-"""
-
 
 class CtcRecognition(AudioTask):
     """Transcripts are learnt by the CTC loss; two models are compared by the divergence of their softened frames."""
@@ -54,20 +38,19 @@ class CtcRecognition(AudioTask):
     name = "automatic-speech-recognition"
     auto_class = "AutoModelForCTC"
     architectures = ("ForCTC", "ForConditionalGeneration")
-    metrics = {
-        "wer": Metric(higher_is_better=False, needs=("transcript",)),
-        "cer": Metric(higher_is_better=False, needs=("transcript",)),
-        "word_accuracy": Metric(needs=("transcript",)),
-        "agreement": Metric(),  # share of recordings with the original's words
-    }
-    headlines = ("word_accuracy", "agreement")
-    fine = ("cer", "agreement")
-    columns = ("audio", "transcript")
+    metrics = METRICS
+    headlines = HEADLINES
+    fine = FINE
+    columns = COLUMNS
     serve_keys = ("max_seconds", "chunk_seconds", "skip_silence")
     default_seconds = 600.0
     unit = "seconds of sound"
     handler = "handlers.tasks.speech.recognition:CtcHandler"
-    starter = _STARTER
+    starter = starter(
+        train="what is calibrated on, and retrained with",
+        static="faster; calibrated on data.train. Use it instead of weight-only",
+        against="PyTorch eager fp32",
+    )
 
     def of_model(self, path: Path) -> Task:
         """By frames, or written token by token from what an encoder has heard."""

@@ -7,31 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from archiver.data.audio import read_recordings
 from archiver.errors import UnsupportedModelError
-from archiver.tasks.base import SEQ2SEQ, Metric
+from archiver.tasks.base import SEQ2SEQ
 from archiver.tasks.seq2seq.tasks import Seq2SeqTask
+from archiver.tasks.speech.transcripts import COLUMNS, FINE, HEADLINES, METRICS, starter
 from handlers.inputs.media.audio_file import AudioReader
 
 if TYPE_CHECKING:
     from archiver.models.facts import ModelFacts
     from archiver.models.source import ModelSource
     from archiver.spec import Recipe, ServeSpec
-
-_STARTER = """
-# Recordings that the gate and the stored examples come from: without them nothing can be built. Name a list here.
-data:
-  # train: train.tsv            # what is calibrated on
-  validation: validation.tsv    # .tsv, .csv or .jsonl; the sound files' paths are relative to the list
-  columns: {audio: 0, transcript: 1}      # positions where the list has no header, else names
-
-compress:
-  - quantize: {method: weight-only, bits: 8}
-  # - quantize: {method: static-int8}  # faster: the encoder in 8 bits; calibrated on data.train. Use it instead
-
-# gate:                         # a bound that is missed, or cannot be measured, means no archive
-#   max_drop: {word_accuracy: 0.01}  # 0.01 is one word in a hundred; max_increase: {wer: 0.1} is relative
-#   min_speedup: 2.0            # against transformers' generate in fp32
-#   max_size_mb: 150            # of the archive
-"""
 
 _SERVE = """\
   batch_size: 32                # windows that are written at once, a beam counts as one
@@ -49,16 +33,11 @@ class WhisperRecognition(Seq2SeqTask):
     execution = SEQ2SEQ
     input_name = "input_features"
     answer = "text"
-    metrics = {
-        "wer": Metric(higher_is_better=False, needs=("transcript",)),
-        "cer": Metric(higher_is_better=False, needs=("transcript",)),
-        "word_accuracy": Metric(needs=("transcript",)),
-        "agreement": Metric(),  # share of recordings with the original's words
-    }
-    headlines = ("word_accuracy", "agreement")
-    fine = ("cer", "agreement")
+    metrics = METRICS
+    headlines = HEADLINES
+    fine = FINE
     learns_labels = False
-    columns = ("audio", "transcript")
+    columns = COLUMNS
     data_suffixes = (".tsv", ".csv", ".jsonl", ".ndjson")
     fallback = None
     packages = ("tokenizers", "soundfile", "soxr")
@@ -67,7 +46,11 @@ class WhisperRecognition(Seq2SeqTask):
     batches = "windows of at most 30 seconds, one after another, greedily"
     workload = "archiver.tasks.speech.whisper_workload:WhisperWorkload"
     handler = "handlers.tasks.speech.whisper:WhisperHandler"
-    starter = _STARTER
+    starter = starter(
+        train="what is calibrated on",
+        static="faster: the encoder in 8 bits; calibrated on data.train. Use it instead",
+        against="transformers' generate in fp32",
+    )
     starter_serve = _SERVE
 
     def read(self, where: Path | str, recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[Any]:

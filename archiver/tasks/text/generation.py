@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from archiver.data.text.windows import CONTEXT, read_text, windows_of
-from archiver.tasks.base import GENERATE, Metric, Task, device_type, limit_line
+from archiver.tasks.base import GENERATE, Metric, Task, engine_server, limit_line
 
 if TYPE_CHECKING:
     import torch
@@ -130,19 +130,7 @@ class TextGeneration(Task):
         return []
 
     def server_config(self, serve: ServeSpec) -> dict[str, Any]:
-        """Requests reach the worker at once, and the worker batches: one a model, as its batch fills all cores."""
-        workers = 1 if serve.workers == "auto" else serve.workers
-        return {
-            "minWorkers": workers,
-            "maxWorkers": workers,
-            "asyncCommunication": True,
-            "batchSize": 1,
-            "maxBatchDelay": 1,
-            "jobQueueSize": 1000,
-            "responseTimeout": 600,
-            "startupTimeout": 600,
-            "deviceType": device_type(serve.device),
-        }
+        return engine_server(serve)
 
     def summary(self, facts: ModelFacts) -> list[str]:
         ends = "token " + " or ".join(map(str, facts.end_token_ids)) if facts.end_token_ids else "no token of its own"

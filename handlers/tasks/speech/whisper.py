@@ -28,7 +28,7 @@ from handlers.protocols.hf_seq2seq import MAX_BEAMS, whole
 from handlers.protocols.reply import to_json
 from handlers.protocols.request import Request
 from handlers.requirements import require, required
-from handlers.tasks.engine import Asked, EngineHandler
+from handlers.tasks.engine import EngineHandler
 from handlers.tasks.speech.transcript import Transcript
 from handlers.tasks.text.seq2seq import rules_from
 from handlers.torchserve.conversation import Conversation
@@ -104,10 +104,7 @@ class WhisperHandler(EngineHandler[Recording]):
 
     # ---- a request ----------------------------------------------------------------------------------------------------
 
-    def read(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> Asked:
-        raise NotImplementedError("windows follow one another: see _serve")
-
-    async def _serve(self, row: Mapping[str, Any], conversation: Conversation) -> tuple[bytes, list[Job]]:
+    async def serve(self, row: Mapping[str, Any], conversation: Conversation) -> tuple[bytes, list[Job]]:
         request = self._parse(row, conversation.headers)
         deadline = self.deadline(None)
         # Reading and resampling take long, and not Python's lock: other requests go on.

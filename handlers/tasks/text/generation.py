@@ -17,12 +17,12 @@ from handlers.protocols import hf_generation
 from handlers.protocols.continuation import GenerationRequest, Sampling
 from handlers.protocols.generation import read_request
 from handlers.protocols.sampling import SEEDS
-from handlers.tasks.engine import Asked, EngineHandler, random_seed
+from handlers.tasks.engine import Asked, RequestHandler, random_seed
 
 WARM_SECONDS = 3.0  # most that a warm-up takes
 
 
-class TextGenerationHandler(EngineHandler[TextInput]):
+class TextGenerationHandler(RequestHandler[TextInput]):
     """Continues texts. serving: max_length bounds prompt and continuation together; end_ids end a text; deadline_s and
     max_queue bound how long a request runs and how many wait."""
 

@@ -15,13 +15,13 @@ from handlers.protocols import hf_seq2seq
 from handlers.protocols.continuation import MIN_TEMPERATURE, Sampling
 from handlers.protocols.document import read_document
 from handlers.protocols.sampling import read_stops
-from handlers.tasks.engine import Asked, EngineHandler, random_seed
+from handlers.tasks.engine import Asked, RequestHandler, random_seed
 
 # One group's sources together, padding included: what the encoder computes at once while other groups wait.
 MOST_TOKENS = 4096
 
 
-class Seq2SeqHandler(EngineHandler[TextInput]):
+class Seq2SeqHandler(RequestHandler[TextInput]):
     """serving: answer, what a text is called; generation, the model's own settings (fields of Rules); max_target, the
     most tokens of an answer; languages, by name the token of each."""
 
