@@ -22,7 +22,13 @@ import numpy as np
 from safetensors import safe_open
 
 from archiver.data.interactions import read_interactions
-from archiver.evaluation.metrics.recommendation import markov_scores, popularity_scores, ranking_metrics, ranks_of
+from archiver.evaluation.metrics.recommendation import (
+    markov_scores,
+    popularity_scores,
+    rank_in,
+    ranking_metrics,
+    ranks_of,
+)
 from archiver.packaging.entry import handler_of
 from archiver.packaging.mar import extracted
 from archiver.tasks.items.new import SasRec, make_sasrec
@@ -138,8 +144,8 @@ def _all_items(folder: Path, data: Path) -> dict[str, float]:
     found = read_interactions(data / "interactions.tsv", COLUMNS)
     values = [History(tuple(history[:-1])) for history in found.histories]
     targets = [handler.catalog.rows(history[-1:], "target")[0] for history in found.histories]
-    ran = handler.find(values, {})
-    return ranking_metrics(ranks_of((one.outputs[0] for one in ran), targets))
+    ran = handler.find(values, {"exclude_seen": False})
+    return ranking_metrics([rank_in(one.outputs[0][0], target) for one, target in zip(ran, targets, strict=True)])
 
 
 def _table_bytes(folder: Path) -> tuple[int, int]:

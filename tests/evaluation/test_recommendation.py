@@ -7,7 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from archiver.evaluation.metrics.recommendation import markov_scores, popularity_scores, ranking_metrics, ranks_of
+from archiver.evaluation.metrics.recommendation import (
+    markov_scores,
+    popularity_scores,
+    rank_in,
+    ranking_metrics,
+    ranks_of,
+)
 
 
 def test_metrics_by_hand():
@@ -29,3 +35,9 @@ def test_popularity_and_markov_chain_by_hand():
     after_one, after_three = markov_scores(histories, 5, [1, 3])
     assert after_one.argmax() == 2 and int(after_one[2]) == 2
     assert after_three.argmax() == 1 and after_three.max() < 1
+
+
+def test_a_target_that_is_none_of_the_best_is_behind_them():
+    best = np.array([7.0, 3.0, 5.0])  # of three items in all
+    assert [rank_in(best, target) for target in (7, 5, 4)] == [0, 2, 10]
+    assert rank_in(np.arange(100.0), 150) == 100

@@ -20,6 +20,7 @@ from archiver.recipe.load import load_recipe
 from archiver.spec import NewModel
 from archiver.tasks.items.new import SasRec
 from archiver.tasks.items.workload import FULL, IGNORED, _batch, pieces
+from handlers.base import Found
 from handlers.errors import BadRequest
 from handlers.inputs.items import History
 from handlers.storage.packed import read_description
@@ -114,6 +115,16 @@ def test_it_is_compressed(model, tmp_path, way):
     if "codes" in way and packed.is_file():
         codecs = {item["codec"] for item in read_description(packed)["tensors"].values()}
         assert "product" in codecs
+
+
+def test_of_all_scores_only_the_best_are_held(model):
+    handler = opened(model.parent / "extracted")
+    for found in handler.find([History((100 + item,)) for item in range(8)], {"top_k": 3}):
+        assert [output.shape for output in found.outputs] == [(2, 3)]
+        assert list(found.outputs[0][1]) == sorted(found.outputs[0][1], reverse=True)
+    broken = handler.keep(handler.prepare([History((100,))], {})[0][0], np.full(ITEMS, np.nan, np.float32))
+    with pytest.raises(ArithmeticError, match="not finite"):
+        handler.answers([Found(History((100,)), (), (broken,))], {})
 
 
 def test_requests_choose_among_items(model):

@@ -50,6 +50,16 @@ def ranks_of(
     return ranks
 
 
+def rank_in(best: np.ndarray, target: int) -> int:
+    """The place of a target among the best items; where it is none of them, the place behind the last.
+
+    Args:
+        best: [≥ CUT, or all items there are] rows, the best first.
+    """
+    places = np.flatnonzero(best == target)
+    return int(places[0]) if len(places) else max(CUT, len(best))
+
+
 def popularity_scores(histories: Sequence[Sequence[int]], items: int) -> np.ndarray:
     """[items] how often each item occurs in the training histories."""
     counts = np.zeros(items, np.float64)

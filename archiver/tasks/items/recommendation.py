@@ -7,15 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from archiver.data.interactions import LEAST, read_interactions, read_names
 from archiver.errors import DataError
-from archiver.evaluation.metrics.recommendation import markov_scores, popularity_scores, ranking_metrics, ranks_of
+from archiver.evaluation.metrics.recommendation import (
+    markov_scores,
+    popularity_scores,
+    rank_in,
+    ranking_metrics,
+    ranks_of,
+)
 from archiver.evaluation.rounding import rounded
 from archiver.tasks.base import Metric, limit_line
 from archiver.tasks.forward import ForwardTask, Measured
 from archiver.tasks.items.new import SasRec, make_sasrec
 from handlers.inputs.items import CATALOG, Catalog, History, ItemId, Items
-from handlers.tasks.items.ranking import best
 
 if TYPE_CHECKING:
     import torch
@@ -201,14 +208,9 @@ class Recommendation(ForwardTask):
 
     def metrics_of(self, measured: Measured) -> dict[str, float]:
         """Of the ranking that is answered: all items, less those of the history where these are left out."""
-        leave_out = measured.handler.serving["exclude_seen"]
-        seen = [one.items[0].seen if leave_out else () for one in measured.found]
-        targets = [example.rows[-1] for example in measured.examples]
-        ranks = ranks_of((one.outputs[0] for one in measured.found), targets, seen)
-        both = zip(measured.found, measured.reference, seen, strict=True)
-        equal = [
-            int(best(one.outputs[0], 1, gone)[0] == best(other.outputs[0], 1, gone)[0]) for one, other, gone in both
-        ]
+        found, reference = ([one.outputs[0][0] for one in side] for side in (measured.found, measured.reference))
+        ranks = [rank_in(rows, one.rows[-1]) for rows, one in zip(found, measured.examples, strict=True)]
+        equal = [np.array_equal(rows[:1], other[:1]) for rows, other in zip(found, reference, strict=True)]
         return ranking_metrics(ranks) | rounded({"agreement": sum(equal) / len(equal)})
 
     def loss(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

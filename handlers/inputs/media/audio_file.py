@@ -5,7 +5,6 @@ by what its header says or its bytes unfold to. An hour of silence fits into 200
 """
 
 import base64
-import binascii
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,12 @@ from typing import Any
 import numpy as np
 
 from handlers.errors import BadRequest
-from handlers.inputs.checks import kind_of
+from handlers.inputs.media.file_bytes import file_bytes
 from handlers.requirements import require, required
 
 FORMATS = "wav, flac, mp3 or ogg (Vorbis, Opus)"
-RATES = (
-    1_000,
-    192_000,
-)  # samples a second of a file: beyond them a header is no sound's, and resampling costs without bound
+# Samples a second of a file: beyond them a header is no sound's, and resampling costs without bound.
+RATES = (1_000, 192_000)
 MAX_CHANNELS = 8
 # Of what a header declares, how much has to be there. Encoders of mp3 and ogg round; a file that was cut off has far less.
 DECLARED_SHARE = 0.95
@@ -50,13 +47,7 @@ def recording_of(value: Any, where: str) -> Recording:
     Returns: the recording, not decoded yet.
     Raises: BadRequest for another kind of value, an empty one, and what is no base64.
     """
-    if isinstance(value, str):
-        value = _from_base64(value, where)
-    if not isinstance(value, bytes):
-        raise BadRequest(f"{where} is {kind_of(value)}; a text is expected: a sound file ({FORMATS}) in base64")
-    if not value:
-        raise BadRequest(f"{where} is a file of 0 bytes; a sound file is expected: {FORMATS}")
-    return Recording(value, where)
+    return Recording(file_bytes(value, where, what=f"a sound file ({FORMATS})", media="audio/wav"), where)
 
 
 class AudioReader:
@@ -140,20 +131,6 @@ class AudioReader:
 
 def _at_most(seconds: float) -> str:
     return f"at most {seconds:g} are allowed"
-
-
-def _from_base64(text: str, where: str) -> bytes:
-    """The bytes of a text in base64; a data: URL's head is left out, white space too."""
-    if text.startswith("data:"):
-        head, comma, text = text.partition(",")
-        if not comma or not head.endswith(";base64"):
-            raise BadRequest(f"{where} is a data: URL without ';base64,'; send data:audio/wav;base64,…")
-    elif text.startswith(("http://", "https://", "file://")):
-        raise BadRequest(f"{where} is an address, and none is fetched; send the sound file itself, in base64")
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BadRequest(f"{where} is a text that is not base64 ({error}); send a sound file in base64") from error
 
 
 def _check_kind(body: bytes, where: str) -> None:

@@ -1,6 +1,7 @@
 """recommendation: the items that are likeliest next after a history, each with its score, best first."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,12 +10,25 @@ import numpy as np
 from handlers.base import BatchHandler, Found
 from handlers.errors import BadRequest
 from handlers.inputs.checks import Parameter, is_bool, is_positive_int
-from handlers.inputs.items import Catalog, History, Items, checked_items
+from handlers.inputs.items import Catalog, History, Items, Rows, checked_items
 from handlers.tasks.items.ranking import best
 
 TOP_K = 10
 MOST_TOP_K = 1000  # of one answer
 _STORED = 100  # items of a stored answer
+
+
+@dataclass(frozen=True)
+class Wanted(Rows):
+    """A history, and what is asked of its scores.
+
+    Args:
+        top_k: how many items. left_out: rows that are not ranked. candidates: those that are, rising; None: all.
+    """
+
+    top_k: int
+    left_out: frozenset[int]
+    candidates: np.ndarray | None
 
 
 class RecommendationHandler(BatchHandler[History]):
@@ -42,27 +56,39 @@ class RecommendationHandler(BatchHandler[History]):
         return Items.open(folder, self.serving)
 
     def prepare(self, values: Sequence[History], parameters: Mapping[str, Any]) -> list[Sequence[Any]]:
-        self._top_k(parameters)
-        self._candidates(parameters)
-        return super().prepare(values, parameters)
-
-    def answers(self, found: Sequence[Found[History]], parameters: Mapping[str, Any]) -> list[Any]:
         top_k, candidates = self._top_k(parameters), self._candidates(parameters)
         exclude_seen = parameters.get("exclude_seen", self.serving["exclude_seen"])
-        return [self._ranked(one, top_k, candidates, exclude_seen) for one in found]
-
-    def _ranked(
-        self, found: Found[History], top_k: int, candidates: np.ndarray | None, exclude_seen: bool
-    ) -> list[dict[str, Any]]:
-        scores, seen = found.outputs[0], set(found.items[0].seen) if exclude_seen else set()
-        if candidates is None:
-            chosen = best(scores, top_k, seen)
-        else:
-            left = np.array([row for row in candidates.tolist() if row not in seen], np.int64)
-            chosen = left[best(scores[left], top_k)] if len(left) else left
         return [
-            self.catalog.described(row) | {"score": round(float(scores[row]), 6)} for row in chosen.tolist()
-        ]  # fmt: skip
+            (Wanted(item.recent, item.seen, top_k, frozenset(item.seen if exclude_seen else ()), candidates),)
+            for item in self.input.encode(values, parameters)
+        ]
+
+    def keep(self, item: Wanted, output: np.ndarray) -> np.ndarray:
+        """[2, ≤ top_k] float64: rows of the best items, the best first, and their scores; NaN where a score is no number.
+
+        All scores of a million items take 4 MB a history: only one sub-batch's are held at a time.
+        """
+        try:
+            if item.candidates is None:
+                chosen = best(output, item.top_k, item.left_out)
+            else:
+                left = np.array([row for row in item.candidates.tolist() if row not in item.left_out], np.int64)
+                chosen = left[best(output[left], item.top_k)] if len(left) else left
+        except ArithmeticError:
+            return np.full((2, 1), np.nan)
+        return np.stack([chosen.astype(np.float64), output[chosen].astype(np.float64)])
+
+    def answers(self, found: Sequence[Found[History]], parameters: Mapping[str, Any]) -> list[Any]:
+        return [self._told(one.outputs[0]) for one in found]
+
+    def _told(self, ranked: np.ndarray) -> list[dict[str, Any]]:
+        if not np.isfinite(ranked).all():
+            raise ArithmeticError("the model's answer is not finite")
+        rows, scores = ranked
+        return [
+            self.catalog.described(int(row)) | {"score": round(float(score), 6)}
+            for row, score in zip(rows, scores, strict=True)
+        ]
 
     def _top_k(self, parameters: Mapping[str, Any]) -> int:
         most = min(MOST_TOP_K, len(self.catalog))
