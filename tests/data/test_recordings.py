@@ -74,7 +74,7 @@ def test_every_mistake_is_listed_with_its_line(folder):
     expected = [
         "list.tsv:3: nowhere.wav cannot be read: No such file or directory; paths are relative to the list's folder",
         "list.tsv:4: cut.wav is damaged or cut off: its header declares 32000 bytes of samples",
-        "list.tsv:5: none.wav is a file of 0 bytes; a sound file is expected",
+        "list.tsv:5: none.wav is a file of 0 bytes; a sound file (wav, flac, mp3 or ogg (Vorbis, Opus)) is expected",
         "list.tsv:6: long.wav holds 3.0 seconds of sound; at most 2 are allowed",
         "list.tsv:7: transcript of a.wav is ' '; what is said in it is expected",
         "list.tsv:8: deep cannot be read: Is a directory",

@@ -112,7 +112,7 @@ def test_a_recording_comes_as_bytes_or_in_base64():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (b"", r"inputs\[1\] is a file of 0 bytes; a sound file is expected: wav, flac, mp3 or ogg"),
+        (b"", r"inputs\[1\] is a file of 0 bytes; a sound file .wav, flac, mp3 or ogg .* is expected"),
         ("", r"inputs\[1\] is a file of 0 bytes"),
         ("data:audio/wav;base64,", r"inputs\[1\] is a file of 0 bytes"),
         (7, r"inputs\[1\] is a number; a sound file .* is expected, as a text in base64"),
