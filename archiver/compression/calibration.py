@@ -1,7 +1,6 @@
-"""What calibration texts say of the inputs of modules: hooks, second moments XᵀX, and the loop over layers.
+"""What calibration texts say of the inputs of modules: hooks, and second moments XᵀX.
 
-Methods that compensate errors (GPTQ, AWQ, scale estimation, Wanda, SparseGPT) go through `each_layer`: the moments of a
-layer's inputs are taken when the layers below it have been changed already.
+Methods that compensate errors (GPTQ, AWQ, scale estimation, Wanda, SparseGPT) take them layer by layer, see `walk`.
 """
 
 from __future__ import annotations
@@ -14,12 +13,13 @@ from operator import add
 
 import torch
 
-from archiver.architecture import layer_list
-from archiver.compression.context import StageContext, calibration_forward
-from archiver.errors import RecipeError, UnsupportedModelError
+from archiver.compression.context import Batch, StageContext, calibration_forward, stacked
+from archiver.errors import RecipeError
 from archiver.state.constraints import sharing
 
 Tensor = torch.Tensor
+
+_TOKENS = 512  # of one product in float32
 
 
 @dataclass
@@ -40,6 +40,13 @@ class Moments:
     def norms(self) -> Tensor:
         """‖X_j‖₂ of each input feature over all calibration tokens, [in_features]."""
         return self.gram.diagonal().clamp(min=0).sqrt()
+
+    def add(self, other: Moments) -> Moments:
+        """Add those of more inputs to these, in place; returns these."""
+        self.gram += other.gram
+        self.absolute += other.absolute
+        self.tokens += other.tokens
+        return self
 
     def __add__(self, other: Moments) -> Moments:
         """Those of the inputs of both."""
@@ -84,33 +91,86 @@ def require_seen(names: Sequence[str], seen: Callable[[str], bool], method: str 
         raise RecipeError(f"{what} calibration example reached {', '.join(silent)}; add them to `ignore`")
 
 
+class MomentsSeen:
+    """Gathers the moments of the inputs of some modules, as hooks see them.
+
+    Modules that are given the very same tensor one after another (queries, keys and values; gate and up) share one
+    object: its product is made once.
+
+    Args:
+        names: of linear layers, or of tables whose weight a linear layer shares.
+    """
+
+    def __init__(self, model: torch.nn.Module, names: Sequence[str]) -> None:
+        self._readers = {name: readers_of(model, name) for name in names}
+        self.watched = list(dict.fromkeys(reader for twins in self._readers.values() for reader in twins))
+        self._found: dict[tuple[str, ...], Moments] = {}
+        self._last: tuple[Tensor, int] | None = None  # the newest input, and its version
+        self._new: Moments | None = None
+        self._names: list[str] = []
+
+    def see(self, name: str, x: Tensor) -> None:
+        """A module's input [..., in_features]."""
+        same = self._last is not None and x is self._last[0] and x._version == self._last[1]
+        if not same or name in self._names:
+            self.flush()
+            self._last, self._new = (x, x._version), moments_of(x)
+        self._names.append(name)
+
+    def flush(self) -> None:
+        """Add up what was seen last; to be called after each batch."""
+        if self._new is not None:
+            key = tuple(self._names)
+            self._found[key] = self._found[key].add(self._new) if key in self._found else self._new
+        self._last, self._new, self._names = None, None, []
+
+    def moments(self) -> dict[str, Moments]:
+        """Name → moments, summed over all linear layers that share the weight.
+
+        Raises: RecipeError when one of those layers was never reached.
+        """
+        self.flush()
+        seen = {name for key in self._found for name in key}
+        missing = [*self.watched, *(name for name, twins in self._readers.items() if not twins)]
+        require_seen(missing, seen.__contains__)
+        parts = {name: [one for key, one in self._found.items() if name in key] for name in seen}
+        return {
+            name: reduce(add, (one for twin in twins for one in parts[twin])) for name, twins in self._readers.items()
+        }  # fmt: skip
+
+
+def moments_of(x: Tensor) -> Moments:
+    """The moments of one input [..., in_features]: products of float32 of some hundred tokens, summed up in float64."""
+    x = x.detach().reshape(-1, x.shape[-1])
+    gram = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
+    for part in x.split(_TOKENS):
+        gram += (part.T @ part).double().cpu()
+    return Moments(gram, x.abs().sum(0).cpu(), x.shape[0])
+
+
 def input_moments(
     model: torch.nn.Module, names: Sequence[str], context: StageContext, samples: int
 ) -> dict[str, Moments]:
-    """The moments of the inputs that the weight of each module meets, over `samples` calibration texts.
+    """The moments of the inputs that the weight of each module meets, over `samples` calibration texts, in one run.
 
     Args:
         names: of linear layers, or of tables whose weight a linear layer shares.
         samples: calibration texts.
-    Returns: name → moments, summed over all linear layers that share the weight.
+    Returns: name → moments, summed over all linear layers that share the weight. Layers with the same inputs share one
+        object.
     Raises: RecipeError when one of those layers is never reached.
     """
-    readers = {name: readers_of(model, name) for name in names}
-    every = list(dict.fromkeys(reader for twins in readers.values() for reader in twins))
-    found: dict[str, Moments] = {}
+    return moments_on(model, names, context.module, stacked(context.calibrate(samples)))
 
-    def see(name: str, x: Tensor) -> None:
-        x = x.detach().reshape(-1, x.shape[-1])
-        width = x.shape[1]
-        moments = found.setdefault(name, Moments(torch.zeros(width, width, dtype=torch.float64), torch.zeros(width)))
-        moments.gram += (x.T @ x).double().cpu()
-        moments.absolute += x.abs().sum(0).cpu()
-        moments.tokens += x.shape[0]
 
-    with watched_inputs(model, every, see):
-        calibration_forward(context.module, context.calibrate(samples))
-    require_seen([*every, *(name for name, twins in readers.items() if not twins)], found.__contains__)
-    return {name: reduce(add, (found[twin] for twin in twins)) for name, twins in readers.items()}
+def moments_on(
+    model: torch.nn.Module, names: Sequence[str], module: torch.nn.Module, batches: Sequence[Batch]
+) -> dict[str, Moments]:
+    """`input_moments` over batches of calibration texts."""
+    seen = MomentsSeen(model, names)
+    with watched_inputs(model, seen.watched, seen.see):
+        calibration_forward(module, batches, seen.flush)
+    return seen.moments()
 
 
 def readers_of(model: torch.nn.Module, name: str) -> list[str]:
@@ -119,45 +179,3 @@ def readers_of(model: torch.nn.Module, name: str) -> list[str]:
     for twin in sharing(model, name):
         twins.setdefault(id(model.get_submodule(twin)), twin)
     return [twin for twin in twins.values() if isinstance(model.get_submodule(twin), torch.nn.Linear)]
-
-
-def each_layer(
-    model: torch.nn.Module,
-    names: Sequence[str],
-    context: StageContext,
-    samples: int,
-    *,
-    method: str,
-    together: bool = False,
-) -> Iterator[tuple[list[str], dict[str, Moments]]]:
-    """The layers one after another, each with moments that see what was changed below it; says how far it is.
-
-    Args:
-        names: of the modules to change; each group of `by_layer` is given once.
-        samples: calibration texts, run anew for each group.
-        method: what the progress is said of.
-        together: all in one group, for methods that compare all layers.
-    Yields: (names of the group, name → moments of its inputs).
-    """
-    done = 0
-    for group in [list(names)] if together else by_layer(model, names):
-        yield group, input_moments(model, group, context, samples)
-        done += len(group)
-        context.say(f"    {method}: {group[-1]} and what is beside it, {done} of {len(names)} modules")
-
-
-def by_layer(model: torch.nn.Module, names: Sequence[str]) -> list[list[str]]:
-    """`names` in groups that are computed one after another: each layer's, the rest last; one group without layers.
-
-    Methods that compensate errors go through the groups in turn, with moments that already see the changed layers below.
-    """
-    try:
-        prefix, layers = layer_list(model)
-    except UnsupportedModelError:
-        return [list(names)] if names else []
-    groups: list[list[str]] = [[] for _ in range(len(layers) + 1)]
-    for name in names:
-        index = name.removeprefix(f"{prefix}.").partition(".")[0]
-        inside = name.startswith(f"{prefix}.") and index.isdigit()
-        groups[int(index) if inside else len(layers)].append(name)
-    return [group for group in groups if group]

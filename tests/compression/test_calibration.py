@@ -1,4 +1,4 @@
-"""Hooks that come and go, the loop over layers, and the search by bisection."""
+"""Hooks that come and go, moments of inputs, and the search by bisection."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from stage_context import calibrated_on
 
 from archiver.compression.bisect import bisect
-from archiver.compression.calibration import each_layer, input_moments, readers_of, watched_inputs
+from archiver.compression.calibration import input_moments, moments_of, readers_of, watched_inputs
 from archiver.errors import RecipeError
 
 
@@ -36,32 +36,54 @@ NAMES = ["layers.0.linear", "layers.1.linear"]
 BATCHES = [{"input_ids": torch.tensor([[1.0], [2.0]])}]
 
 
-@pytest.fixture
-def grouped(monkeypatch):
-    monkeypatch.setattr("archiver.compression.calibration.by_layer", lambda model, names: [[name] for name in names])
-
-
-def test_later_layers_see_what_was_changed_below_them(grouped):
-    model, said = Model(), []
-    context = calibrated_on(BATCHES, model)
-    context.say = said.append
-    squares = []
-    for group, moments in each_layer(model, NAMES, context, 1, method="halving"):
-        squares.append(moments[group[0]].gram.item())
-        with torch.no_grad():
-            model.get_submodule(group[0]).weight.mul_(0.5)
-    # 1² + 2² at the first; the second sees 1·x where it saw 2·x before.
-    assert squares == [5.0, 5.0]
-    assert [line.split(", ")[-1] for line in said] == ["1 of 2 modules", "2 of 2 modules"]
-    assert said[0].strip().startswith("halving: layers.0.linear")
-
-
-def test_all_layers_together_see_the_model_as_it_is():
+def test_moments_by_hand():
     model = Model()
-    ((group, moments),) = each_layer(model, NAMES, calibrated_on(BATCHES, model), 1, method="m", together=True)
-    assert group == NAMES
-    assert [moments[name].gram.item() for name in NAMES] == [5.0, 20.0]
+    moments = input_moments(model, NAMES, calibrated_on(BATCHES, model), 1)
+    assert [moments[name].gram.item() for name in NAMES] == [5.0, 20.0]  # 1² + 2², then of 2x
+    assert [moments[name].absolute.item() for name in NAMES] == [3.0, 6.0]
     assert moments[NAMES[1]].norms.item() == pytest.approx(20.0**0.5)
+    assert moments[NAMES[0]].tokens == 2
+
+
+def test_sums_of_float32_products_are_as_exact_as_float64():
+    """Large means and many tokens, where float32 sums would lose the small ones."""
+    x = 100 + torch.randn(40_000, 24, generator=torch.Generator().manual_seed(0))
+    exact = x.double().T @ x.double()
+    found = moments_of(x.reshape(4, 10_000, 24))
+    assert found.tokens == 40_000
+    assert float(((found.gram - exact).abs() / exact).max()) < 1e-6
+    assert float(((x.T @ x).double() - exact).abs().max()) > float((found.gram - exact).abs().max())
+
+
+class Branching(torch.nn.Module):
+    """Two layers that take one input, and one that takes another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.out = (torch.nn.Linear(2, 2, bias=False) for _ in range(3))
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.out(self.query(input_ids) * self.key(input_ids))
+
+
+def test_modules_with_the_same_input_share_their_moments():
+    model = Branching()
+    batches = [{"input_ids": torch.randn(3, 2)}, {"input_ids": torch.randn(5, 2)}]
+    moments = input_moments(model, ["query", "key", "out"], calibrated_on(batches, model), 2)
+    assert moments["query"] is moments["key"]
+    assert moments["out"] is not moments["key"]
+    x = torch.cat([batch["input_ids"] for batch in batches]).double()
+    assert torch.allclose(moments["query"].gram, x.T @ x) and moments["query"].tokens == 8
+
+
+def test_a_module_that_runs_twice_on_one_input_counts_it_twice():
+    class Twice(Branching):
+        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+            return self.query(input_ids) + self.query(input_ids)
+
+    model = Twice()
+    moments = input_moments(model, ["query"], calibrated_on([{"input_ids": torch.ones(1, 2)}], model), 1)
+    assert moments["query"].gram.tolist() == [[2.0, 2.0], [2.0, 2.0]]
 
 
 def test_a_layer_that_no_text_reaches_is_named():

@@ -6,18 +6,19 @@ any number: nothing becomes faster.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from archiver.compression.bisect import bisect
-from archiver.compression.calibration import each_layer, readers_of
+from archiver.compression.calibration import Moments, input_moments, readers_of
 from archiver.compression.context import StageContext
 from archiver.compression.modules import choose_modules
 from archiver.compression.prune.gradual import gradually, regrow
 from archiver.compression.prune.options import L1, SparseGpt, Wanda
 from archiver.compression.prune.sparsegpt import n_of_m, prune_compensated
 from archiver.compression.report import StageReport, report_stage
+from archiver.compression.walk.walk import walk
 from archiver.errors import GateFailed, RecipeError
 from archiver.state.constraints import Mask, constrain, sharing
 from archiver.storage.sizes import stored_sentence
@@ -62,12 +63,13 @@ def wanda(model: torch.nn.Module, options: Wanda, context: StageContext) -> Stag
     names = targets_of(model, options)
 
     def prune(sparsity: float | None) -> Masks:
-        masks: Masks = {}
-        together = options.scope == "global"  # one threshold for all needs every score at once
-        for group, moments in each_layer(model, names, context, options.samples, method="wanda", together=together):
+        def visit(group: Sequence[str], moments: Mapping[str, Moments]) -> Masks:
             scores = {name: wanda_scores(_weight(model, name), moments[name].norms) for name in group}
-            masks |= apply(model, masks_of(scores, sparsity, options.pattern, options.scope))
-        return masks
+            return apply(model, masks_of(scores, sparsity, options.pattern, options.scope))
+
+        if options.scope == "global":  # one threshold for all needs every score at once
+            return visit(names, input_moments(model, names, context, options.samples))
+        return walk(model, names, context, options.samples, visit, method="wanda", key=str(sparsity))
 
     return _run("prune/wanda", model, options, context, names, prune)
 
@@ -85,8 +87,8 @@ def sparsegpt(model: torch.nn.Module, options: SparseGpt, context: StageContext)
     names = targets_of(model, options)
 
     def prune(sparsity: float | None) -> Masks:
-        masks: Masks = {}
-        for group, moments in each_layer(model, names, context, options.samples, method="sparsegpt"):
+        def visit(group: Sequence[str], moments: Mapping[str, Moments]) -> Masks:
+            masks: Masks = {}
             for name in group:
                 weight, mask = prune_compensated(
                     _weight(model, name),
@@ -100,7 +102,9 @@ def sparsegpt(model: torch.nn.Module, options: SparseGpt, context: StageContext)
                 with torch.no_grad():
                     _weight(model, name).copy_(weight)
                 masks[name] = mask
-        return masks
+            return masks
+
+        return walk(model, names, context, options.samples, visit, method="sparsegpt", key=str(sparsity))
 
     return _run("prune/sparsegpt", model, options, context, names, prune)
 

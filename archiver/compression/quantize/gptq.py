@@ -112,5 +112,5 @@ def gptq_model(
             weight.copy_(values)
         return Grid(scale, zero, bits[name], symmetric)
 
-    grids, notes = grids_by_layer(model, bits, options, context, "gptq", grid_of)
-    return grids, [f"gptq on {options.samples} training texts, damping {DAMPING:.0%}", *notes]
+    found = grids_by_layer(model, bits, options, context, "gptq", grid_of)
+    return found.grids, [f"gptq on {options.samples} training texts, damping {DAMPING:.0%}", *found.notes]

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
-from archiver.compression.calibration import Moments, each_layer
+from archiver.compression.calibration import Moments
 from archiver.compression.context import StageContext
 from archiver.compression.quantize.options import WeightOnly
 from archiver.compression.quantize.quantizers import Grid
+from archiver.compression.walk.walk import walk
 
 Tensor = torch.Tensor
+_SCALE, _ZERO = ".grid.scale", ".grid.zero"  # names of what a walk keeps
+
+
+@dataclass(frozen=True)
+class Grids:
+    """grids: module → its grid. notes: sentences for the report. kept: what the visits gave to keep."""
+
+    grids: dict[str, Grid]
+    notes: list[str]
+    kept: Mapping[str, Tensor]
 
 
 def grids_by_layer(
@@ -21,8 +33,8 @@ def grids_by_layer(
     context: StageContext,
     method: str,
     grid_of: Callable[[str, Tensor, Moments], Grid],
-    prepare: Callable[[Sequence[str], Mapping[str, Moments]], None] | None = None,
-) -> tuple[dict[str, Grid], list[str]]:
+    prepare: Callable[[Sequence[str], dict[str, Moments]], Mapping[str, Tensor]] | None = None,
+) -> Grids:
     """A grid for each module, layer after layer, with inputs that the already rounded layers below give.
 
     Args:
@@ -30,18 +42,27 @@ def grids_by_layer(
         options: grouping and number of calibration texts.
         method: what progress is said of.
         grid_of: (name, weight [rows, columns], moments of its inputs) → its grid; it moves the weight onto it, in place.
-        prepare: (names of a group, moments of each) is called before the group is rounded.
-    Returns: (the grid of each module, notes on tables, which have no inputs and are rounded to nearest).
+        prepare: (names of a group, moments of each) is called before the group is rounded; it may put other moments in
+            place, and gives tensors to keep.
+    Returns: the grids, with notes on tables, which have no inputs and are rounded to nearest.
     Raises: RecipeError when no calibration text reaches a layer.
     """
     linears, tables = split_tables(model, bits)
     grids = {name: nearest_grid(model, name, bits[name], options) for name in tables}
-    for group, moments in each_layer(model, linears, context, options.samples, method=method):
-        if prepare is not None:
-            prepare(group, moments)
+
+    def visit(group: Sequence[str], moments: dict[str, Moments]) -> dict[str, Tensor]:
+        kept = dict(prepare(group, moments)) if prepare is not None else {}
         for name in group:
-            grids[name] = grid_of(name, model.get_submodule(name).get_parameter("weight"), moments[name])
-    return grids, [f"rounded to nearest, for want of inputs: {', '.join(tables)}"] if tables else []
+            grid = grid_of(name, model.get_submodule(name).get_parameter("weight"), moments[name])
+            kept |= {f"{name}{_SCALE}": grid.scale, f"{name}{_ZERO}": grid.zero}
+        return kept
+
+    kept = walk(model, linears, context, options.samples, visit, method=method)
+    for name in linears:
+        how = (bits[name], options.is_symmetric(bits[name]))
+        grids[name] = Grid(kept[f"{name}{_SCALE}"], kept[f"{name}{_ZERO}"], *how)
+    notes = [f"rounded to nearest, for want of inputs: {', '.join(tables)}"] if tables else []
+    return Grids(grids, notes, kept)
 
 
 def rounded_with(

@@ -11,19 +11,16 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 
 from archiver.compression.bisect import bisect
-from archiver.compression.context import Batch, StageContext, inputs_of, real_places
+from archiver.compression.context import StageContext, inputs_of, real_places, stacked
 from archiver.compression.quantize.grids import round_to_nearest
 from archiver.compression.quantize.options import Mixed, WeightOnly
 from archiver.errors import DataError, GateFailed
 
 Tensor = torch.Tensor
-
-_STACK = 16  # texts of one length that run together
 
 
 def cheapest_path(
@@ -161,20 +158,3 @@ def _sensitivities(
             if index % 8 == 7:
                 context.say(f"    mixed: sensitivity of {index + 1} of {len(names)} layers measured")
     return found
-
-
-def stacked(batches: Sequence[Batch]) -> list[Batch]:
-    """Inputs of one size put together, up to 16 in a batch: the same answers in fewer runs.
-
-    Args:
-        batches: of one input each, tensors [1, …].
-    Returns: batches of up to 16 inputs, [inputs, …].
-    """
-    by_shape: dict[Any, list[Batch]] = {}
-    for batch in batches:
-        by_shape.setdefault(tuple((name, item.shape) for name, item in batch.items()), []).append(batch)
-    return [
-        {key: torch.cat([batch[key] for batch in part]) for key in part[0]}
-        for alike in by_shape.values()
-        for part in (alike[start : start + _STACK] for start in range(0, len(alike), _STACK))
-    ]

@@ -201,9 +201,9 @@ def _progressively(
     """
     import dataclasses
 
-    from archiver.compression.calibration import by_layer
+    from archiver.compression.walk.walk import by_layer
 
-    groups = by_layer(model, list(kept))[::-1]
+    groups = [group for _, group in by_layer(model, list(kept))][::-1]
     one = dataclasses.replace(aware, epochs=1, patience=None)
     notes: list[str] = []
     for index, group in enumerate(groups):

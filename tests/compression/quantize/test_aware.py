@@ -10,9 +10,9 @@ import transformers
 from objectives import OBJECTIVES
 
 from archiver.compression import METHODS
-from archiver.compression.context import StageContext
+from archiver.compression.context import StageContext, stacked
 from archiver.compression.modules import linear_names
-from archiver.compression.quantize.mixed import cheapest_path, choose_bits, stacked
+from archiver.compression.quantize.mixed import cheapest_path, choose_bits
 from archiver.compression.quantize.options import Binary, Codebook, FixedPoint, Mixed, Ternary, WeightOnly
 from archiver.compression.retrain.options import Retrain
 from archiver.compression.retrain.training import train

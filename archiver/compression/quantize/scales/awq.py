@@ -26,6 +26,7 @@ from archiver.compression.quantize.scales.search import output_error, search_sca
 
 Tensor = torch.Tensor
 
+_ALPHA = ".alpha"  # ending of the names of what a walk keeps
 STEPS = 20  # of the search for α in 0 … 1, and for the clipped share of the range in 0 … 1/2
 
 
@@ -109,13 +110,17 @@ def awq_model(
     """
     linears = split_tables(model, bits)[0]
     folds = folds_of(model, set(linears))
-    alphas: list[float] = []
 
-    def scale_group(names: Sequence[str], moments: Mapping[str, Moments]) -> None:
-        alphas.extend(_scale(model, fold, moments, bits, options) for fold in folds if set(fold.after) <= set(names))
+    def scale_group(names: Sequence[str], moments: dict[str, Moments]) -> dict[str, Tensor]:
+        inside = [fold for fold in folds if set(fold.after) <= set(names)]
+        return {
+            f"{fold.after[0]}{_ALPHA}": torch.tensor(_scale(model, fold, moments, bits, options)) for fold in inside
+        }  # fmt: skip
 
     grid_of = rounded_with(clipped_scales, bits, options)
-    grids, notes = grids_by_layer(model, bits, options, context, "awq", grid_of, scale_group)
+    found = grids_by_layer(model, bits, options, context, "awq", grid_of, scale_group)
+    alphas = [float(value) for name, value in found.kept.items() if name.endswith(_ALPHA)]
+    grids, notes = found.grids, found.notes
     scaled = sum(len(fold.after) for fold in folds)
     mean = f", α {sum(alphas) / len(alphas):.2f} on average" if alphas else ""
     first = (
@@ -126,9 +131,9 @@ def awq_model(
 
 
 def _scale(
-    model: torch.nn.Module, fold: Fold, moments: Mapping[str, Moments], bits: Mapping[str, int], options: WeightOnly
+    model: torch.nn.Module, fold: Fold, moments: dict[str, Moments], bits: Mapping[str, int], options: WeightOnly
 ) -> float:  # fmt: skip
-    """Find α for the layers behind a fold, and fold its scale; the moments become those of the scaled inputs."""
+    """Find α for the layers behind a fold, and fold its scale; those of the scaled inputs are put among the moments."""
     first = moments[fold.after[0]]
     weights = [model.get_submodule(name).get_parameter("weight").detach() for name in fold.after]
     absolute = fold.tied(first.absolute)
@@ -137,7 +142,6 @@ def _scale(
     scale = channel_scale(absolute, alpha)
     if alpha:
         fold.apply(model, scale)
-        for name in fold.after:
-            moments[name].gram /= (scale[:, None] * scale).double()
-            moments[name].absolute /= scale
+        scaled = Moments(first.gram / (scale[:, None] * scale).double(), first.absolute / scale, first.tokens)
+        moments.update(dict.fromkeys(fold.after, scaled))
     return alpha

@@ -63,5 +63,5 @@ def scale_estimation_model(
     Raises: RecipeError when no calibration text reaches a layer.
     """
     grid_of = rounded_with(estimated_scales, bits, options)
-    grids, notes = grids_by_layer(model, bits, options, context, "scale estimation", grid_of)
-    return grids, [f"scales estimated on {options.samples} training texts", *notes]
+    found = grids_by_layer(model, bits, options, context, "scale estimation", grid_of)
+    return found.grids, [f"scales estimated on {options.samples} training texts", *found.notes]
