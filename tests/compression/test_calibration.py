@@ -6,7 +6,7 @@ import pytest
 import torch
 from stage_context import calibrated_on
 
-from archiver.compression.bisect import bisect
+from archiver.compression.bisect import bisect, remembered
 from archiver.compression.calibration import input_moments, moments_of, readers_of, watched_inputs
 from archiver.errors import RecipeError
 
@@ -121,3 +121,28 @@ def test_bisection_by_hand():
     assert bisect(0, 16, middle, passes, trials=2) == (4, 8)
     assert asked == [8, 4]
     assert bisect(0.0, 1.0, lambda good, bad: None, lambda value: True) == (0.0, 1.0)
+
+
+def test_an_interrupted_search_does_not_try_again_what_it_has_tried(tmp_path):
+    asked = []
+
+    def passes(value: float) -> bool:
+        asked.append(value)
+        if value == 0.375:
+            raise KeyboardInterrupt
+        return value <= 0.3
+
+    middle = lambda low, high: (low + high) / 2 if high - low > 0.1 else None  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        bisect(0.0, 1.0, middle, remembered(passes, tmp_path / "0-x"), 7)
+    assert asked == [0.5, 0.25, 0.375]
+    asked.clear()
+    assert bisect(0.0, 1.0, middle, remembered(lambda value: bool(asked.append(value)), tmp_path / "0-x"), 7) == (
+        0.25,
+        0.3125,
+    )
+    assert asked == [0.375, 0.3125]
+    (tmp_path / "0-x-trials.json").write_text("{")
+    asked.clear()
+    bisect(0.0, 1.0, middle, remembered(fails, tmp_path / "0-x"), 1)
+    assert asked == [0.5]

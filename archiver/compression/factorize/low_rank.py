@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from archiver.compression.bisect import bisect
+from archiver.compression.bisect import bisect, remembered
 from archiver.compression.calibration import input_moments, watched_inputs
 from archiver.compression.context import StageContext, calibration_forward
 from archiver.compression.factorize.constraint import LowRank
@@ -143,7 +143,7 @@ def _search(model: torch.nn.Module, options: Svd, context: StageContext, splits:
         dropped = (max(good, _LEAST_DROPPED) * bad) ** 0.5 if good or bad < 1.0 else 0.1
         return dropped if dropped > _LEAST_DROPPED * 1.05 else None
 
-    good, _ = bisect(0.0, 1.0, between, attempt, _TRIALS)
+    good, _ = bisect(0.0, 1.0, between, remembered(attempt, context.checkpoint), _TRIALS)
     with torch.no_grad():
         for split, weight in zip(splits, before, strict=True):
             _weight(model, split.target).copy_(weight)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from archiver.compression.bisect import bisect
+from archiver.compression.bisect import bisect, remembered
 from archiver.compression.calibration import Moments, input_moments, readers_of
 from archiver.compression.context import StageContext
 from archiver.compression.modules import choose_modules
@@ -264,7 +264,7 @@ def search(
     def between(good: float, bad: float) -> float | None:
         return (good + bad) / 2 if bad - good > _RESOLUTION else None
 
-    good, bad = bisect(0.0, 1.0, between, passes, _TRIALS)
+    good, bad = bisect(0.0, 1.0, between, remembered(passes, context.checkpoint), _TRIALS)
     if not good:
         raise GateFailed(
             f"no sparsity down to {bad:.3f} keeps the stage's bounds: allow more loss, or remove the stage"

@@ -5,6 +5,7 @@ Source: Frantar et al. 2022, arXiv:2210.17323, algorithm 1.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import torch
@@ -12,7 +13,7 @@ import torch
 from archiver.compression.calibration import Moments
 from archiver.compression.context import StageContext
 from archiver.compression.quantize.grids import group_scales, grouped, to_grid
-from archiver.compression.quantize.layer_grids import grids_by_layer
+from archiver.compression.quantize.layer_grids import Grids, grids_by_layer
 from archiver.compression.quantize.options import WeightOnly
 from archiver.compression.quantize.quantizers import Grid
 
@@ -92,15 +93,13 @@ def _scales(weight: Tensor, size: int, bits: int, symmetric: bool) -> tuple[Tens
     return scale[..., 0], zero[..., 0]
 
 
-def gptq_model(
-    model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, context: StageContext
-) -> tuple[dict[str, Grid], list[str]]:
+def gptq_model(model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, context: StageContext) -> Grids:
     """Round the weights of some modules by GPTQ, in place, layer after layer.
 
     Args:
         bits: module name → width. Embedding tables have no inputs to weigh errors by, and are rounded to nearest.
         options: grouping, order of columns, number of calibration texts.
-    Returns: (the grid of each module, notes).
+    Returns: the grid of each module.
     Raises: RecipeError when no calibration text reaches a layer.
     """
 
@@ -113,4 +112,5 @@ def gptq_model(
         return Grid(scale, zero, bits[name], symmetric)
 
     found = grids_by_layer(model, bits, options, context, "gptq", grid_of)
-    return found.grids, [f"gptq on {options.samples} training texts, damping {DAMPING:.0%}", *found.notes]
+    line = f"gptq on {options.samples} training texts, damping {DAMPING:.0%}"
+    return dataclasses.replace(found, notes=[line, *found.notes])

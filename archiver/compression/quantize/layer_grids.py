@@ -14,16 +14,27 @@ from archiver.compression.quantize.quantizers import Grid
 from archiver.compression.walk.walk import walk
 
 Tensor = torch.Tensor
-_SCALE, _ZERO = ".grid.scale", ".grid.zero"  # names of what a walk keeps
+_SCALE, _ZERO, _MOVED = ".grid.scale", ".grid.zero", ".moved"  # endings of the names of what a walk keeps
 
 
 @dataclass(frozen=True)
 class Grids:
-    """grids: module → its grid. notes: sentences for the report. kept: what the visits gave to keep."""
+    """What an algorithm has found.
+
+    Args:
+        grids: module → its grid. notes: sentences for the report. kept: what the visits of a walk gave to keep.
+        moved: [2] float64, Σ‖w‖² of the weights before and Σ‖w' − w‖² of how far they were moved.
+    """
 
     grids: dict[str, Grid]
     notes: list[str]
     kept: Mapping[str, Tensor]
+    moved: Tensor
+
+
+def moved_by(before: Tensor, after: Tensor) -> Tensor:
+    """[2] float64, ‖w‖² and ‖w' − w‖²."""
+    return torch.stack([before.double().square().sum(), (after - before).double().square().sum()])
 
 
 def grids_by_layer(
@@ -48,21 +59,26 @@ def grids_by_layer(
     Raises: RecipeError when no calibration text reaches a layer.
     """
     linears, tables = split_tables(model, bits)
-    grids = {name: nearest_grid(model, name, bits[name], options) for name in tables}
+    nearest = nearest_grids(model, {name: bits[name] for name in tables}, options)
+    grids, moved = nearest.grids, nearest.moved
 
     def visit(group: Sequence[str], moments: dict[str, Moments]) -> dict[str, Tensor]:
         kept = dict(prepare(group, moments)) if prepare is not None else {}
         for name in group:
-            grid = grid_of(name, model.get_submodule(name).get_parameter("weight"), moments[name])
-            kept |= {f"{name}{_SCALE}": grid.scale, f"{name}{_ZERO}": grid.zero}
+            weight = model.get_submodule(name).get_parameter("weight")
+            before = weight.detach().clone()
+            grid = grid_of(name, weight, moments[name])
+            moved = moved_by(before, weight.detach())
+            kept |= {f"{name}{_SCALE}": grid.scale, f"{name}{_ZERO}": grid.zero, f"{name}{_MOVED}": moved}
         return kept
 
     kept = walk(model, linears, context, options.samples, visit, method=method)
     for name in linears:
         how = (bits[name], options.is_symmetric(bits[name]))
         grids[name] = Grid(kept[f"{name}{_SCALE}"], kept[f"{name}{_ZERO}"], *how)
+        moved = moved + kept[f"{name}{_MOVED}"]
     notes = [f"rounded to nearest, for want of inputs: {', '.join(tables)}"] if tables else []
-    return Grids(grids, notes, kept)
+    return Grids(grids, notes, kept, moved)
 
 
 def rounded_with(
@@ -97,7 +113,15 @@ def split_tables(model: torch.nn.Module, names: Iterable[str]) -> tuple[list[str
     return linears, tables
 
 
-def nearest_grid(model: torch.nn.Module, name: str, bits: int, options: WeightOnly) -> Grid:
-    """The grid that rounding the weight of module `name` to nearest takes."""
-    weight = model.get_submodule(name).get_parameter("weight")
-    return Grid.of(weight, bits, options.columns_per_group, options.is_symmetric(bits))
+def nearest_grids(model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly) -> Grids:
+    """The grids that rounding to nearest takes; the weights stay as they are.
+
+    Args:
+        bits: module name → width. options: grouping.
+    """
+    grids, moved = {}, torch.zeros(2, dtype=torch.float64)
+    for name, width in bits.items():
+        weight = model.get_submodule(name).get_parameter("weight").detach()
+        grids[name] = Grid.of(weight, width, options.columns_per_group, options.is_symmetric(width))
+        moved += moved_by(weight, grids[name].rounded(weight))
+    return Grids(grids, [], {}, moved)

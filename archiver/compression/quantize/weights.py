@@ -14,9 +14,9 @@ import torch
 
 from archiver.compression.context import StageContext
 from archiver.compression.quantize import int8 as quantization
-from archiver.compression.quantize.layer_grids import nearest_grid
+from archiver.compression.quantize.layer_grids import Grids, moved_by, nearest_grids
 from archiver.compression.quantize.options import Binary, FixedPoint, Ternary, WeightOnly, parse_format
-from archiver.compression.quantize.quantizers import FixedPointGrid, Grid, Signs, TernaryGrid
+from archiver.compression.quantize.quantizers import FixedPointGrid, Signs, TernaryGrid
 from archiver.compression.quantize.targets import chosen_modules
 from archiver.compression.report import StageReport, report_stage
 from archiver.compression.retrain.options import Retrain
@@ -42,38 +42,33 @@ def weight_only(model: torch.nn.Module, options: WeightOnly, context: StageConte
     if not options.in_place:
         return quantization.weight_only(model, options, context)
     names = chosen_modules(model, options)
-    before = weights_of(model, names)
+    before = weights_of(model, names) if options.aware is not None else {}
     notes: list[str] = []
     bits = dict.fromkeys(names, options.bits)
     if options.mixed is not None:
         from archiver.compression.quantize.mixed import choose_bits
 
         bits, notes = choose_bits(model, names, options, context)
-    grids, more = integer_grids(model, bits, options, context)
-    notes += more
-    if options.aware is not None:
-        notes += train_aware(model, grids, options.aware, context)
-    else:
-        for name, grid in grids.items():
-            constrain(model, name, grid)
-            grid.freeze()
-    width = sum(bits[name] * before[name].numel() for name in names) / sum(w.numel() for w in before.values())
-    what = f"{width:.3g} bits a weight and a scale for each group"
-    notes.insert(0, described(model, before, what, comparable=options.algorithm != "awq"))
+    found = integer_grids(model, bits, options, context)
+    notes += found.notes
+    notes += _put(model, found.grids, options.aware, context)
+    sizes = {name: model.get_submodule(name).get_parameter("weight").numel() for name in names}
+    width = sum(bits[name] * size for name, size in sizes.items()) / sum(sizes.values())
+    moved = found.moved if options.aware is None else moved_since(model, before)
+    line = f"{len(names)} modules, {sum(sizes.values())} weights: {width:.3g} bits a weight and a scale for each group"
+    # AWQ rescales weights on purpose: how far they are from where they were says nothing.
+    notes.insert(0, line if options.algorithm == "awq" else f"{line}; {ratio_of(moved)}")
     return report_stage("quantize/weight-only", model, options, [*notes, NOT_FASTER])
 
 
-def integer_grids(
-    model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, context: StageContext
-) -> tuple[dict[str, Grid], list[str]]:
+def integer_grids(model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, context: StageContext) -> Grids:
     """A grid for each module, by the algorithm of the options.
 
     Args:
         bits: module name → width.
         options: algorithm and grouping.
         context: gives calibration texts.
-    Returns: (module name → grid, notes). Rounding to nearest leaves the weights as they are; the other algorithms put
-        them onto their grids.
+    Returns: the grids. Rounding to nearest leaves the weights as they are; the other algorithms put them onto theirs.
     Raises: RecipeError when no calibration text reaches a layer.
     """
     if options.algorithm == "gptq":
@@ -88,7 +83,7 @@ def integer_grids(
         from archiver.compression.quantize.scales.estimation import scale_estimation_model
 
         return scale_estimation_model(model, bits, options, context)
-    return {name: nearest_grid(model, name, width, options) for name, width in bits.items()}, []
+    return nearest_grids(model, bits, options)
 
 
 def fixed_point(model: torch.nn.Module, options: FixedPoint, context: StageContext) -> StageReport:
@@ -221,23 +216,25 @@ def weights_of(model: torch.nn.Module, names: Sequence[str]) -> dict[str, Tensor
     return {name: model.get_submodule(name).get_parameter("weight").detach().clone() for name in names}
 
 
-def described(model: torch.nn.Module, before: Mapping[str, Tensor], what: str, *, comparable: bool = True) -> str:
-    """A sentence on how many weights became what, and how far they moved: the signal-to-noise ratio in dB.
+def described(model: torch.nn.Module, before: Mapping[str, Tensor], what: str) -> str:
+    """A sentence on how many weights became what, and how far they moved.
 
     Args:
-        before: module name → its weight before.
-        what: what the weights are now.
-        comparable: False where weights were rescaled on purpose.
-    Returns: the sentence.
+        before: module name → its weight before. what: what the weights are now.
     """
     count = sum(weight.numel() for weight in before.values())
-    line = f"{len(before)} modules, {count} weights: {what}"
-    if not comparable:
-        return line
-    signal = sum(float(weight.double().square().sum()) for weight in before.values())
-    noise = sum(
-        float((model.get_submodule(name).get_parameter("weight").detach() - weight).double().square().sum())
-        for name, weight in before.items()
+    return f"{len(before)} modules, {count} weights: {what}; {ratio_of(moved_since(model, before))}"
+
+
+def moved_since(model: torch.nn.Module, before: Mapping[str, Tensor]) -> Tensor:
+    """[2] float64, Σ‖w‖² before and Σ‖w' − w‖²."""
+    weights = {name: model.get_submodule(name).get_parameter("weight").detach() for name in before}
+    return sum(
+        (moved_by(before[name], weight) for name, weight in weights.items()), torch.zeros(2, dtype=torch.float64)
     )
-    ratio = f"{10 * math.log10(signal / noise):.1f} dB" if signal and noise else "nothing lost"
-    return f"{line}; SQNR {ratio}"
+
+
+def ratio_of(moved: Tensor) -> str:
+    """The signal-to-noise ratio in dB of weights that were moved: [2], Σ‖w‖² and Σ‖w' − w‖²."""
+    signal, noise = moved.tolist()
+    return f"SQNR {10 * math.log10(signal / noise):.1f} dB" if signal and noise else "SQNR nothing lost"

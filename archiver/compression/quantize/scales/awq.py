@@ -10,6 +10,7 @@ Where it is not (behind a post-norm, whose output also goes on beside the layers
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -18,9 +19,8 @@ from archiver.architecture import Fold
 from archiver.compression.calibration import Moments
 from archiver.compression.context import StageContext
 from archiver.compression.quantize.grids import group_scales, grouped, to_grid
-from archiver.compression.quantize.layer_grids import grids_by_layer, rounded_with, split_tables
+from archiver.compression.quantize.layer_grids import Grids, grids_by_layer, rounded_with, split_tables
 from archiver.compression.quantize.options import WeightOnly
-from archiver.compression.quantize.quantizers import Grid
 from archiver.compression.quantize.scales.folding import folds_of
 from archiver.compression.quantize.scales.search import output_error, search_scales
 
@@ -97,15 +97,13 @@ def clipped_scales(
     return search_scales(weight, gram, bits, group_size, symmetric, shrunk)
 
 
-def awq_model(
-    model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, context: StageContext
-) -> tuple[dict[str, Grid], list[str]]:
+def awq_model(model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, context: StageContext) -> Grids:
     """Scale, clip and round the weights of some modules by AWQ, in place, layer after layer.
 
     Args:
         bits: module name → width. Embedding tables are rounded to nearest.
         options: grouping, number of calibration texts.
-    Returns: (the grid of each module, notes).
+    Returns: the grid of each module.
     Raises: RecipeError when no calibration text reaches a layer.
     """
     linears = split_tables(model, bits)[0]
@@ -120,14 +118,13 @@ def awq_model(
     grid_of = rounded_with(clipped_scales, bits, options)
     found = grids_by_layer(model, bits, options, context, "awq", grid_of, scale_group)
     alphas = [float(value) for name, value in found.kept.items() if name.endswith(_ALPHA)]
-    grids, notes = found.grids, found.notes
     scaled = sum(len(fold.after) for fold in folds)
     mean = f", α {sum(alphas) / len(alphas):.2f} on average" if alphas else ""
     first = (
         f"awq on {options.samples} training texts: the inputs of {scaled} of {len(linears)} layers could be scaled{mean}; "
         "ranges clipped in all"
     )
-    return grids, [first, *notes]
+    return dataclasses.replace(found, notes=[first, *found.notes])
 
 
 def _scale(

@@ -9,15 +9,15 @@ is that of the outputs, with the inputs' second moments as in GPTQ (Frantar et a
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 
 import torch
 
 from archiver.compression.context import StageContext
 from archiver.compression.quantize.grids import half_scale, to_grid
-from archiver.compression.quantize.layer_grids import grids_by_layer, rounded_with
+from archiver.compression.quantize.layer_grids import Grids, grids_by_layer, rounded_with
 from archiver.compression.quantize.options import WeightOnly
-from archiver.compression.quantize.quantizers import Grid
 from archiver.compression.quantize.scales.search import search_scales
 
 Tensor = torch.Tensor
@@ -53,15 +53,15 @@ def estimated_scales(
 
 def scale_estimation_model(
     model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, context: StageContext
-) -> tuple[dict[str, Grid], list[str]]:
+) -> Grids:
     """Round the weights of some modules with estimated scales, in place, layer after layer.
 
     Args:
         bits: module name → width. Embedding tables are rounded to nearest.
         options: grouping, number of calibration texts.
-    Returns: (the grid of each module, notes).
+    Returns: the grid of each module.
     Raises: RecipeError when no calibration text reaches a layer.
     """
     grid_of = rounded_with(estimated_scales, bits, options)
     found = grids_by_layer(model, bits, options, context, "scale estimation", grid_of)
-    return found.grids, [f"scales estimated on {options.samples} training texts", *found.notes]
+    return dataclasses.replace(found, notes=[f"scales estimated on {options.samples} training texts", *found.notes])
