@@ -137,10 +137,8 @@ def test_an_interrupted_search_does_not_try_again_what_it_has_tried(tmp_path):
         bisect(0.0, 1.0, middle, remembered(passes, tmp_path / "0-x"), 7)
     assert asked == [0.5, 0.25, 0.375]
     asked.clear()
-    assert bisect(0.0, 1.0, middle, remembered(lambda value: bool(asked.append(value)), tmp_path / "0-x"), 7) == (
-        0.25,
-        0.3125,
-    )
+    fails = lambda value: bool(asked.append(value))  # noqa: E731
+    assert bisect(0.0, 1.0, middle, remembered(fails, tmp_path / "0-x"), 7) == (0.25, 0.3125)
     assert asked == [0.375, 0.3125]
     (tmp_path / "0-x-trials.json").write_text("{")
     asked.clear()
