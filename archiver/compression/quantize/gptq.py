@@ -32,6 +32,7 @@ def gptq(
     *,
     act_order: bool = False,
     damping: float = DAMPING,
+    scales: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Round a matrix so that it keeps W·X where rounding each weight by itself would not.
 
@@ -47,6 +48,7 @@ def gptq(
         bits, group_size, symmetric: the grid, as `group_scales` takes it; group_size None: one group a row.
         act_order: columns with the largest inputs first.
         damping: λ as a share of H's mean diagonal.
+        scales: (scale, zero), each [rows, groups], that the groups are to have; None: as told above.
     Returns: (values [rows, columns] float32, scale [rows, groups], zero [rows, groups]).
     Raises: torch.linalg.LinAlgError when the damped H is not positive definite.
     Source: Frantar et al. 2022, arXiv:2210.17323, algorithm 1.
@@ -63,14 +65,15 @@ def gptq(
     upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(hessian)), upper=True)
 
     size = columns if group_size is None else group_size
-    scale, zero = (item.clone() for item in _scales(weight.detach().float(), size, bits, symmetric))
+    first = _scales(weight.detach().float(), size, bits, symmetric) if scales is None else scales
+    scale, zero = (item.clone() for item in first)
     result = torch.empty(rows, columns)
     for start in range(0, columns, _BLOCK):
         end = min(start + _BLOCK, columns)
         errors = torch.zeros(rows, end - start, dtype=torch.float64)
         for j in range(start, end):
             group = int(order[j]) // size
-            if not act_order and j % size == 0:
+            if scales is None and not act_order and j % size == 0:
                 # Columns behind the block have not had this block's errors yet: a group may reach there.
                 behind = work[:, end : j + size] - errors[:, : j - start] @ upper[start:j, end : j + size]
                 whole = torch.cat([work[:, j : min(end, j + size)], behind], dim=1) * alive[:, j : j + size]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -59,8 +59,6 @@ def grids_by_layer(
     Raises: RecipeError when no calibration text reaches a layer.
     """
     linears, tables = split_tables(model, bits)
-    nearest = nearest_grids(model, {name: bits[name] for name in tables}, options)
-    grids, moved = nearest.grids, nearest.moved
 
     def visit(group: Sequence[str], moments: dict[str, Moments]) -> dict[str, Tensor]:
         kept = dict(prepare(group, moments)) if prepare is not None else {}
@@ -69,16 +67,30 @@ def grids_by_layer(
             before = weight.detach().clone()
             grid = grid_of(name, weight, moments[name])
             moved = moved_by(before, weight.detach())
-            kept |= {f"{name}{_SCALE}": grid.scale, f"{name}{_ZERO}": grid.zero, f"{name}{_MOVED}": moved}
+            kept |= what_is_kept(name, grid.scale, grid.zero, moved)
         return kept
 
     kept = walk(model, linears, context, options.samples, visit, method=method)
-    for name in linears:
+    nearest = nearest_grids(model, {name: bits[name] for name in tables}, options)
+    notes = [f"rounded to nearest, for want of inputs: {', '.join(tables)}"] if tables else []
+    return replace(grids_of(linears, kept, bits, options, nearest), notes=notes)
+
+
+def what_is_kept(name: str, scale: Tensor, zero: Tensor, moved: Tensor) -> dict[str, Tensor]:
+    """What a walk keeps of a module's grid: scale and zero [rows, groups], moved [2]."""
+    return {f"{name}{_SCALE}": scale, f"{name}{_ZERO}": zero, f"{name}{_MOVED}": moved}
+
+
+def grids_of(
+    names: Sequence[str], kept: Mapping[str, Tensor], bits: Mapping[str, int], options: WeightOnly, others: Grids
+) -> Grids:
+    """The grids of the modules that a walk has visited, from what it kept, and those of others beside them."""
+    grids, moved = dict(others.grids), others.moved
+    for name in names:
         how = (bits[name], options.is_symmetric(bits[name]))
         grids[name] = Grid(kept[f"{name}{_SCALE}"], kept[f"{name}{_ZERO}"], *how)
         moved = moved + kept[f"{name}{_MOVED}"]
-    notes = [f"rounded to nearest, for want of inputs: {', '.join(tables)}"] if tables else []
-    return Grids(grids, notes, kept, moved)
+    return Grids(grids, list(others.notes), kept, moved)
 
 
 def rounded_with(

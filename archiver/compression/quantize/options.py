@@ -140,11 +140,14 @@ class WeightOnly:
     algorithm: str | None = option(
         "string",
         None,
-        choices=("rtn", "gptq", "awq", "scale-estimation"),
+        choices=("rtn", "gptq", "awq", "awq-gptq", "scale-estimation", "autoround"),
         search=("rtn", "gptq", "awq"),
         help="rtn rounds to nearest, the others use data.train",
     )
     act_order: bool | None = option("boolean", None, help="gptq: columns with the largest inputs first (default true)")
+    steps: int | None = option(
+        "integer", None, minimum=1, maximum=10_000, help="autoround: of each layer (default 200)"
+    )
     samples: int = option("integer", 128, minimum=1, maximum=100_000, help="calibration texts, taken from data.train")
     mixed: Mixed | None = option("options", None, of=Mixed, help="bits per layer by measured sensitivity")
     aware: Retrain | None = option("options", None, of=Retrain, help=_AWARE)
@@ -156,13 +159,19 @@ class WeightOnly:
     @property
     def in_place(self) -> bool:
         """Whether the weights themselves are quantized, not planned for the runtime's own int8."""
-        asked = (self.group_size, self.symmetric, self.algorithm, self.act_order, self.mixed, self.aware)
+        asked = (self.group_size, self.symmetric, self.algorithm, self.act_order, self.steps, self.mixed, self.aware)
         return self.bits < 8 or any(value is not None for value in asked)
 
     @property
     def needs_data(self) -> bool:
         """Whether it cannot work without data.train."""
-        return self.algorithm in ("gptq", "awq", "scale-estimation") or self.mixed is not None or self.aware is not None
+        compensates = self.algorithm is not None and self.algorithm != "rtn"
+        return compensates or self.mixed is not None or self.aware is not None
+
+    @property
+    def learning_steps(self) -> int:
+        """Of autoround, in each layer."""
+        return self.steps or 200
 
     @property
     def columns_per_group(self) -> int | None:
@@ -177,8 +186,10 @@ class WeightOnly:
     def mistakes(self, bounded: bool) -> list[str]:
         """What its options say together that cannot work."""
         found = []
-        if self.act_order is not None and self.algorithm != "gptq":
+        if self.act_order is not None and self.algorithm not in ("gptq", "awq-gptq"):
             found.append("act_order orders the columns of gptq: add `algorithm: gptq`, or remove act_order")
+        if self.steps is not None and self.algorithm != "autoround":
+            found.append("steps is about learned rounding: add `algorithm: autoround`, or remove steps")
         if self.mixed is not None and self.bits != 8:
             found.append(f"bits ({self.bits}) and mixed both choose widths: remove bits, or mixed")
         if self.aware is not None:

@@ -57,7 +57,7 @@ def weight_only(model: torch.nn.Module, options: WeightOnly, context: StageConte
     moved = found.moved if options.aware is None else moved_since(model, before)
     line = f"{len(names)} modules, {sum(sizes.values())} weights: {width:.3g} bits a weight and a scale for each group"
     # AWQ rescales weights on purpose: how far they are from where they were says nothing.
-    notes.insert(0, line if options.algorithm == "awq" else f"{line}; {ratio_of(moved)}")
+    notes.insert(0, line if options.algorithm in ("awq", "awq-gptq") else f"{line}; {ratio_of(moved)}")
     return report_stage("quantize/weight-only", model, options, [*notes, NOT_FASTER])
 
 
@@ -75,7 +75,7 @@ def integer_grids(model: torch.nn.Module, bits: Mapping[str, int], options: Weig
         from archiver.compression.quantize.gptq import gptq_model
 
         return gptq_model(model, bits, options, context)
-    if options.algorithm == "awq":
+    if options.algorithm in ("awq", "awq-gptq"):
         from archiver.compression.quantize.scales.awq import awq_model
 
         return awq_model(model, bits, options, context)
@@ -83,6 +83,10 @@ def integer_grids(model: torch.nn.Module, bits: Mapping[str, int], options: Weig
         from archiver.compression.quantize.scales.estimation import scale_estimation_model
 
         return scale_estimation_model(model, bits, options, context)
+    if options.algorithm == "autoround":
+        from archiver.compression.quantize.learned_rounding import autoround_model
+
+        return autoround_model(model, bits, options, context)
     return nearest_grids(model, bits, options)
 
 

@@ -39,9 +39,14 @@ class _Call:
     keyword: str | None
 
     def run(self, layer: torch.nn.Module, hidden: Tensor) -> Any:
+        arguments, named = self.on(hidden)
+        return layer(*arguments, **named)
+
+    def on(self, hidden: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The layer's arguments, positional and by name, with these hidden states."""
         if self.keyword is None:
-            return layer(hidden, *self.arguments, **self.named)
-        return layer(*self.arguments, **{self.keyword: hidden}, **self.named)
+            return (hidden, *self.arguments), dict(self.named)
+        return self.arguments, {self.keyword: hidden, **self.named}
 
     def tensors(self) -> Iterator[Tensor]:
         for value in _leaves([self.arguments, dict(self.named)]):
@@ -116,8 +121,24 @@ class LayerRuns:
             while self.reached < place:
                 layer = self.layers[self.reached]
                 for index, hidden in enumerate(self._hidden):
-                    self._hidden.put(index, _first(self._calls[index][self.reached].run(layer, hidden)))
+                    self._hidden.put(index, first_of(self._calls[index][self.reached].run(layer, hidden)))
                 self.reached += 1
+
+    def fork(self) -> LayerRuns:
+        """Other runs of the same calls, from the same hidden states."""
+        found = LayerRuns(
+            self.module, self.batches, self.layers, self._calls, Hidden.of(list(self._hidden)), self._widths
+        )
+        found.reached = self.reached
+        return found
+
+    def hidden(self) -> list[Tensor]:
+        """The inputs of the layer that is reached (behind the last: what it gives), one tensor for each batch."""
+        return list(self._hidden)
+
+    def calls(self) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+        """(positional arguments, named ones) of the layer that is reached, for each batch."""
+        return [calls[self.reached].on(hidden) for calls, hidden in zip(self._calls, self._hidden, strict=True)]
 
     def run_layer(self, done: Callable[[], None]) -> None:
         """Run the layer that is reached, for what hooks see of it, and forget what it gives; `done()` after each batch."""
@@ -158,7 +179,7 @@ def _in_the_model(
         def hook(_: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
             nonlocal apart
             call, hidden = _split(arguments, named)
-            follows = not outputs or hidden is _first(outputs[-1])
+            follows = not outputs or hidden is first_of(outputs[-1])
             plain = all(isinstance(value, (Tensor, *_PLAIN)) for value in _leaves([call.arguments, dict(call.named)]))
             apart = apart and hidden is not None and follows and plain
             apart = apart and not any(id(one) in given for one in call.tensors())
@@ -170,9 +191,9 @@ def _in_the_model(
 
     with removed([layer.register_forward_hook(watch(index), with_kwargs=True) for index, layer in enumerate(layers)]):
         module(**inputs_of(batch, module))
-    if not apart or order != list(range(len(layers))) or not all(isinstance(_first(one), Tensor) for one in outputs):
+    if not apart or order != list(range(len(layers))) or not all(isinstance(first_of(one), Tensor) for one in outputs):
         return None
-    return _first(outputs[-1]), [len(one) if isinstance(one, tuple) else None for one in outputs]
+    return first_of(outputs[-1]), [len(one) if isinstance(one, tuple) else None for one in outputs]
 
 
 def _called(
@@ -236,7 +257,7 @@ def _split(arguments: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[_Call,
 
 def _alone(layers: Sequence[torch.nn.Module], calls: Sequence[_Call], hidden: Tensor) -> Tensor:
     for layer, call in zip(layers, calls, strict=True):
-        hidden = _first(call.run(layer, hidden))
+        hidden = first_of(call.run(layer, hidden))
     return hidden
 
 
@@ -246,7 +267,8 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return bool((one - other).abs().max() <= _TOLERANCE * other.abs().max().clamp(min=1e-12))
 
 
-def _first(output: Any) -> Any:
+def first_of(output: Any) -> Any:
+    """The hidden states of what a layer gives."""
     return output[0] if isinstance(output, tuple) else output
 
 

@@ -7,7 +7,6 @@ Where it does not, the whole model is run anew for each layer.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -15,6 +14,7 @@ import torch
 from archiver.architecture import layer_list
 from archiver.compression.calibration import Moments, MomentsSeen, moments_on, watched_inputs
 from archiver.compression.context import Batch, StageContext, stacked
+from archiver.compression.walk.clock import Clock
 from archiver.compression.walk.layer_runs import LayerRuns
 from archiver.compression.walk.saved import SavedWalk
 from archiver.errors import UnsupportedModelError
@@ -52,29 +52,22 @@ def walk(
     """
     groups = by_layer(model, names)
     saved = SavedWalk.of(context.checkpoint, model, names, f"{method} {key}")
-    kept: dict[str, Tensor] = {}
-    done, place = 0, 0
+    kept, clock = dict[str, Tensor](), Clock(method, len(names), context.say)
+    place = 0
     while place < len(groups) and (found := saved.restored(place)) is not None:
         kept |= found
-        done += len(groups[place][1])
+        clock.skip(groups[place][1])
         place += 1
     if place == len(groups):
         return kept
-    if place:
-        context.say(f"    {method}: goes on behind {groups[place - 1][1][-1]}, {done} of {len(names)} modules")
+    clock.resumed()
     inputs = _inputs(model, names, context, samples)
-    started, before = time.perf_counter(), done
     try:
         for index, (layer, group) in enumerate(groups[place:], place):
             given = visit(group, inputs(layer, group))
-            saved.keep(index, [*group, *_within(model, layer)], given)
+            saved.keep(index, [*group, *within(model, layer)], given)
             kept |= given
-            done += len(group)
-            left = (time.perf_counter() - started) / (done - before) * (len(names) - done)
-            still = f", about {_told(left)} left" if done < len(names) and left >= 1 else ""
-            context.say(
-                f"    {method}: {group[-1]} and what is beside it, {done} of {len(names)} modules{still}"
-            )  # fmt: skip
+            clock.tick(group)
     finally:
         inputs.close()
     return kept
@@ -120,7 +113,7 @@ class _LayerInputs(_Inputs):
 def _inputs(model: torch.nn.Module, names: Sequence[str], context: StageContext, samples: int) -> _Inputs:
     batches = stacked(context.calibrate(samples))
     runs = None
-    if not _shared_between_layers(model, names):
+    if not shared_between_layers(model, names):
         runs = LayerRuns.of(model, context.module, batches)
     if runs is None:
         return _Inputs(model, context.module, batches)
@@ -144,7 +137,7 @@ def by_layer(model: torch.nn.Module, names: Sequence[str]) -> list[tuple[int | N
     return [(layer, group) for layer, group in groups.items() if group]
 
 
-def _shared_between_layers(model: torch.nn.Module, names: Sequence[str]) -> bool:
+def shared_between_layers(model: torch.nn.Module, names: Sequence[str]) -> bool:
     """Whether a weight is read in several layers: its moments are those of all, and the whole model has to run."""
     try:
         prefix = f"{layer_list(model)[0]}."
@@ -157,13 +150,9 @@ def _shared_between_layers(model: torch.nn.Module, names: Sequence[str]) -> bool
     return any(place(name) and {place(twin) for twin in sharing(model, name)} - {place(name)} for name in names)
 
 
-def _within(model: torch.nn.Module, layer: int | None) -> list[str]:
+def within(model: torch.nn.Module, layer: int | None) -> list[str]:
     """Names of the modules of a layer."""
     if layer is None:
         return []
     prefix, layers = layer_list(model)
     return [f"{prefix}.{layer}.{name}" for name, _ in layers[layer].named_modules() if name]
-
-
-def _told(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -11,16 +11,18 @@ Where it is not (behind a post-norm, whose output also goes on beside the layers
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
 from archiver.architecture import Fold
 from archiver.compression.calibration import Moments
 from archiver.compression.context import StageContext
+from archiver.compression.quantize.gptq import gptq
 from archiver.compression.quantize.grids import group_scales, grouped, to_grid
 from archiver.compression.quantize.layer_grids import Grids, grids_by_layer, rounded_with, split_tables
 from archiver.compression.quantize.options import WeightOnly
+from archiver.compression.quantize.quantizers import Grid
 from archiver.compression.quantize.scales.folding import folds_of
 from archiver.compression.quantize.scales.search import output_error, search_scales
 
@@ -100,6 +102,8 @@ def clipped_scales(
 def awq_model(model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, context: StageContext) -> Grids:
     """Scale, clip and round the weights of some modules by AWQ, in place, layer after layer.
 
+    With the algorithm "awq-gptq" GPTQ rounds the scaled weights onto the clipped ranges.
+
     Args:
         bits: module name → width. Embedding tables are rounded to nearest.
         options: grouping, number of calibration texts.
@@ -115,16 +119,33 @@ def awq_model(model: torch.nn.Module, bits: Mapping[str, int], options: WeightOn
             f"{fold.after[0]}{_ALPHA}": torch.tensor(_scale(model, fold, moments, bits, options)) for fold in inside
         }  # fmt: skip
 
-    grid_of = rounded_with(clipped_scales, bits, options)
-    found = grids_by_layer(model, bits, options, context, "awq", grid_of, scale_group)
+    both = options.algorithm == "awq-gptq"
+    grid_of = _compensated(bits, options) if both else rounded_with(clipped_scales, bits, options)
+    name = "awq and gptq" if both else "awq"
+    found = grids_by_layer(model, bits, options, context, name, grid_of, scale_group)
     alphas = [float(value) for name, value in found.kept.items() if name.endswith(_ALPHA)]
     scaled = sum(len(fold.after) for fold in folds)
     mean = f", α {sum(alphas) / len(alphas):.2f} on average" if alphas else ""
     first = (
-        f"awq on {options.samples} training texts: the inputs of {scaled} of {len(linears)} layers could be scaled{mean}; "
-        "ranges clipped in all"
+        f"{name} on {options.samples} training texts: the inputs of {scaled} of {len(linears)} layers could be "
+        f"scaled{mean}; ranges clipped in all"
     )
     return dataclasses.replace(found, notes=[first, *found.notes])
+
+
+def _compensated(bits: Mapping[str, int], options: WeightOnly) -> Callable[[str, Tensor, Moments], Grid]:
+    """The `grid_of` that clips ranges and lets GPTQ round onto them."""
+
+    def grid_of(name: str, weight: Tensor, moments: Moments) -> Grid:
+        symmetric = options.is_symmetric(bits[name])
+        how = (bits[name], options.columns_per_group, symmetric)
+        scales = clipped_scales(weight.detach(), moments.gram.float(), *how)
+        values = gptq(weight, moments.gram, *how, act_order=options.act_order is not False, scales=scales)[0]
+        with torch.no_grad():
+            weight.copy_(values)
+        return Grid(*scales, bits[name], symmetric)
+
+    return grid_of
 
 
 def _scale(
