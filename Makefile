@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .PHONY: setup archive serve stop test lint check-lock bench bench-compression bench-generation bench-architectures \
-	bench-speech bench-recommendation clean
+	bench-language bench-speech bench-recommendation clean
 .DELETE_ON_ERROR:
 
 # 3.11 is what the tests run on: 3.12 and 3.13 get a warning, any other Python is refused.
@@ -63,6 +63,9 @@ bench-compression: setup
 
 bench-generation: setup
 	$(BIN)/python -m benchmarks.generation
+
+bench-language: setup
+	$(BIN)/python -m benchmarks.language $(PART)
 
 bench-architectures: setup
 	$(BIN)/python -m benchmarks.architectures --table docs/models.md
