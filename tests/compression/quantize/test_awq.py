@@ -17,11 +17,11 @@ from archiver.compression.quantize.quantizers import Grid
 from archiver.compression.quantize.scales.awq import (
     awq_model,
     channel_scale,
-    clipped_scales,
-    output_error,
     search_alpha,
 )
+from archiver.compression.quantize.scales.clipping import clipped_scales
 from archiver.compression.quantize.scales.folding import folds_of
+from archiver.compression.quantize.scales.search import output_error
 from archiver.compression.quantize.weights import weight_only
 from archiver.state.constraints import Mask, constrain, state_of
 

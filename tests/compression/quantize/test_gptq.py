@@ -120,7 +120,7 @@ def test_stage_rounds_layer_after_layer():
     before = model.first.weight == 0
     options = WeightOnly(bits=4, group_size=8, algorithm="gptq", samples=4, targets=("*",))
     report = weight_only(model, options, calibrated_on(batches, model))
-    assert "gptq on 4 training texts, damping 1%" in report.notes
+    assert "gptq on 4 training texts, damping 1%; ranges clipped" in report.notes
     assert "rounded to nearest, for want of inputs: table" in report.notes
     assert model.third.weight is model.second.weight
     assert not model.first.weight[before].any()

@@ -11,25 +11,25 @@ Where it is not (behind a post-norm, whose output also goes on beside the layers
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from archiver.architecture import Fold
 from archiver.compression.calibration import Moments
 from archiver.compression.context import StageContext
-from archiver.compression.quantize.gptq import gptq
+from archiver.compression.quantize.gptq import compensated
 from archiver.compression.quantize.grids import group_scales, grouped, to_grid
 from archiver.compression.quantize.layer_grids import Grids, grids_by_layer, rounded_with, split_tables
 from archiver.compression.quantize.options import WeightOnly
-from archiver.compression.quantize.quantizers import Grid
+from archiver.compression.quantize.scales.clipping import clipped_scales
 from archiver.compression.quantize.scales.folding import folds_of
-from archiver.compression.quantize.scales.search import output_error, search_scales
+from archiver.compression.quantize.scales.search import output_error
 
 Tensor = torch.Tensor
 
 _ALPHA = ".alpha"  # ending of the names of what a walk keeps
-STEPS = 20  # of the search for α in 0 … 1, and for the clipped share of the range in 0 … 1/2
+STEPS = 20  # of the search for α in 0 … 1
 
 
 def channel_scale(absolute: Tensor, alpha: float) -> Tensor:
@@ -75,30 +75,6 @@ def search_alpha(
     return best / STEPS, errors[best] / errors[0] if errors[0] else 1.0
 
 
-def clipped_scales(
-    weight: Tensor, gram: Tensor, bits: int, group_size: int | None, symmetric: bool
-) -> tuple[Tensor, Tensor]:
-    """Each group's range shrunk by 0, 1/40 … 19/40, whichever errs least on its inputs.
-
-    AWQ's code judges each group by itself; here it is judged together with the errors of the row's other groups,
-    ‖X_g·e_g + Σ X_h·e_h‖², group after group, three times.
-
-    Args:
-        weight: [rows, columns].
-        gram: XᵀX [columns, columns] of the layer's inputs.
-        bits, group_size, symmetric: the grid, as `group_scales` takes it; group_size None: one group a row.
-    Returns: (scale, zero), each [rows, groups].
-    """
-
-    def shrunk(
-        group: Tensor, own: Tensor, others: Tensor, scale: Tensor, zero: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        for step in range(STEPS):
-            yield group_scales(group, bits, symmetric, shrink=1 - step / (2 * STEPS))
-
-    return search_scales(weight, gram, bits, group_size, symmetric, shrunk)
-
-
 def awq_model(model: torch.nn.Module, bits: Mapping[str, int], options: WeightOnly, context: StageContext) -> Grids:
     """Scale, clip and round the weights of some modules by AWQ, in place, layer after layer.
 
@@ -120,7 +96,7 @@ def awq_model(model: torch.nn.Module, bits: Mapping[str, int], options: WeightOn
         }  # fmt: skip
 
     both = options.algorithm == "awq-gptq"
-    grid_of = _compensated(bits, options) if both else rounded_with(clipped_scales, bits, options)
+    grid_of = compensated(bits, options) if both else rounded_with(clipped_scales, bits, options)
     name = "awq and gptq" if both else "awq"
     found = grids_by_layer(model, bits, options, context, name, grid_of, scale_group)
     alphas = [float(value) for name, value in found.kept.items() if name.endswith(_ALPHA)]
@@ -131,21 +107,6 @@ def awq_model(model: torch.nn.Module, bits: Mapping[str, int], options: WeightOn
         f"scaled{mean}; ranges clipped in all"
     )
     return dataclasses.replace(found, notes=[first, *found.notes])
-
-
-def _compensated(bits: Mapping[str, int], options: WeightOnly) -> Callable[[str, Tensor, Moments], Grid]:
-    """The `grid_of` that clips ranges and lets GPTQ round onto them."""
-
-    def grid_of(name: str, weight: Tensor, moments: Moments) -> Grid:
-        symmetric = options.is_symmetric(bits[name])
-        how = (bits[name], options.columns_per_group, symmetric)
-        scales = clipped_scales(weight.detach(), moments.gram.float(), *how)
-        values = gptq(weight, moments.gram, *how, act_order=options.act_order is not False, scales=scales)[0]
-        with torch.no_grad():
-            weight.copy_(values)
-        return Grid(*scales, bits[name], symmetric)
-
-    return grid_of
 
 
 def _scale(
