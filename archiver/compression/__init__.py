@@ -1,8 +1,8 @@
 """Every compression method there is: METHODS[verb][method].
 
 A recipe's stage `- quantize: {method: static-int8, samples: 300}` names the verb (`quantize`), the method
-(`static-int8`) and the method's options. A verb with one method needs no `method:`. A new method is one entry here, its
-options dataclass and its function; archiver.compression.method says what an entry may declare.
+(`static-int8`) and the method's options. Without `method:` it is the verb's only one, or the one of its name. A new method
+is one entry here, its options dataclass and its function; archiver.compression.method says what an entry may declare.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from archiver.compression.quantize.options import (
     WeightOnly,
 )
 from archiver.compression.quantize.product.options import Product
-from archiver.compression.retrain.options import Retrain
+from archiver.compression.retrain.options import Layerwise, Retrain
 from archiver.compression.share.options import Vocabulary
 
 _ONCE = Refusal("{stage} stands after {earlier}: quantize once, as the last stage")
@@ -53,6 +53,9 @@ _QUANTIZES: Mapping[Effect, Refusal] = {
     Effect.GRID: _EACH_ONCE,
 }
 _TRAINS: Mapping[Effect, Refusal] = {Effect.PLANNED_INTEGERS: PUT_LAST, Effect.FIXED_GRID: _SCALES_STAY}
+_BY_THEMSELVES = Refusal(
+    "{stage} stands after {earlier}: layers that share weights cannot learn by themselves; use retrain"
+)
 _FACTORIZES: Mapping[Effect, Refusal] = {
     **MOVES_WEIGHTS,
     Effect.ZEROS: Refusal(
@@ -89,6 +92,12 @@ METHODS: dict[str, dict[str, Method]] = {
             function="archiver.compression.retrain.stage:retrain",
             needs_data=True,
             refuses=_TRAINS,
+        ),
+        "layerwise": Method(
+            options=Layerwise,
+            function="archiver.compression.retrain.layerwise:layerwise",
+            needs_data=True,
+            refuses={**_TRAINS, Effect.SHARED_LAYERS: _BY_THEMSELVES},
         ),
     },
     "factorize": {

@@ -266,8 +266,8 @@ def _stage(node: Node, what: str, task: Task | None, problems: Problems) -> Stag
         return None
     if "method" in body.value:
         method = choice(body.value["method"], f"{verb} method", methods, problems)
-    elif len(methods) == 1:
-        method = next(iter(methods))
+    elif len(methods) == 1 or verb in methods:
+        method = verb if verb in methods else next(iter(methods))
     else:
         problems.add_at(where, order, f"{what}.{verb} lacks the key 'method'; allowed: {', '.join(methods)}")
         return None

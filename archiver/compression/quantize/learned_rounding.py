@@ -27,6 +27,7 @@ from archiver.compression.quantize.options import WeightOnly
 from archiver.compression.walk.blocks import Block, walk_blocks
 from archiver.compression.walk.walk import by_layer
 from archiver.errors import RecipeError
+from archiver.state.constraints import straight_through
 
 Tensor = torch.Tensor
 
@@ -56,7 +57,8 @@ class LearnedRounding:
         """[rows, columns] the rounded weight, through which gradients pass."""
         scale, zero = self.grid()
         steps = 2**self.bits - 1
-        codes = _passed((self.groups / scale + self.offset * self.alive).round(), self.groups / scale + self.offset)
+        exact = self.groups / scale + self.offset * self.alive
+        codes = straight_through(exact, exact.round())
         inside = (codes + zero).clamp(0, steps)
         return ((inside - zero) * scale).reshape(self.shape)
 
@@ -65,12 +67,12 @@ class LearnedRounding:
         steps = 2**self.bits - 1
         if self.symmetric:
             wide = self.groups.abs().amax(-1, keepdim=True) * self.high * (2 / steps)
-            return _passed(half_scale(wide), wide), torch.full_like(wide, 2.0 ** (self.bits - 1))
+            return straight_through(wide, half_scale(wide)), torch.full_like(wide, 2.0 ** (self.bits - 1))
         low = self.groups.amin(-1, keepdim=True).clamp(max=0) * self.low
         high = self.groups.amax(-1, keepdim=True).clamp(min=0) * self.high
         wide = (high - low) / steps
-        scale = _passed(half_scale(wide), wide)
-        return scale, _passed((-low / scale).round().clamp(0, steps), -low / scale)
+        scale = straight_through(wide, half_scale(wide))
+        return scale, straight_through(-low / scale, (-low / scale).round().clamp(0, steps))
 
     @torch.no_grad()
     def move(self, gradients: Sequence[Tensor], rate: float) -> None:
@@ -80,11 +82,6 @@ class LearnedRounding:
         self.offset.clamp_(-0.5, 0.5)
         for share in (self.high, self.low):
             share.clamp_(0.1, 1.0)
-
-
-def _passed(rounded: Tensor, exact: Tensor) -> Tensor:
-    """`rounded`, with the gradient of `exact`."""
-    return exact + (rounded - exact).detach()
 
 
 def fit(block: Block, bits: Mapping[str, int], options: WeightOnly) -> dict[str, LearnedRounding]:

@@ -39,3 +39,17 @@ class Retrain:
         """What its options say together that cannot work."""
         learns = self.labels > 0 or (self.teacher != "none" and (self.distill.logits > 0 or self.distill.hidden > 0))
         return [] if learns else ["labels and distill are all 0 (or teacher is none): there is nothing to learn from"]
+
+
+@dataclass(frozen=True)
+class Layerwise:
+    """Teach each layer by itself to give what the original gives there; masks and quantizers of earlier stages hold."""
+
+    samples: int = option("integer", 128, minimum=1, maximum=100_000, help="texts, taken from data.train")
+    steps: int = option("integer", 100, minimum=1, maximum=100_000, help="of each layer, over some 2000 tokens each")
+    learning_rate: float = option("number", 5e-4, above=0, maximum=1)
+    warmup: float = option("number", 0.1, minimum=0, maximum=1, help="share of the steps in which the rate rises")
+    seed: int = option("integer", 0, minimum=0, maximum=2**31)
+    precision: str = option(
+        "string", "auto", choices=("auto", "fp32", "bf16"), help="bf16 where the host is fast in it"
+    )

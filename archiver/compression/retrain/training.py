@@ -101,9 +101,7 @@ class _Run:
             fused=True,
         )
         self.checkpoint = Checkpoint(context.checkpoint, self.parameters, self.optimizer)
-        self.bf16 = options.precision == "bf16" or (
-            options.precision == "auto" and (device.type == "cuda" or {"avx512_bf16", "amx_bf16"} & set(host_isa()))
-        )
+        self.bf16 = computes_in_bf16(options.precision, device)
 
     def run(self) -> Trained:
         done = Trained(*self.checkpoint.load())
@@ -161,7 +159,7 @@ class _Run:
         options, objective = self.options, self.context.objective
         wants_hidden = self.teacher is not None and options.distill.hidden > 0
         with _hidden_states(self.model, wants_hidden) as hidden, self._dropout(step):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=bool(self.bf16)):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 outputs = self.context.module(**inputs_of(batch, self.context.module))
         outputs = outputs.float()
         loss: Tensor = outputs.new_zeros(())
@@ -205,6 +203,13 @@ class _Run:
             return False
         self.context.say(f"    epoch {epoch + 1} brings nothing better on validation ({score:.4f})")
         return epoch - (done.best or 0) >= self.options.patience
+
+
+def computes_in_bf16(precision: str, device: torch.device) -> bool:
+    """Whether products are made in bf16: where it was asked for, or "auto" on a host that is fast in it."""
+    if precision != "auto":
+        return precision == "bf16"
+    return device.type == "cuda" or bool({"avx512_bf16", "amx_bf16"} & set(host_isa()))
 
 
 def rate(step: int, total: int, warmup: float) -> float:

@@ -44,7 +44,7 @@ class SavedWalk:
             return cls(model, None)
         digest = hashlib.sha256(key.encode())
         for name in names:
-            weight = model.get_submodule(name).get_parameter("weight").detach()
+            weight = getattr(model.get_submodule(name), "weight").detach()  # noqa: B009 - may be computed from a latent one
             digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
             digest.update(weight.contiguous().view(torch.uint8).numpy().data)
         path = checkpoint.with_name(f"{checkpoint.name}-walk-{digest.hexdigest()[:16]}")

@@ -147,12 +147,13 @@ def shared_between_layers(model: torch.nn.Module, names: Sequence[str]) -> bool:
     def place(name: str) -> str:
         return name.removeprefix(prefix).partition(".")[0] if name.startswith(prefix) else ""
 
-    return any(place(name) and {place(twin) for twin in sharing(model, name)} - {place(name)} for name in names)
+    inside = [name for name in names if place(name) and "weight" in model.get_submodule(name)._parameters]
+    return any({place(twin) for twin in sharing(model, name)} - {place(name)} for name in inside)
 
 
 def within(model: torch.nn.Module, layer: int | None) -> list[str]:
-    """Names of the modules of a layer."""
+    """Names of a layer and of the modules in it."""
     if layer is None:
         return []
     prefix, layers = layer_list(model)
-    return [f"{prefix}.{layer}.{name}" for name, _ in layers[layer].named_modules() if name]
+    return [f"{prefix}.{layer}.{name}".rstrip(".") for name, _ in layers[layer].named_modules()]
