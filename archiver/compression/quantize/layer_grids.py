@@ -53,6 +53,7 @@ def grids_by_layer(
         options: grouping and number of calibration texts.
         method: what progress is said of.
         grid_of: (name, weight [rows, columns], moments of its inputs) → its grid; it moves the weight onto it, in place.
+            Rows are rounded independently of each other: those of modules with the same inputs come together.
         prepare: (names of a group, moments of each) is called before the group is rounded; it may put other moments in
             place, and gives tensors to keep.
     Returns: the grids, with notes on tables, which have no inputs and are rounded to nearest.
@@ -62,18 +63,32 @@ def grids_by_layer(
 
     def visit(group: Sequence[str], moments: dict[str, Moments]) -> dict[str, Tensor]:
         kept = dict(prepare(group, moments)) if prepare is not None else {}
-        for name in group:
-            weight = model.get_submodule(name).get_parameter("weight")
-            before = weight.detach().clone()
-            grid = grid_of(name, weight, moments[name])
-            moved = moved_by(before, weight.detach())
-            kept |= what_is_kept(name, grid.scale, grid.zero, moved)
+        for names in _alike(group, moments, bits):
+            weights = [model.get_submodule(name).get_parameter("weight") for name in names]
+            rows = [len(weight) for weight in weights]
+            together = torch.cat([weight.detach() for weight in weights])
+            grid = grid_of(names[0], together, moments[names[0]])
+            parts = zip(*(item.split(rows) for item in (together, grid.scale, grid.zero)), strict=True)
+            for name, weight, (values, scale, zero) in zip(names, weights, parts, strict=True):
+                kept |= what_is_kept(name, scale, zero, moved_by(weight.detach(), values))
+                with torch.no_grad():
+                    weight.copy_(values)
         return kept
 
     kept = walk(model, linears, context, options.samples, visit, method=method)
     nearest = nearest_grids(model, {name: bits[name] for name in tables}, options)
     notes = [f"rounded to nearest, for want of inputs: {', '.join(tables)}"] if tables else []
     return replace(grids_of(linears, kept, bits, options, nearest), notes=notes)
+
+
+def _alike(
+    names: Sequence[str], moments: Mapping[str, Moments], bits: Mapping[str, int]
+) -> list[list[str]]:  # fmt: skip
+    """Modules with the same inputs and width: their rows are rounded as those of one matrix, in fewer and larger steps."""
+    found: dict[tuple[int, int], list[str]] = {}
+    for name in names:
+        found.setdefault((id(moments[name]), bits[name]), []).append(name)
+    return list(found.values())
 
 
 def what_is_kept(name: str, scale: Tensor, zero: Tensor, moved: Tensor) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from archiver.compression.context import calibration_forward
 from archiver.compression.quantize.gptq import DAMPING, gptq
 from archiver.compression.quantize.grids import round_to_nearest
 from archiver.compression.quantize.options import WeightOnly
+from archiver.compression.quantize.scales.clipping import clipped_scales
 from archiver.compression.quantize.weights import weight_only
 from archiver.state.constraints import Mask, constrain, state_of
 
@@ -145,3 +146,23 @@ def test_twins_moments_add_up():
     torch.testing.assert_close(both["second"].absolute, every.abs().sum(0).float())
     assert both["second"].tokens == 60
     assert DAMPING == 0.01
+
+
+def test_modules_with_the_same_inputs_are_rounded_as_each_by_itself():
+    from any_models import tiny
+
+    from archiver.compression.quantize.gptq import gptq_model
+    from handlers.architecture.outputs.decoder import DecoderWithHead
+
+    model = tiny("llama", "AutoModelForCausalLM", num_hidden_layers=1)
+    ids = torch.randint(3, 100, (4, 16), generator=torch.Generator().manual_seed(1))
+    context = calibrated_on([{"input_ids": ids, "attention_mask": torch.ones_like(ids)}], DecoderWithHead(model))
+    names = [f"model.layers.0.self_attn.{part}_proj" for part in "qkv"]
+    before = {name: model.get_submodule(name).weight.detach().clone() for name in names}
+    gram = input_moments(model, names[:1], context, 1)[names[0]].gram
+    options = WeightOnly(bits=4, group_size=8, algorithm="gptq", samples=1)
+    gptq_model(model, dict.fromkeys(names, 4), options, context)
+    for name in names:
+        scales = clipped_scales(before[name], gram.float(), 4, 8, True)
+        alone = gptq(before[name], gram, 4, 8, True, act_order=True, scales=scales)[0]
+        assert torch.equal(model.get_submodule(name).weight, alone)
