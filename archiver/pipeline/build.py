@@ -56,7 +56,7 @@ def build(recipe: Recipe, model_store: Path = Path("model_store"), progress: Pro
             workload = start.checked.load()
         compressed = compress(workload, progress, model_store)
         choice = choose(workload, folder, progress)
-        staged, original = choice.staged, workload.original_metrics
+        staged = choice.staged
         with progress.step("pack"):
             facts = _facts(workload, compressed.reports, staged)
             timings = _timings(workload, choice, compressed, progress)
@@ -64,7 +64,9 @@ def build(recipe: Recipe, model_store: Path = Path("model_store"), progress: Pro
             part = folder / "archive.mar"
             write_mar(staged.folder, part)
         size = part.stat().st_size
-        require_passed(recipe.name, bounds_missed(recipe, original, staged.metrics, archive_bytes=size))
+        require_passed(
+            recipe.name, bounds_missed(recipe, staged.found.original, staged.found.metrics, archive_bytes=size)
+        )
         with progress.step("verify: load it alone, answer its examples"):
             problems = verify_folder(staged.folder, list_files(staged.folder))
             if problems:
@@ -102,8 +104,9 @@ def _facts(workload: Workload, stages: list[StageReport], staged: Staged) -> dic
             "original_bytes": workload.facts.weight_bytes,
             "weight_bytes": staged.weight_bytes,
         },
-        "metrics": {"original": workload.original_metrics, "compressed": staged.metrics},
-        "measured_on": {"source": recipe["data"].get("validation", workload.task.fallback), **workload.extent},
+        "metrics": {"original": staged.found.original, "compressed": staged.found.metrics},
+        "measured_on": {"source": recipe["data"].get("validation", workload.task.fallback), **staged.found.extent},
+        **({"intervals": intervals} if (intervals := staged.found.as_dict()) else {}),
         "tolerance": {
             "allowed": staged.handler.serving["tolerance"],
             "alone_against_in_a_batch": round(staged.batch_difference, 6),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +50,8 @@ def _export(workload: Workload, folder: Path) -> dict[str, Any]:
     }
 
 
-def score(handler: Any, folder: Path, windows: np.ndarray) -> Predictions:
-    """How the module that the handler has loaded predicts windows of text.
-
-    Args:
-        windows: [windows, length] int64.
-    """
-    return predict_windows(DecoderWithHead(handler.backend.model), windows)
+@contextmanager
+def score(handler: Any, folder: Path) -> Iterator[Callable[[np.ndarray], Predictions]]:
+    """How the module that the handler has loaded predicts windows of text: a function of [windows, length] int64."""
+    module = DecoderWithHead(handler.backend.model)
+    yield lambda windows: predict_windows(module, windows)

@@ -16,10 +16,11 @@ from archiver.errors import DataError
 if TYPE_CHECKING:
     import torch
 
+    from archiver.evaluation.comparison import Comparison
     from archiver.evaluation.speed import Speed
     from archiver.models.facts import ModelFacts
     from archiver.models.source import ModelSource
-    from archiver.spec import Recipe
+    from archiver.spec import GateSpec, Recipe
     from archiver.tasks.base import Task
 
 Batch = Mapping[str, "torch.Tensor"]
@@ -99,6 +100,22 @@ class Workload(ABC):
     @abstractmethod
     def original_metrics(self) -> dict[str, float]:
         """Those of the original, measured once."""
+
+    def compare(self, bounds: Sequence[GateSpec]) -> Comparison:
+        """The metrics of `module` as it is now beside the original's on the same inputs.
+
+        Args:
+            bounds: what is to be decided: a task that reads samples may stop when the verdicts are sure.
+        """
+        from archiver.evaluation.comparison import Comparison
+
+        return Comparison(self.measure(), self.original_metrics, self.extent)
+
+    def compare_served(self, handler: Any, way: Any, folder: Path) -> Comparison:
+        """The same through the handler that will serve, for the recipe's final bounds. Args: as `measure_served`."""
+        from archiver.evaluation.comparison import Comparison
+
+        return Comparison(self.measure_served(handler, way, folder), self.original_metrics, self.extent)
 
     @abstractmethod
     def measure_served(self, handler: Any, way: Any, folder: Path) -> dict[str, float]:

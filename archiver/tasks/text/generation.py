@@ -19,8 +19,9 @@ _STARTER = """
 # Fill in your text and uncomment: then the model can be calibrated, and the gate can measure what it lost.
 # data:
 #   train: train.txt            # plain text, relative to this file; or hub://name[/config]:split, or embedded:cpython
-#   validation: validation.txt  # what the gate is measured on: its first 200 windows
+#   validation: validation.txt  # what the gate is measured on: its first 200 windows at most
 #   context: {context}                # tokens of one window
+#   windows: auto               # as many as it takes to be sure; all: every one of the 200
 
 compress:
   - quantize: {{method: weight-only, bits: 8}}
@@ -62,7 +63,7 @@ class TextGeneration(Task):
     predicts_tokens = True
     plain_text = True
     batched = False  # a runtime's own batch, which texts join and leave token by token
-    data_keys = ("context",)
+    data_keys = ("context", "windows")
     serve_keys = (
         "max_length",
         "max_queue",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +21,11 @@ from archiver.tasks.workload import TOLERANCE_FP32, TOLERANCE_INT8, Arrays, Batc
 if TYPE_CHECKING:
     import torch
 
-    from archiver.evaluation.metrics.perplexity import Predictions
+    from archiver.evaluation.comparison import Comparison
     from archiver.models.facts import ModelFacts
     from archiver.models.source import ModelSource
-    from archiver.spec import Recipe
+    from archiver.spec import GateSpec, Recipe
+    from archiver.tasks.text.window_measuring import OriginalAnswers, Predict
 
 SPEED_TOKENS = 2048  # of one batch of windows
 SPEED_BATCHES = 2
@@ -75,40 +76,67 @@ class GenerationWorkload(Workload):
 
     # ---- quality ------------------------------------------------------------------------------------------------------
 
-    def metrics_from(self, found: Predictions, windows: np.ndarray) -> dict[str, float]:
-        """The task's metrics from what some runtime predicted on `windows`, in the ids of the model as it is now."""
-        from archiver.evaluation.metrics.perplexity import language_metrics, predict_windows
-        from archiver.state.constraints import state_of
-
-        old_ids = state_of(self.model).old_ids
-        if old_ids is None:
-            return language_metrics(found, self._original.best)
-        # Tokens are gone: the original reads the same windows by its own ids, and may answer with a token that is gone.
-        old = old_ids.numpy()
-        found.best[...] = old[found.best]
-        return language_metrics(found, predict_windows(self.original, old[windows]).best)
-
     def measure(self) -> dict[str, float]:
+        """Over all windows: what stages compare with each other is measured on the same text."""
         from archiver.evaluation.metrics.perplexity import predict_windows
 
-        windows = self.windows(self.tokenizer_json)
-        return self.metrics_from(predict_windows(self.module, windows), windows)
+        return self._compare(lambda windows: predict_windows(self.module, windows), (), whole=True).metrics
+
+    def compare(self, bounds: Sequence[GateSpec]) -> Comparison:
+        from archiver.evaluation.metrics.perplexity import predict_windows
+
+        return self._compare(lambda windows: predict_windows(self.module, windows), bounds)
 
     def measure_served(self, handler: Any, way: Any, folder: Path) -> dict[str, float]:
+        return self.compare_served(handler, way, folder).metrics
+
+    def compare_served(self, handler: Any, way: Any, folder: Path) -> Comparison:
+        with load_object(way.score)(handler, folder) as predict:
+            return self._compare(predict, [bounds for _, bounds in self.recipe.final_bounds])
+
+    def _compare(self, predict: Predict, bounds: Sequence[GateSpec], *, whole: bool = False) -> Comparison:
+        """A model beside the original.
+
+        Args:
+            predict: [windows, length] int64 in the ids of the model as it is now → Predictions.
+            bounds: what is to be decided. whole: over all windows, whatever the recipe says.
+        """
+        from archiver.evaluation.metrics.perplexity import Predictions, predict_windows
+        from archiver.state.constraints import state_of
+        from archiver.tasks.text.window_measuring import OriginalAnswers, compare_whole, compare_windows
+
         windows = self.windows(self.tokenizer_json)
-        return self.metrics_from(load_object(way.score)(handler, folder, windows), windows)
+        whole = whole or self.recipe.data.windows == "all"
+        kept = state_of(self.model).old_ids
+        if kept is None:
+            return compare_windows(predict, windows, self._original, bounds, whole=whole)
+        old_ids = kept.numpy()
+
+        def in_old_ids(part: np.ndarray) -> Predictions:
+            found = predict(part)
+            return Predictions(found.nll, old_ids[found.best])
+
+        if np.array_equal(old_ids[windows], self._original.windows):
+            return compare_windows(in_old_ids, windows, self._original, bounds, whole=whole)
+        # Tokens of this text are gone: the original reads the model's windows by its own ids, and its own as they were.
+        reread = OriginalAnswers(lambda part: predict_windows(self.original, part), old_ids[windows])
+        return compare_whole(in_old_ids(windows), reread.every(), self._original.every())
 
     @cached_property
-    def _original(self) -> Predictions:
+    def _original(self) -> OriginalAnswers:
         from archiver.evaluation.metrics.perplexity import predict_windows
+        from archiver.tasks.text.window_measuring import OriginalAnswers
 
-        return predict_windows(self.original, self.windows(self.tokenizer_bytes))
+        windows = self.windows(self.tokenizer_bytes)
+        return OriginalAnswers(lambda part: predict_windows(self.original, part), windows)
 
     @cached_property
     def original_metrics(self) -> dict[str, float]:
+        """Over all windows."""
         from archiver.evaluation.metrics.perplexity import language_metrics
 
-        return language_metrics(self._original, self._original.best)
+        found = self._original.every()
+        return language_metrics(found, found.best)
 
     # ---- data ---------------------------------------------------------------------------------------------------------
 
