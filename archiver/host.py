@@ -12,6 +12,18 @@ def describe_host() -> dict[str, Any]:
     return {"processor": _processor(), "cores": container_cores(), "isa": host_isa(), "system": platform.system()}
 
 
+def peak_memory() -> int | None:
+    """Bytes: the most memory that this process has had resident, mapped files included; None where the host does not tell.
+
+    Not getrusage's ru_maxrss, which begins with what the parent process had.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()

@@ -9,10 +9,10 @@ from typing import Any
 from archiver.compression.report import StageReport
 from archiver.errors import PackagingError
 from archiver.evaluation.gate import require_passed
-from archiver.host import describe_host
-from archiver.packaging.layout import created_by, seal
+from archiver.host import describe_host, peak_memory
+from archiver.packaging.layout import created_by, seal, write_timings
 from archiver.packaging.mar import list_files, replace_file, write_mar
-from archiver.packaging.verify import verify_folder
+from archiver.packaging.verify import Verified, verify_folder
 from archiver.pipeline.check import check
 from archiver.pipeline.choose import Choice, bounds_missed, choose
 from archiver.pipeline.new_model import start_of
@@ -57,20 +57,24 @@ def build(recipe: Recipe, model_store: Path = Path("model_store"), progress: Pro
         compressed = compress(workload, progress, model_store)
         choice = choose(workload, folder, progress)
         staged = choice.staged
-        with progress.step("pack"):
+        with progress.step("verify: load it alone, answer its examples"):
             facts = _facts(workload, compressed.reports, staged)
             timings = _timings(workload, choice, compressed, progress)
             manifest = seal(staged.folder, facts, _examples(staged), timings)
+            verified = verify_folder(staged.folder, list_files(staged.folder))
+            if verified.problems:
+                raise PackagingError(
+                    "the new archive does not stand on its own; nothing was written", verified.problems
+                )
+        with progress.step("pack"):
+            timings |= {"stage_seconds": dict(progress.seconds), "peak_memory": _peaks(verified)}
+            write_timings(staged.folder, timings)
             part = folder / "archive.mar"
             write_mar(staged.folder, part)
         size = part.stat().st_size
         require_passed(
             recipe.name, bounds_missed(recipe, staged.found.original, staged.found.metrics, archive_bytes=size)
         )
-        with progress.step("verify: load it alone, answer its examples"):
-            problems = verify_folder(staged.folder, list_files(staged.folder))
-            if problems:
-                raise PackagingError("the new archive does not stand on its own; nothing was written", problems)
         target = model_store / f"{recipe.name}.mar"
         replace_file(part, target)
         forget_checkpoints(workload, model_store)
@@ -120,6 +124,12 @@ def _examples(staged: Staged) -> list[dict[str, Any]]:
     answers = respond_fully(staged.handler, staged.examples)
     stored = map(staged.handler.input.to_stored, staged.examples)
     return [{"input": item, "answer": answer} for item, answer in zip(stored, answers, strict=True)]
+
+
+def _peaks(verified: Verified) -> dict[str, int]:
+    """The most memory that the build had resident until now, and a worker that answered the examples; what is known."""
+    peaks = {"build_bytes": peak_memory(), "worker_bytes": verified.worker_bytes}
+    return {name: peak for name, peak in peaks.items() if peak is not None}
 
 
 def _timings(workload: Workload, choice: Choice, compressed: Compressed, progress: Progress) -> dict[str, Any]:

@@ -28,6 +28,9 @@ def summarize(report: Mapping[str, Any], path: Path) -> str:
         f"{timings['speedup']:.2f} × PyTorch eager fp32",
         f"          {batches} on {host['processor']}, {host['cores']} cores, {', '.join(host['isa'])}",
     ]
+    if peaks := timings.get("peak_memory"):
+        names = {"build_bytes": "the build", "worker_bytes": "a worker"}
+        lines.append("  memory  " + ", ".join(f"{names[key]} {_mb(peak)}" for key, peak in peaks.items()) + " at most")
     if factor := timings.get("real_time_factor"):
         lines.append(f"          real-time factor {factor['original']:.4f} → {factor['compressed']:.4f}")
     if timings["speedup"] < 1.05:
