@@ -18,7 +18,7 @@ class Progress:
     """Steps on `stream`: one line each when done, and lines on how far it is while it takes long.
 
     Attributes:
-        seconds: time by step.
+        seconds: time by step. expected: how many seconds a step will take, about, as far as somebody knows.
     """
 
     def __init__(self, stream: TextIO | None = None, *, quiet: bool = False, every: float | None = None) -> None:
@@ -30,15 +30,12 @@ class Progress:
         self._lock = threading.Lock()
         self._shown = 0  # characters of the line that the next one writes over
         self.seconds: dict[str, float] = {}
+        self.expected: dict[str, float] = {}
 
     @contextmanager
-    def step(self, name: str, expected: float | None = None) -> Iterator[None]:
-        """Times what happens inside under `name` (added up when the name comes again).
-
-        Args:
-            expected: seconds it will take, about; None where nobody knows.
-        """
-        running = _Step(name, expected)
+    def step(self, name: str) -> Iterator[None]:
+        """Times what happens inside under `name` (added up when the name comes again)."""
+        running = _Step(name, self.expected.get(name))
         if self._terminal:
             self._over(f"  {name} …")
         ended = threading.Event()

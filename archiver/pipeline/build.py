@@ -15,6 +15,7 @@ from archiver.packaging.mar import list_files, replace_file, write_mar
 from archiver.packaging.verify import Verified, verify_folder
 from archiver.pipeline.check import check
 from archiver.pipeline.choose import Choice, bounds_missed, choose
+from archiver.pipeline.forecast import LOAD, PACK, VERIFY, forecast, require_room
 from archiver.pipeline.new_model import start_of
 from archiver.pipeline.stages import Compressed, compress, forget_checkpoints
 from archiver.pipeline.staging import Staged
@@ -50,14 +51,18 @@ def build(recipe: Recipe, model_store: Path = Path("model_store"), progress: Pro
     progress = progress or Progress()
     with progress.step(CHECKING):
         checked = check(recipe)
+    needed = forecast(checked)
+    progress.say(f"  needs {needed.sentence()}, roughly")
+    require_room(needed, model_store)
+    progress.expected.update(needed.seconds or {})
     with workspace(model_store) as folder:
         start = start_of(checked, model_store, progress)
-        with progress.step("load the model, answer the validation texts"):
+        with progress.step(LOAD):
             workload = start.checked.load()
         compressed = compress(workload, progress, model_store)
         choice = choose(workload, folder, progress)
         staged = choice.staged
-        with progress.step("verify: load it alone, answer its examples"):
+        with progress.step(VERIFY):
             facts = _facts(workload, compressed.reports, staged)
             timings = _timings(workload, choice, compressed, progress)
             manifest = seal(staged.folder, facts, _examples(staged), timings)
@@ -66,7 +71,7 @@ def build(recipe: Recipe, model_store: Path = Path("model_store"), progress: Pro
                 raise PackagingError(
                     "the new archive does not stand on its own; nothing was written", verified.problems
                 )
-        with progress.step("pack"):
+        with progress.step(PACK):
             timings |= {"stage_seconds": dict(progress.seconds), "peak_memory": _peaks(verified)}
             write_timings(staged.folder, timings)
             part = folder / "archive.mar"
@@ -87,8 +92,10 @@ def check_only(recipe: Recipe, progress: Progress | None = None) -> None:
 
     Raises: RecipeError, UnsupportedModelError or DataError that lists every problem.
     """
-    with (progress or Progress()).step(CHECKING):
-        check(recipe)
+    progress = progress or Progress()
+    with progress.step(CHECKING):
+        checked = check(recipe)
+    progress.say(f"  its build needs {forecast(checked).sentence()}, roughly")
 
 
 def _facts(workload: Workload, stages: list[StageReport], staged: Staged) -> dict[str, Any]:

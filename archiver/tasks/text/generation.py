@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from archiver.data.text.windows import CONTEXT, read_text, windows_of
+from archiver.data.text.windows import CONTEXT, VALIDATION_WINDOWS, read_text, windows_of
 from archiver.tasks.base import GENERATE, Metric, Task, engine_server, limit_line
 
 if TYPE_CHECKING:
@@ -88,6 +89,18 @@ class TextGeneration(Task):
         if 2 <= context <= facts.max_positions:
             windows_of(text, (source.path / "tokenizer.json").read_bytes(), context)
         return [text]
+
+    def tokens(self, examples: Sequence[Any], recipe: Recipe, facts: ModelFacts, source: ModelSource) -> int | None:
+        tokenizer = (source.path / "tokenizer.json").read_bytes()
+        return sum(windows_of(text, tokenizer, context_of(recipe, facts)).size for text in examples)
+
+    def measured_tokens(self, tokens: int, recipe: Recipe, facts: ModelFacts) -> int:
+        """Of the windows that may be read; half of them, where a sample may do."""
+        most = min(tokens, VALIDATION_WINDOWS * context_of(recipe, facts))
+        return most if recipe.data.windows == "all" else most // 2
+
+    def tokens_of_one(self, recipe: Recipe, facts: ModelFacts) -> int:
+        return context_of(recipe, facts)
 
     def loss(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         from torch.nn import functional
