@@ -52,21 +52,23 @@ class Comparison:
         return {"confidence": CONFIDENCE, **ends}
 
 
-def changes(found: Predictions, original: Predictions, confidence: float) -> dict[str, Interval]:
-    """How each metric of a language model compares with the original's, from windows that both have read.
+def changes(found: Predictions, original: Predictions, population: int, confidence: float) -> dict[str, Interval]:
+    """How each metric of a language model over all windows compares with the original's, from those that both have read.
 
     With d the windows' differences in mean negative log-likelihood: perplexity's relative change is exp(mean d) − 1, and
     Student's interval of mean d gives its ends. Cross-entropy's is a ratio of means, its error by the delta method.
-    Agreement is a mean of shares, whose error is never taken for less than that of one more token that differs.
+    Agreement is a mean of shares, whose error is never taken for less than that of one more token that differs. All
+    errors are those of a sample of n windows of N, drawn without putting back: √(1 − n/N) of what they were else.
 
     Args:
         found, original: of the same windows, at least two.
+        population: how many windows there are.
         confidence: 0 < confidence < 1, of each interval.
     Returns: "perplexity", "cross_entropy": relative change; "agreement": the share itself.
-    Source: Cochran, Sampling Techniques, 1977, § 2.11 and 6.4.
+    Source: Cochran, Sampling Techniques, 1977, § 2.6 and 6.4.
     """
     count = len(found)
-    reach = student_t(count - 1, confidence) / math.sqrt(count)
+    reach = student_t(count - 1, confidence) * math.sqrt((1 - count / population) / count)
     difference = found.nll - original.nll
     mean, half = float(difference.mean()), reach * float(difference.std(ddof=1))
     base = float(original.nll.mean())

@@ -188,8 +188,9 @@ def _relative_speed(workload: Workload) -> float:
     """
     every = workload.speed_batches()
     batches = every[:: -(-len(every) // _SPEED_BATCHES)]
-    original, compressed = workload.run_of(workload.original), workload.run_of(workload.module)
-    with torch.no_grad():
+    compressed = workload.run_of(workload.module)
+    with torch.no_grad(), workload.original_in_memory() as module:
+        original = workload.run_of(module)
         return compare_speed(
             original, compressed, batches, rounds=_SPEED_ROUNDS, count=workload.items_of
         ).speedup  # fmt: skip

@@ -17,6 +17,7 @@ from archiver.evaluation.openvino_windows import LikeliestTokens
 from archiver.export.decoder_check import IR
 from archiver.export.graph_weights import pack_openvino
 from archiver.export.openvino_decoder import export_decoder
+from archiver.host import give_back_memory
 from archiver.progress import counted
 from archiver.requirements import requirement
 from archiver.runtimes.base import Export
@@ -53,6 +54,7 @@ def export(workload: Workload, folder: Path) -> Export:
     if serve.draft is None and not serve.prompt_lookup:
         return Export(session)
     more, measured = assist(workload, folder, session)
+    give_back_memory()
     return Export(session | more, measured={"assistance": measured})
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -153,6 +154,11 @@ class Workload(ABC):
                 return found
 
         return run
+
+    @contextmanager
+    def original_in_memory(self) -> Iterator[torch.nn.Module]:
+        """The original as it is timed: with its weights in memory while the context lasts."""
+        yield self.original
 
     @abstractmethod
     def speed(self, handler: Any) -> Speed:

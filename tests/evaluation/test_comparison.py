@@ -27,9 +27,12 @@ def predictions(nll: list[float], best: list[list[int]] | None = None) -> Predic
 
 
 def test_intervals_by_hand() -> None:
-    """Differences 0.1, 0.2, 0.3: mean 0.2, standard deviation 0.1; perplexity grows by exp(0.2 ± t · 0.1/√3) − 1."""
-    found = changes(predictions([1.1, 2.2, 3.3]), predictions([1.0, 2.0, 3.0]), 0.95)
-    reach = T2 * 0.1 / math.sqrt(3)
+    """Differences 0.1, 0.2, 0.3, a fourth window unread: mean 0.2, standard deviation 0.1, √(1 − 3/4) of its error.
+
+    Perplexity grows by exp(0.2 ± t · 0.1/√3 · 1/2) − 1.
+    """
+    found = changes(predictions([1.1, 2.2, 3.3]), predictions([1.0, 2.0, 3.0]), 4, 0.95)
+    reach = T2 * 0.1 / math.sqrt(3) / 2
     perplexity = found["perplexity"]
     assert perplexity.value == pytest.approx(math.expm1(0.2))
     assert (perplexity.low, perplexity.high) == pytest.approx((math.expm1(0.2 - reach), math.expm1(0.2 + reach)))
@@ -39,14 +42,16 @@ def test_intervals_by_hand() -> None:
     # No token differs: the error is that of one in the 6 + 2 of Laplace's rule, √(1/8 · 7/8 / 6).
     agreement = found["agreement"]
     assert agreement.value == agreement.high == 1.0
-    assert agreement.low == pytest.approx(1 - T2 * math.sqrt(1 / 8 * 7 / 8 / 6))
+    assert agreement.low == pytest.approx(1 - T2 * math.sqrt(1 / 8 * 7 / 8 / 6) / 2)
+    whole = changes(predictions([1.1, 2.2, 3.3]), predictions([1.0, 2.0, 3.0]), 3, 0.95)["perplexity"]
+    assert whole.low == whole.value == whole.high
 
 
 def test_agreement_scatters_between_windows() -> None:
     """Shares 1, 1/2, 0 of 100 tokens each: mean 1/2, standard deviation 1/2, far more than the tokens' own."""
     original = predictions([1.0, 1.0, 1.0], [[0] * 100] * 3)
     found = predictions([1.0, 1.0, 1.0], [[0] * 100, [0] * 50 + [1] * 50, [1] * 100])
-    agreement = changes(found, original, 0.95)["agreement"]
+    agreement = changes(found, original, 10**9, 0.95)["agreement"]
     assert agreement.value == 0.5
     assert agreement.low == pytest.approx(0.5 - T2 * 0.5 / math.sqrt(3), abs=1e-5)
 

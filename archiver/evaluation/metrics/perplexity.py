@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from archiver.errors import DataError
+from archiver.host import give_back_memory
 from archiver.progress import counted
 
-_LOGITS = 1 << 24  # most logits held at once: 64 MB as float32
+_LOGITS = 1 << 26  # most logits held at once: 256 MB as float32
 MAX_ROWS = 8
 DECIMALS = 6
 
@@ -55,16 +56,20 @@ def predict_windows(module: torch.nn.Module, windows: np.ndarray) -> Predictions
             ids = torch.from_numpy(windows[start : start + rows].copy()).to(device)
             logits = module(input_ids=ids)[:, :-1].float()
             target = ids[:, 1:].unsqueeze(-1)
-            lost = torch.logsumexp(logits, dim=-1) - logits.gather(-1, target).squeeze(-1)
-            nll.append(lost.double().mean(dim=-1).cpu().numpy())
-            best.append(logits.argmax(dim=-1).cpu().numpy())
+            for row, wanted in zip(
+                logits, target, strict=True
+            ):  # one by one: each step on all would hold all once more
+                lost = torch.logsumexp(row, dim=-1) - row.gather(-1, wanted).squeeze(-1)
+                nll.append(float(lost.double().mean()))
+                best.append(row.argmax(dim=-1).cpu().numpy())
             start += rows
             done(min(start, len(windows)))
             rows = max(1, min(MAX_ROWS, _LOGITS // (windows.shape[1] * logits.shape[-1])))
-    found = np.concatenate(nll)
+    give_back_memory()
+    found = np.array(nll)
     if not np.isfinite(found).all():
         raise DataError("the model gave logits that are not finite on the validation text: nothing can be measured")
-    return Predictions(found, np.concatenate(best))
+    return Predictions(found, np.stack(best))
 
 
 def language_metrics(found: Predictions, reference: np.ndarray) -> dict[str, float]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 
 from archiver.data.text.windows import VALIDATION_WINDOWS, windows_of
 from archiver.evaluation.speed import Speed
+from archiver.host import give_back_memory
 from archiver.tasks.base import load_object
 from archiver.tasks.text.generation import TextGeneration, context_of
 from archiver.tasks.workload import TOLERANCE_FP32, TOLERANCE_INT8, Arrays, Batch, Workload
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from archiver.evaluation.comparison import Comparison
     from archiver.models.facts import ModelFacts
     from archiver.models.source import ModelSource
+    from archiver.models.streamed import Streamed
     from archiver.spec import GateSpec, Recipe
     from archiver.tasks.text.window_measuring import OriginalAnswers, Predict
 
@@ -39,11 +42,13 @@ class GenerationWorkload(Workload):
 
     Attributes:
         text, train: validation and training text, "" for none.
+        streamed: the original within `original`, whose weights stay in the model's files; None where it is in memory.
     """
 
     task: TextGeneration
     text: str = ""
     train: str = ""
+    streamed: Streamed | None = None
 
     @classmethod
     def load(
@@ -61,9 +66,11 @@ class GenerationWorkload(Workload):
 
         model = load_model(source, task.auto_class)
         module = DecoderWithHead(model)
-        original = copy.deepcopy(module).eval()
+        streamed = _streamed(model, source.path)
+        original = (copy.deepcopy(module) if streamed is None else DecoderWithHead(streamed.model)).eval()
+        give_back_memory()
         text, more = validation[0], train[0] if train else ""
-        return cls(task, recipe, source, facts, [text], model, module, original, text, more)
+        return cls(task, recipe, source, facts, [text], model, module, original, text, more, streamed)
 
     @property
     def context(self) -> int:
@@ -188,7 +195,19 @@ class GenerationWorkload(Workload):
         read = max(1, min(READ, self.context - 1, room // 2))
         written = max(1, min(WRITTEN, room - read))
         cut = [self.windows(tokenizer)[:STREAMS, :read] for tokenizer in (self.tokenizer_bytes, self.tokenizer_json)]
-        return compare_generation(self.original.get_submodule("model"), handler.backend, cut[0], cut[1], written)
+        with self.original_in_memory() as original:
+            return compare_generation(original.get_submodule("model"), handler.backend, cut[0], cut[1], written)
+
+    @contextmanager
+    def original_in_memory(self) -> Iterator[torch.nn.Module]:
+        """Where no stage has changed a weight it is the model itself, and no second one is loaded."""
+        if self.streamed is None:
+            yield self.original
+        elif self.streamed.same(self.model):
+            yield self.module
+        else:
+            with self.streamed.resident():
+                yield self.original
 
     # ---- the archive --------------------------------------------------------------------------------------------------
 
@@ -230,6 +249,23 @@ class GenerationWorkload(Workload):
         if old_ids is None:
             return list(self.facts.end_token_ids)
         return [int(place) for end in self.facts.end_token_ids for place in (old_ids == end).nonzero()[:, 0]]
+
+
+def _streamed(model: Any, folder: Path) -> Streamed | None:
+    """The model with its weights in its files; None where its code looks at a weight outside of the module that has it."""
+    import torch
+
+    from archiver.models.streamed import Streamed
+
+    streamed: Any = Streamed(model, folder)
+    ids = torch.tensor([[0, 0]])
+    with torch.inference_mode():
+        expected = model(input_ids=ids, use_cache=False).logits
+        try:
+            found = streamed.model(input_ids=ids, use_cache=False).logits
+        except Exception:  # whatever such code meets in an empty weight
+            return None
+    return streamed if torch.equal(found, expected) else None
 
 
 def _inputs(windows: np.ndarray) -> dict[str, torch.Tensor]:

@@ -69,8 +69,11 @@ def compare_windows(
         parts.append(predict(windows[order[done:end]]))
         done = end
         found = joined(parts)
-        intervals = changes(found, reference, confidence) if end > 1 else {}
-        if end == count or decided(gates, intervals):
+        if end == count:
+            intervals = {}  # nothing is a sample any more
+            break
+        intervals = changes(found, reference, count, confidence)
+        if decided(gates, intervals):
             break
     return Comparison(
         language_metrics(found, reference.best),
