@@ -65,6 +65,7 @@ def predict_windows(module: torch.nn.Module, windows: np.ndarray) -> Predictions
             start += rows
             done(min(start, len(windows)))
             rows = max(1, min(MAX_ROWS, _LOGITS // (windows.shape[1] * logits.shape[-1])))
+            del logits, row  # before the next ones are made
     give_back_memory()
     found = np.array(nll)
     if not np.isfinite(found).all():
