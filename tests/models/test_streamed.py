@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from archiver.models.load import load_model
-from archiver.models.streamed import Streamed, stored_tensors
+from archiver.models.stored import stored_tensors, weights_of
+from archiver.models.streamed import Streamed
 
 TASK = "AutoModelForCausalLM"
 IDS = torch.arange(4, 20).reshape(2, 8)
@@ -73,6 +74,11 @@ def test_stored_tensors_by_hand(tmp_path: Path) -> None:
     assert found.keys() == {"a", "b"}
     assert found["a"].read().tolist() == [[1.0, -2.0], [0.5, 3.0]] and found["a"].read().dtype == torch.float32
     assert found["b"].read().tolist() == [7.0]
+    assert found["a"][...].dtype == torch.bfloat16 and found["a"][...].tolist() == [[1.0, -2.0], [0.5, 3.0]]
+    assert (found["a"].get_dtype(), found["a"].get_shape()) == ("BF16", [2, 2])
+    assert {name: tensor[...].tolist() for name, tensor in weights_of(tmp_path).items()} == {
+        "a": [[1.0, -2.0], [0.5, 3.0]], "ids": [1, 2], "b": [7.0]
+    }  # fmt: skip
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-2])
     with pytest.raises(OSError, match="model.safetensors ends within a tensor"):
