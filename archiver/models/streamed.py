@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,29 +18,22 @@ _KEPT = 1 << 23  # larger tensors have pages of their own, which go back to the 
 
 
 class Streamed:
-    """A copy of a model that holds only those weights that its files do not hold under the same name.
+    """A model, some of whose weights lie in files: each is in memory while its module runs, and at no other time.
 
     Args:
-        model: transformers' own, as it was loaded from `folder`; it stays as it is.
-        folder: the model directory.
+        model: is changed in place; see `streamed_copy` and `parked` for models to begin with.
+        places: id of an empty Parameter of the model → the tensor that it stands for.
 
     Attributes:
-        model: the copy, to be called as the model is. A module's weights are there while it runs, and at no other time.
+        model: to be called as any model is.
     """
 
-    def __init__(self, model: Module, folder: Path) -> None:
-        stored = stored_tensors(folder)
+    def __init__(self, model: Module, places: Mapping[int, StoredTensor]) -> None:
+        self.model = model
         self._resident = False
         self._spare: dict[tuple[int, ...], list[torch.Tensor]] = {}  # room for weights, used again and again
-        places: dict[int, StoredTensor] = {}
-        memo: dict[int, Any] = {}
-        for name, weight in model.named_parameters():
-            if name in stored and self._equal(stored[name], weight):
-                memo[id(weight)] = torch.nn.Parameter(torch.empty(0), requires_grad=False)
-                places[id(memo[id(weight)])] = stored[name]
-        self.model: Module = copy.deepcopy(model, memo)
         self._slots: list[tuple[Module, str, torch.nn.Parameter, StoredTensor]] = []
-        for module in self.model.modules():
+        for module in model.modules():
             mine = [
                 (slot, p, places[id(p)]) for slot, p in module._parameters.items() if p is not None and id(p) in places
             ]
@@ -50,12 +43,12 @@ class Streamed:
                 module.register_forward_hook(self._empty(mine), always_call=True)
 
     def same(self, model: Module) -> bool:
-        """Whether every weight of a model is still what the files hold."""
+        """Whether every weight of another model is what this one's is."""
         stored = {id(empty): tensor for _, _, empty, tensor in self._slots}
         mine = dict(self.model.named_parameters())
         theirs = dict(model.named_parameters())
         return mine.keys() == theirs.keys() and all(
-            self._equal(stored[id(weight)], theirs[name]) if id(weight) in stored else torch.equal(weight, theirs[name])
+            equal(stored[id(weight)], theirs[name]) if id(weight) in stored else torch.equal(weight, theirs[name])
             for name, weight in mine.items()
         )
 
@@ -107,9 +100,58 @@ class Streamed:
         if room.device.type == "cpu" and room.numel() < _KEPT:
             self._spare.setdefault(tuple(room.shape), []).append(room)
 
-    def _equal(self, stored: StoredTensor, weight: torch.Tensor) -> bool:
-        if stored.shape != tuple(weight.shape):
-            return False
-        found = stored.read_into(self._room(stored.shape))
-        self._put_by(found)
-        return torch.equal(found, weight)
+
+def streamed_copy(model: Module, folder: Path) -> Streamed:
+    """A copy of a model that holds only those weights that its directory's files do not hold under the same name.
+
+    Args:
+        model: transformers' own, as it was loaded from `folder`; it stays as it is.
+    """
+    places: dict[int, StoredTensor] = {}
+    memo: dict[int, Any] = {}
+    for weight, stored in _matched(model, stored_tensors(folder)):
+        if stored is not None:
+            memo[id(weight)] = _nothing()
+            places[id(memo[id(weight)])] = stored
+    return Streamed(copy.deepcopy(model, memo), places)
+
+
+def parked(model: Module, folder: Path, file: Path) -> Streamed:
+    """A model whose weights leave memory, in place: those that its directory's files hold are read from there again.
+
+    Args:
+        folder: the directory that it was loaded from. file: where its other weights are written, as they are.
+    """
+    places: dict[int, StoredTensor] = {}
+    empties: dict[int, torch.nn.Parameter] = {}
+    with file.open("wb") as out:
+        for weight, stored in _matched(model, stored_tensors(folder)):
+            if stored is None and weight.dtype != torch.float32:
+                continue
+            if stored is None:
+                stored = StoredTensor(file, weight.dtype, tuple(weight.shape), out.tell())
+                weight.detach().cpu().contiguous().numpy().tofile(out)
+            empties[id(weight)] = _nothing()
+            places[id(empties[id(weight)])] = stored
+    for module in model.modules():
+        for slot, found in module._parameters.items():
+            if found is not None and id(found) in empties:
+                module._parameters[slot] = empties[id(found)]
+    return Streamed(model, places)
+
+
+def equal(stored: StoredTensor, weight: torch.Tensor) -> bool:
+    """Whether a weight is what a file holds."""
+    return stored.shape == tuple(weight.shape) and torch.equal(stored.read(), weight)
+
+
+def _matched(model: Module, stored: Mapping[str, StoredTensor]) -> list[tuple[torch.nn.Parameter, StoredTensor | None]]:
+    """Each Parameter, and the tensor of its name that holds its values; None where there is none."""
+    return [
+        (weight, stored[name] if name in stored and equal(stored[name], weight) else None)
+        for name, weight in model.named_parameters()
+    ]
+
+
+def _nothing() -> torch.nn.Parameter:
+    return torch.nn.Parameter(torch.empty(0), requires_grad=False)

@@ -35,6 +35,7 @@ def choose(workload: Workload, folder: Path, progress: Progress) -> Choice:
     Raises: GateFailed with every missed bound; UnsupportedModelError where no runtime can take the model.
     """
     runtimes = _candidates(workload)
+    workload.park(folder)
     rejected: dict[str, str] = {}
     best: Choice | None = None
     failures: list[str] = []

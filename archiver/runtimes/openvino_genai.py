@@ -36,8 +36,10 @@ _SPARE_BLOCKS = 8
 
 def export(workload: Workload, folder: Path) -> Export:
     """Write the IR (and a draft model's, where it makes writing faster) into `folder`."""
-    serve, plan, layouts = workload.recipe.serve, plan_of(workload.model), layouts_by_content(workload.model)
-    export_decoder(workload.model, plan, folder)
+    serve, plan = workload.recipe.serve, plan_of(workload.model)
+    with workload.weights_in_memory():
+        layouts, width = layouts_by_content(workload.model), key_value_width(workload.model)
+        export_decoder(workload.model, plan, folder)
     packed = pack_openvino(folder / IR, layouts)
     session = {
         "requirement": requirement("openvino-genai"),
@@ -45,7 +47,7 @@ def export(workload: Workload, folder: Path) -> Export:
         # bf16 would make the answers depend on whether the host has it, and is no faster with integer weights.
         "precision": "f32",
         "kv_cache": serve.kv_cache,
-        "cache_blocks": cache_blocks(serve, key_value_width(workload.model)),
+        "cache_blocks": cache_blocks(serve, width),
         "max_running": serve.batch_size,
         # With integer weights the CPU quantizes activations too, in small groups.
         "int8": plan is not None or any(layout.grouping is not None for layout in layouts.values()),

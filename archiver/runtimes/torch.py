@@ -35,12 +35,14 @@ def export_generation(workload: Workload, folder: Path) -> Export:
 
     Raises: UnsupportedModelError where it keeps something else than keys and values, which the backend pads and joins.
     """
-    kv_shapes(workload.model)
+    with workload.weights_in_memory():
+        kv_shapes(workload.model)
     return Export(_export(workload, folder) | {"max_running": workload.recipe.serve.batch_size})
 
 
 def _export(workload: Workload, folder: Path) -> dict[str, Any]:
-    export_packed(workload.model, plan_of(workload.model), folder)
+    with workload.weights_in_memory():
+        export_packed(workload.model, plan_of(workload.model), folder)
     return {
         "requirement": requirement("transformers"),
         "int8": False,

@@ -26,6 +26,11 @@ def export(workload: Workload, folder: Path) -> Export:
     with torch.device("meta"):
         plain = skeleton(workload.source, workload.task.auto_class)
     expected = {name: tuple(weight.shape) for name, weight in plain.state_dict().items()}
+    with workload.weights_in_memory():
+        return _export(workload, folder, expected)
+
+
+def _export(workload: Workload, folder: Path, expected: dict[str, tuple[int, ...]]) -> Export:
     found = {name: tuple(weight.shape) for name, weight in workload.model.state_dict().items()}
     if odd := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
         raise UnsupportedModelError(

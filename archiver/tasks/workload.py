@@ -155,6 +155,18 @@ class Workload(ABC):
 
         return run
 
+    def park(self, folder: Path) -> None:  # noqa: B027 - small models stay where they are
+        """The stages are done: from now on the weights need be in memory only inside `weights_in_memory`.
+
+        Args:
+            folder: has room for a file with them, as long as the workload is used.
+        """
+
+    @contextmanager
+    def weights_in_memory(self) -> Iterator[None]:
+        """Inside, the weights of `model` may be looked at, not only computed with."""
+        yield
+
     @contextmanager
     def original_in_memory(self) -> Iterator[torch.nn.Module]:
         """The original as it is timed: with its weights in memory while the context lasts."""

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from archiver.models.load import load_model
 from archiver.models.stored import stored_tensors, weights_of
-from archiver.models.streamed import Streamed
+from archiver.models.streamed import parked, streamed_copy
 
 TASK = "AutoModelForCausalLM"
 IDS = torch.arange(4, 20).reshape(2, 8)
@@ -41,7 +41,7 @@ def test_the_same_answers_and_nothing_held(tiny_model, tmp_path, tied, dtype) ->
         {"format": "pt"},
     )
     model = load_model(folder, TASK)
-    streamed = Streamed(model, folder)
+    streamed = streamed_copy(model, folder)
     assert held(streamed.model) == 0
     assert torch.equal(logits(streamed.model), logits(model))
     assert held(streamed.model) == 0
@@ -61,7 +61,7 @@ def test_a_weight_that_the_files_have_not_stays_in_memory(tiny_model) -> None:
     model = load_model(path, TASK)
     with torch.no_grad():
         model.lm_head.weight.mul_(2)
-    streamed = Streamed(model, path)
+    streamed = streamed_copy(model, path)
     assert held(streamed.model) == model.lm_head.weight.numel()
     assert torch.equal(logits(streamed.model), logits(model)) and streamed.same(model)
 
@@ -83,3 +83,22 @@ def test_stored_tensors_by_hand(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-2])
     with pytest.raises(OSError, match="model.safetensors ends within a tensor"):
         [tensor.read() for tensor in found.values()]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_parked_model_is_out_of_memory_and_answers_as_before(tiny_model, tmp_path, tied) -> None:
+    """What a stage has changed lies in a file of its own, all else in the model's."""
+    path = tiny_model("llama", "text-generation", tie_word_embeddings=tied)
+    model = load_model(path, TASK)
+    changed = model.model.layers[0].mlp.down_proj.weight
+    with torch.no_grad():
+        changed.mul_(2)
+    expected, weights = logits(model), {name: w.clone() for name, w in model.state_dict().items()}
+    streamed = parked(model, path, tmp_path / "weights")
+    assert streamed.model is model and held(model) == 0
+    assert (tmp_path / "weights").stat().st_size == changed.nbytes
+    assert torch.equal(logits(model), expected) and held(model) == 0
+    with streamed.resident():
+        assert all(torch.equal(w, weights[name]) for name, w in model.state_dict().items())
+        assert (model.lm_head.weight is model.get_input_embeddings().weight) == tied
+    assert held(model) == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,12 +43,14 @@ class GenerationWorkload(Workload):
     Attributes:
         text, train: validation and training text, "" for none.
         streamed: the original within `original`, whose weights stay in the model's files; None where it is in memory.
+        parked: `model`, once its weights are in files too.
     """
 
     task: TextGeneration
     text: str = ""
     train: str = ""
     streamed: Streamed | None = None
+    parked: Streamed | None = None
 
     @classmethod
     def load(
@@ -198,12 +200,25 @@ class GenerationWorkload(Workload):
         with self.original_in_memory() as original:
             return compare_generation(original.get_submodule("model"), handler.backend, cut[0], cut[1], written)
 
+    def park(self, folder: Path) -> None:
+        from archiver.models.streamed import parked
+
+        if self.streamed is not None and self.parked is None:
+            self.parked = parked(self.model, self.source.path, folder / "weights")
+            give_back_memory()
+
+    @contextmanager
+    def weights_in_memory(self) -> Iterator[None]:
+        with self.parked.resident() if self.parked is not None else nullcontext():
+            yield
+        give_back_memory()
+
     @contextmanager
     def original_in_memory(self) -> Iterator[torch.nn.Module]:
         """Where no stage has changed a weight it is the model itself, and no second one is loaded."""
         if self.streamed is None:
             yield self.original
-        elif self.streamed.same(self.model):
+        elif self.parked is None and self.streamed.same(self.model):
             yield self.module
         else:
             with self.streamed.resident():
@@ -255,9 +270,9 @@ def _streamed(model: Any, folder: Path) -> Streamed | None:
     """The model with its weights in its files; None where its code looks at a weight outside of the module that has it."""
     import torch
 
-    from archiver.models.streamed import Streamed
+    from archiver.models.streamed import streamed_copy
 
-    streamed: Any = Streamed(model, folder)
+    streamed: Any = streamed_copy(model, folder)
     ids = torch.tensor([[0, 0]])
     with torch.inference_mode():
         expected = model(input_ids=ids, use_cache=False).logits
