@@ -28,6 +28,9 @@ VERIFY = "verify: load it alone, answer its examples"
 PACK = "pack"
 _BASE = 600e6  # bytes of the process without a model
 _COPIES = 3.0  # of the fp32 weights at the same time, with what the runtimes make of them
+_WRITERS = 1.1  # the same of models that write: theirs lie in files while they are not needed
+_LOGITS = 600e6  # bytes of these models' logits, and of what is made of them
+_OPENED = 2.5  # bytes in memory for each byte of the archive's weights, mapped ones included
 _EAGER = 1.5  # a pass through a model, against its products alone at the rate of a large one
 _READ, _WRITE, _STREAM = 400e6, 20e6, 10e9  # bytes a second: of weights loaded, of an archive packed, of memory
 _TRAINING = 4  # passes that a step of training is worth: forward, backward, the original's
@@ -65,7 +68,8 @@ def forecast(checked: Checked, flops: float | None = None) -> Forecast:
     runtimes = _runtimes(recipe, task.execution)
     trains = [stage for stage in recipe.compress if _epochs(stage)]
     store = stored * (len(runtimes) + 1) + 3 * weights * bool(trains)
-    memory = _BASE + (_COPIES + 3 * bool(trains)) * weights
+    memory = _BASE + 3 * bool(trains) * weights
+    memory += _WRITERS * weights + _OPENED * stored + _LOGITS if task.execution == GENERATE else _COPIES * weights
     read, learnt = (task.tokens(part, recipe, facts, checked.source) for part in (checked.validation, checked.train))
     if read is None or learnt is None:
         return Forecast(None, memory, store, stored)

@@ -223,6 +223,7 @@ class GenerationWorkload(Workload):
         else:
             with self.streamed.resident():
                 yield self.original
+            give_back_memory()
 
     # ---- the archive --------------------------------------------------------------------------------------------------
 
