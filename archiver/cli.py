@@ -4,6 +4,7 @@ Exit codes: 0 done · 2 the user's input is at fault · 3 the gate · 1 our faul
 """
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -123,7 +124,9 @@ def _build(options: argparse.Namespace) -> int:
     try:
         built = pipeline.build(recipe, options.model_store, progress)
     except OSError as error:
-        return _refuse(f"{options.model_store}: {error.strerror or error}; name a folder that can be written", code=2)
+        full = error.errno == errno.ENOSPC
+        advice = "free some of it, or name a folder on another disk" if full else "name a folder that can be written"
+        return _refuse(f"{options.model_store}: {error.strerror or error}; {advice}")
     from archiver.report.summary import summarize
 
     report = _report(built.path)

@@ -1,5 +1,7 @@
 """The machine that a measurement was taken on: processor, cores and instruction sets, no host name."""
 
+import ctypes
+import gc
 import platform
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,26 @@ from handlers.cpu import container_cores, host_isa
 def describe_host() -> dict[str, Any]:
     """Processor, cores of the container, and the instruction sets that fast kernels look for."""
     return {"processor": _processor(), "cores": container_cores(), "isa": host_isa(), "system": platform.system()}
+
+
+def peak_memory() -> int | None:
+    """Bytes: the most memory that this process has had resident, mapped files included; None where the host does not tell.
+
+    Not getrusage's ru_maxrss, which begins with what the parent process had.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
+
+
+def give_back_memory() -> None:
+    """Hand what this process has freed back to the host, where the C library keeps it (glibc): a heap of gigabytes else."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _processor() -> str:

@@ -18,6 +18,7 @@ class DataSpec:
     train, validation: a file (Path), "hub://name[/config]:split", "embedded:cpython:train|validation", or None
     columns: {"text" | "text_pair" | "label" | …: column name, or position in a file without header}; {} for the default
     context: tokens per window of a language model's text
+    windows: of its validation text, all of the first 200, or as many as it takes to be sure ("auto", the default)
     items: a file of the names of items; min_count: interactions below which a user or an item is left out
     """
 
@@ -25,6 +26,7 @@ class DataSpec:
     validation: Path | str | None = None
     columns: Mapping[str, str | int] = field(default_factory=dict)
     context: int | None = option("integer", None, minimum=2, maximum=100_000, help="256 where the model has as many")
+    windows: str | None = option("string", None, choices=("auto", "all"))
     items: Path | None = None
     min_count: int | None = option(
         "integer", None, minimum=1, maximum=1_000_000, help="rarer users and items are left out"
@@ -37,6 +39,7 @@ class Stage:
 
     max_drop: {metric: fraction} against the original, measured after this stage and before later ones
     max_increase: {metric: fraction} relative to the original, likewise, for metrics that are better when lower
+    measure: the metrics and the eager speed after this stage are measured for the report, with bounds or without
     """
 
     verb: str
@@ -44,6 +47,7 @@ class Stage:
     options: Any
     max_drop: Mapping[str, float] = field(default_factory=dict)
     max_increase: Mapping[str, float] = field(default_factory=dict)
+    measure: bool = False
 
     @property
     def bounds(self) -> GateSpec | None:
@@ -151,3 +155,10 @@ class Recipe:
     gate: GateSpec | None = None
     serve: ServeSpec = ServeSpec()
     base_dir: Path = Path()
+
+    @property
+    def final_bounds(self) -> list[tuple[str, GateSpec]]:
+        """What the archive must keep: the gate, named "", and under their labels the quantize stages' own bounds."""
+        found = [("", self.gate)] if self.gate is not None else []
+        own = [(stage.label, stage.bounds) for stage in self.compress if stage.verb == "quantize"]
+        return found + [(label, bounds) for label, bounds in own if bounds is not None]

@@ -28,6 +28,7 @@ DECODER = (
     f"model={SHARED / 'models/docs-lm'}",
     f"data.train={SHARED / 'data/docs/train.txt'}",
     f"data.validation={SHARED / 'data/docs/validation.txt'}",
+    "data.windows=all",
     "serve.max_length=512",  # docs-lm has no more positions
 )
 LEFT_OUT = ("default", "sentence-similarity", "sst2")  # rows of the README's own table

@@ -248,6 +248,7 @@ def measure_quality(folder: Path, store: Path) -> None:
                 "train": str(SHARED / "data/docs/train.txt"),
                 "validation": str(SHARED / "data/docs/validation.txt"),
                 "context": 256,
+                "windows": "all",
             },
             "compress": [{"quantize": {"method": "weight-only", **options}}],
             "serve": {"runtime": "openvino", "max_length": 512},

@@ -86,8 +86,8 @@ def main() -> int:
         )
         workload = check(load_recipe(recipe)).load()
         print(f"untrained: {json.dumps(workload.original_metrics)}", flush=True)
-        done = compress(workload, Progress())
-        print(f"trained: {json.dumps((done.reports[-1].metrics or {})['after'])}", flush=True)
+        compress(workload, Progress())
+        print(f"trained: {json.dumps(workload.measure())}", flush=True)
         target = options.out / "minilm-ranking"
         shutil.copytree(untrained, target, dirs_exist_ok=True)
         with quiet():

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,9 @@ def test_verify(mar, tmp_path, capsys):
     assert "sound" in capsys.readouterr().out
     broken = tmp_path / "broken.mar"
     content = bytearray(mar.read_bytes())
-    content[len(content) // 2] ^= 0xFF
+    with zipfile.ZipFile(mar) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.compress_size)
+    content[largest.header_offset + 30 + len(largest.filename) + largest.compress_size // 2] ^= 0xFF
     broken.write_bytes(content)
     assert main(["verify", str(broken)]) == 1
     assert "broken.mar" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from scipy import stats
+from archiver.evaluation.student import student_t
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,3 @@ def ratio_interval(ratios: Sequence[float], confidence: float = 0.95) -> Interva
     bound = 1 + half_width
     ratio = math.exp(center)
     return Interval(ratio, ratio / bound, ratio * bound, half_width, len(logs), confidence)
-
-
-def student_t(freedom: int, confidence: float) -> float:
-    """The t for which |T| ≤ t has a given probability under Student's distribution.
-
-    Args:
-        freedom: degrees of freedom, at least 1.
-        confidence: 0 < confidence < 1.
-    Returns: t > 0.
-    """
-    return float(stats.t.ppf((1 + confidence) / 2, freedom))

@@ -30,7 +30,8 @@ _SETTINGS = {
 def check_answers(model: torch.nn.Module, folder: Path) -> None:
     """Compare a graph's logits with torch's, a prompt at once and token by token, and its likelihoods in pages.
 
-    model: the …ForCausalLM that openvino_model.xml in `folder` was exported from, its weights in float32.
+    model: the …ForCausalLM that openvino_model.xml in `folder` was exported from, with the weights that the graph's
+        constants stand for, in float32.
     Raises: UnsupportedModelError where they differ by more than TOLERANCE, or where the graph does not run.
     """
     generator = torch.Generator().manual_seed(0)
@@ -60,7 +61,7 @@ def _log_likelihoods(folder: Path, ids: list[int]) -> np.ndarray:
     """ln p of every token behind the first, as the pipeline that serves computes them."""
     session = {"precision": "f32", "kv_cache": "f32", "max_running": 1, "cache_blocks": 16, "int8": False}
     session |= {"requirement": "openvino-genai", "openvino": "openvino", "device": "cpu"}
-    backend = OpenVinoBackend(folder, session, container_cores(), (), prefix_caching=False)
+    backend = OpenVinoBackend(folder, session, container_cores(), (), prefix_caching=False, exact_activations=True)
     return np.array(backend.log_likelihoods(ids))
 
 

@@ -7,7 +7,8 @@ fuses the one into FullyConnected and Gather as well as the other (seen with Ope
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ from archiver.state.plan import QuantizationPlan
 from archiver.storage.codec_choice import WeightLayout
 from archiver.storage.int8_rows import quantize_rows
 from archiver.storage.layouts import content_key, layouts_by_content
+
+_ROWS = 4096  # of a weight that are worked on at once
 
 
 @dataclass(frozen=True)
@@ -82,10 +85,53 @@ def _makers(
 
 
 def as_rows(weight: np.ndarray) -> Integers:
-    """Symmetric int8 rows of any weight: see int8_rows."""
-    q, scale = quantize_rows(torch.tensor(weight))
+    """Symmetric int8 rows of any weight: see int8_rows. A large one is worked through in parts of its rows."""
+    levels, scale = np.empty(weight.shape, np.int16), np.empty((len(weight), 1), np.float32)
+    for start in range(0, len(weight), _ROWS):
+        part = slice(start, start + _ROWS)
+        q, scale[part] = (found.numpy() for found in quantize_rows(torch.tensor(weight[part])))
+        levels[part] = q
     zero = np.zeros((len(weight), 1, 1), np.int16)
-    return Integers(q.numpy().astype(np.int16)[:, None], scale.numpy()[:, None], zero, 8)
+    return Integers(levels[:, None], scale[:, None], zero, 8)
+
+
+@contextlib.contextmanager
+def as_planned(model: torch.nn.Module, plan: QuantizationPlan | None) -> Iterator[None]:
+    """Inside, a module whose weight the plan makes int8 rows computes with what those stand for; one weight at a time.
+
+    A weight that holds a planned one's values is planned too, as in the graph.
+    """
+    names = (*plan.linears, *plan.embeddings) if plan else ()
+    planned = {id(weight): weight for weight in (model.get_parameter(f"{name}.weight") for name in names)}
+    hooks = []
+    for module in model.modules():
+        weight = module._parameters.get("weight")
+        if weight is None or weight.ndim != 2:
+            continue
+        if id(weight) in planned or any(_equal(weight, other) for other in planned.values()):
+            hooks.append(module.register_forward_pre_hook(_round_rows))
+            hooks.append(module.register_forward_hook(_put_back(weight), always_call=True))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _equal(weight: torch.Tensor, other: torch.Tensor) -> bool:
+    return weight.shape == other.shape and torch.equal(weight, other)
+
+
+def _round_rows(module: torch.nn.Module, _: object) -> None:
+    q, scale = quantize_rows(module.get_parameter("weight"))
+    module._parameters["weight"] = torch.nn.Parameter(q.float().mul_(scale), requires_grad=False)
+
+
+def _put_back(weight: torch.nn.Parameter) -> Callable[..., None]:
+    def put(module: torch.nn.Module, *_: object) -> None:
+        module._parameters["weight"] = weight
+
+    return put
 
 
 def on_grid(weight: np.ndarray, layout: WeightLayout) -> Integers | None:

@@ -10,7 +10,6 @@ import contextlib
 import io
 import logging
 import re
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +20,9 @@ import torch
 from archiver.errors import UnsupportedModelError
 from archiver.export.decoder_check import IR, check_answers
 from archiver.export.decoder_configs import TASK, decoder_config
-from archiver.export.integer_constants import put_integers
+from archiver.export.integer_constants import as_planned, put_integers
 from archiver.export.telemetry import decline_telemetry
+from archiver.host import give_back_memory
 from archiver.state.plan import QuantizationPlan
 from handlers.manifest import canonical_json
 
@@ -37,30 +37,31 @@ def export_decoder(model: torch.nn.Module, plan: QuantizationPlan | None, folder
     decline_telemetry()
     import openvino as ov
 
-    with tempfile.TemporaryDirectory() as place:
-        plain = Path(place) / IR
-        with as_it_was(model), torch.random.fork_rng(devices=[]):
-            model.eval()  # dropout would make torch's answers others, and draw random numbers
-            _trace(model, decoder_config(model), plain)
-            check_answers(model, plain.parent)
-        graph = ov.Core().read_model(plain)
+    with as_it_was(model), torch.random.fork_rng(devices=[]):
+        model.eval()  # dropout would make torch's answers others, and draw random numbers
+        graph = _trace(model, decoder_config(model))
         put_integers(graph, model, plan)
         # A new model around the same operations: optimum's and the converter's notes about themselves stay behind.
         graph = ov.Model(graph.get_results(), graph.get_sinks(), graph.get_parameters(), "decoder")
         name_by_place(graph)
         ov.save_model(graph, folder / IR, compress_to_fp16=False)
-        del graph  # which reads from the temporary file
-    forget_version(folder / IR)
+        del graph
+        forget_version(folder / IR)
+        give_back_memory()
+        with as_planned(model, plan):
+            check_answers(model, folder)
+    give_back_memory()
     settings: dict[str, Any] = model.config.to_dict()  # type: ignore[union-attr, operator]  # transformers' own
     kept = {key: value for key, value in settings.items() if key != "_name_or_path"}
     (folder / "config.json").write_bytes(canonical_json(kept))
 
 
-def _trace(model: torch.nn.Module, config_class: Any, path: Path) -> None:
-    from optimum.exporters.openvino import export
+def _trace(model: torch.nn.Module, config_class: Any) -> Any:
+    """optimum's graph of a model, an openvino.Model in memory: its constants are the module's own weights, not copies."""
+    from optimum.exporters.openvino import convert
 
     config: Any = model.config
-    with quiet(), as_it_was(model):
+    with quiet(), as_it_was(model), _kept_in_memory(convert) as graphs:
         # Paged attention takes the place of this one operation; eager attention's many would first have to be recognised.
         # Modules whose head counts were cut may have a config of their own.
         for module in model.modules():
@@ -69,12 +70,25 @@ def _trace(model: torch.nn.Module, config_class: Any, path: Path) -> None:
                 own._attn_implementation = "sdpa"
         try:
             examples = config_class(config, task=TASK, use_past=True, use_past_in_inputs=True)
-            export(model, examples, path, stateful=True, library_name="transformers")
+            convert.export(model, examples, Path(IR), stateful=True, library_name="transformers")
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise UnsupportedModelError(
                 f"{type(model).__name__}: optimum-intel cannot export it to OpenVINO: {_first_words(error)}; "
                 "set serve.runtime to auto or torch"
             ) from error
+    return graphs[0]
+
+
+@contextlib.contextmanager
+def _kept_in_memory(convert: Any) -> Iterator[list[Any]]:
+    """optimum's last step, which writes the graph with all weights in float32 to disk, only keeps it."""
+    kept: list[Any] = []
+    saves = convert._save_model
+    convert._save_model = lambda graph, *_, **__: kept.append(graph)
+    try:
+        yield kept
+    finally:
+        convert._save_model = saves
 
 
 def _first_words(error: Exception) -> str:

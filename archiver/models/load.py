@@ -30,21 +30,27 @@ def load_model(
     Raises: UnsupportedModelError when a weight is missing, surplus or of another shape than config.json says.
     """
     from archiver.models.checkpoint import LOADING, loading_problems
+    from archiver.models.stored import weights_of
     from handlers.architecture.linear_layers import to_linear_layers
 
     path = _path(source)
     config, cls, options = _class_of(path, auto_class, base_only, input_name)
     with quiet():
         try:
+            # The files' tensors one by one, each in its own type: mapped, the files would be in memory beside the model.
             model, info = cls.from_pretrained(
-                path,
-                config=config,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                **LOADING,
-                **options,
+                None, config=config, state_dict=weights_of(path), trust_remote_code=False, **LOADING, **options
             )
+            if model.can_generate() and hasattr(model, "adjust_generation_fn"):
+                # What from_pretrained does with a path: generation_config.json, else config.json.
+                download: dict[str, Any] = {
+                    "cache_dir": None,
+                    "force_download": False,
+                    "proxies": None,
+                    "local_files_only": True,
+                }
+                download |= {"token": None, "revision": "main", "subfolder": ""}
+                model.adjust_generation_fn(None, False, False, path, trust_remote_code=False, **download)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             raise UnsupportedModelError(
                 f"model {path.absolute().name!r}: transformers cannot load it: {reason(error)}"

@@ -96,7 +96,7 @@ def created_by(built_with: Sequence[str]) -> str:
 def seal(folder: Path, facts: Mapping[str, Any], examples: list[Any], timings: Mapping[str, Any]) -> dict[str, Any]:
     """Write the examples, the timings and, last, the manifest over all files; returns the manifest."""
     (folder / EXAMPLES).write_bytes(canonical_json(examples))
-    (folder / TIMINGS).write_bytes(seal_timings(dict(timings)))
+    write_timings(folder, timings)
     files = [
         {"path": name, "sha256": file_sha256(folder / name), "bytes": (folder / name).stat().st_size}
         for name in list_files(folder)
@@ -106,6 +106,11 @@ def seal(folder: Path, facts: Mapping[str, Any], examples: list[Any], timings: M
     manifest["content_sha256"] = content_sha256(manifest)
     (folder / MANIFEST).write_bytes(canonical_json(manifest))
     return manifest
+
+
+def write_timings(folder: Path, timings: Mapping[str, Any]) -> None:
+    """timings.json, with its digest. It may be written anew: the manifest does not list it."""
+    (folder / TIMINGS).write_bytes(seal_timings(dict(timings)))
 
 
 def write_serving(folder: Path, serving: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from archiver.errors import PackagingError
@@ -38,7 +39,23 @@ loaded = Path(sys.modules["handlers"].__file__).resolve()
 if Path(sys.argv[1]).resolve() not in loaded.parents:
     print(f"the handler came from {loaded.name} outside the archive")
     sys.exit(3)
+status = Path("/proc/self/status")
+peak = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:")] if status.exists() else []
+print("peak", *peak)
 """
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was found of an archive's files.
+
+    Args:
+        problems: one sentence each. worker_bytes: the most memory that a worker which opened them and answered the examples
+            had resident; None where nothing was opened, or the host does not tell.
+    """
+
+    problems: list[str]
+    worker_bytes: int | None = None
 
 
 def verify(mar: Path) -> list[str]:
@@ -50,20 +67,20 @@ def verify(mar: Path) -> list[str]:
         pass
     try:
         with extracted(mar) as (folder, names):
-            return verify_folder(folder, names)
+            return verify_folder(folder, names).problems
     except PackagingError as error:
         return [error.message, *error.problems]
 
 
-def verify_folder(folder: Path, names: list[str]) -> list[str]:
-    """The same for an archive's extracted files, `names` below `folder`."""
+def verify_folder(folder: Path, names: list[str]) -> Verified:
+    """The same for an archive's extracted files, `names` below `folder`, and the memory that a worker takes for them."""
     try:
         manifest = read_manifest(folder)
     except UnsoundArchive as error:
-        return [str(error)]
+        return Verified([str(error)])
     problems = find_damage(folder, manifest, names) + timings_damage(folder) + _pickles(folder, names)
     problems += _entry_problems(folder)
-    return problems or _load_problems(folder)
+    return Verified(problems) if problems else _load(folder)
 
 
 def _pickles(folder: Path, names: list[str]) -> list[str]:
@@ -91,7 +108,7 @@ def _entry_problems(folder: Path) -> list[str]:
     return [] if named == ENTRY else [f"{TORCHSERVE_MANIFEST}: names the handler {named!r}, expected {ENTRY!r}"]
 
 
-def _load_problems(folder: Path) -> list[str]:
+def _load(folder: Path) -> Verified:
     """Load the handler and answer the examples in a process of its own, in an empty working folder."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     command = [sys.executable, "-P", "-s", "-B", "-c", _PROBE, str(folder.resolve()), ENTRY.removesuffix(".py")]
@@ -108,10 +125,11 @@ def _load_problems(folder: Path) -> list[str]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return [f"the handler did not answer its examples within {_LOAD_SECONDS} s"]
+        return Verified([f"the handler did not answer its examples within {_LOAD_SECONDS} s"])
     if done.returncode == 0:
-        return []
+        word, _, kilobytes = done.stdout.strip().rpartition("\n")[2].partition(" ")
+        return Verified([], int(kilobytes) * 1024 if word == "peak" and kilobytes.isdigit() else None)
     if done.returncode == 3:
-        return [done.stdout.strip().splitlines()[-1]]
+        return Verified([done.stdout.strip().splitlines()[-1]])
     last = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()[-1]
-    return [f"the handler cannot be loaded from the archive alone: {last}"]
+    return Verified([f"the handler cannot be loaded from the archive alone: {last}"])

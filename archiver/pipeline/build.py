@@ -9,12 +9,13 @@ from typing import Any
 from archiver.compression.report import StageReport
 from archiver.errors import PackagingError
 from archiver.evaluation.gate import require_passed
-from archiver.host import describe_host
-from archiver.packaging.layout import created_by, seal
+from archiver.host import describe_host, peak_memory
+from archiver.packaging.layout import created_by, seal, write_timings
 from archiver.packaging.mar import list_files, replace_file, write_mar
-from archiver.packaging.verify import verify_folder
+from archiver.packaging.verify import Verified, verify_folder
 from archiver.pipeline.check import check
 from archiver.pipeline.choose import Choice, bounds_missed, choose
+from archiver.pipeline.forecast import LOAD, PACK, VERIFY, forecast, require_room
 from archiver.pipeline.new_model import start_of
 from archiver.pipeline.stages import Compressed, compress, forget_checkpoints
 from archiver.pipeline.staging import Staged
@@ -50,25 +51,35 @@ def build(recipe: Recipe, model_store: Path = Path("model_store"), progress: Pro
     progress = progress or Progress()
     with progress.step(CHECKING):
         checked = check(recipe)
+    needed = forecast(checked)
+    progress.say(f"  needs {needed.sentence()}, roughly")
+    require_room(needed, model_store)
+    progress.expected.update(needed.seconds or {})
     with workspace(model_store) as folder:
         start = start_of(checked, model_store, progress)
-        with progress.step("load the model, answer the validation texts"):
+        with progress.step(LOAD):
             workload = start.checked.load()
         compressed = compress(workload, progress, model_store)
         choice = choose(workload, folder, progress)
-        staged, original = choice.staged, workload.original_metrics
-        with progress.step("pack"):
+        staged = choice.staged
+        with progress.step(VERIFY):
             facts = _facts(workload, compressed.reports, staged)
             timings = _timings(workload, choice, compressed, progress)
             manifest = seal(staged.folder, facts, _examples(staged), timings)
+            verified = verify_folder(staged.folder, list_files(staged.folder))
+            if verified.problems:
+                raise PackagingError(
+                    "the new archive does not stand on its own; nothing was written", verified.problems
+                )
+        with progress.step(PACK):
+            timings |= {"stage_seconds": dict(progress.seconds), "peak_memory": _peaks(verified)}
+            write_timings(staged.folder, timings)
             part = folder / "archive.mar"
             write_mar(staged.folder, part)
         size = part.stat().st_size
-        require_passed(recipe.name, bounds_missed(recipe, original, staged.metrics, archive_bytes=size))
-        with progress.step("verify: load it alone, answer its examples"):
-            problems = verify_folder(staged.folder, list_files(staged.folder))
-            if problems:
-                raise PackagingError("the new archive does not stand on its own; nothing was written", problems)
+        require_passed(
+            recipe.name, bounds_missed(recipe, staged.found.original, staged.found.metrics, archive_bytes=size)
+        )
         target = model_store / f"{recipe.name}.mar"
         replace_file(part, target)
         forget_checkpoints(workload, model_store)
@@ -81,8 +92,10 @@ def check_only(recipe: Recipe, progress: Progress | None = None) -> None:
 
     Raises: RecipeError, UnsupportedModelError or DataError that lists every problem.
     """
-    with (progress or Progress()).step(CHECKING):
-        check(recipe)
+    progress = progress or Progress()
+    with progress.step(CHECKING):
+        checked = check(recipe)
+    progress.say(f"  its build needs {forecast(checked).sentence()}, roughly")
 
 
 def _facts(workload: Workload, stages: list[StageReport], staged: Staged) -> dict[str, Any]:
@@ -102,8 +115,9 @@ def _facts(workload: Workload, stages: list[StageReport], staged: Staged) -> dic
             "original_bytes": workload.facts.weight_bytes,
             "weight_bytes": staged.weight_bytes,
         },
-        "metrics": {"original": workload.original_metrics, "compressed": staged.metrics},
-        "measured_on": {"source": recipe["data"].get("validation", workload.task.fallback), **workload.extent},
+        "metrics": {"original": staged.found.original, "compressed": staged.found.metrics},
+        "measured_on": {"source": recipe["data"].get("validation", workload.task.fallback), **staged.found.extent},
+        **({"intervals": intervals} if (intervals := staged.found.as_dict()) else {}),
         "tolerance": {
             "allowed": staged.handler.serving["tolerance"],
             "alone_against_in_a_batch": round(staged.batch_difference, 6),
@@ -117,6 +131,12 @@ def _examples(staged: Staged) -> list[dict[str, Any]]:
     answers = respond_fully(staged.handler, staged.examples)
     stored = map(staged.handler.input.to_stored, staged.examples)
     return [{"input": item, "answer": answer} for item, answer in zip(stored, answers, strict=True)]
+
+
+def _peaks(verified: Verified) -> dict[str, int]:
+    """The most memory that the build had resident until now, and a worker that answered the examples; what is known."""
+    peaks = {"build_bytes": peak_memory(), "worker_bytes": verified.worker_bytes}
+    return {name: peak for name, peak in peaks.items() if peak is not None}
 
 
 def _timings(workload: Workload, choice: Choice, compressed: Compressed, progress: Progress) -> dict[str, Any]:

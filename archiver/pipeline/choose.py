@@ -11,7 +11,7 @@ from archiver.evaluation.speed import Speed
 from archiver.pipeline.staging import Staged, stage_archive
 from archiver.progress import Progress
 from archiver.runtimes import RUNTIMES, Runtime, serving_runtimes
-from archiver.spec import GateSpec, Recipe
+from archiver.spec import Recipe
 from archiver.tasks.workload import Workload
 
 # A runtime further down the list is taken when it is at least this much faster here.
@@ -35,6 +35,7 @@ def choose(workload: Workload, folder: Path, progress: Progress) -> Choice:
     Raises: GateFailed with every missed bound; UnsupportedModelError where no runtime can take the model.
     """
     runtimes = _candidates(workload)
+    workload.park(folder)
     rejected: dict[str, str] = {}
     best: Choice | None = None
     failures: list[str] = []
@@ -96,16 +97,15 @@ def bounds_missed(
     archive_bytes: int | None = None,
 ) -> list[str]:
     """What the gate and the quantize stages' own bounds say of an archive, one sentence a missed bound."""
-    gate = recipe.gate or GateSpec()
-    missed = missed_bounds(gate, original, compressed, speedup=speedup, archive_bytes=archive_bytes)
-    for stage in recipe.compress:
-        if stage.verb == "quantize" and stage.bounds is not None:
-            missed += [f"{stage.label}: {line}" for line in missed_bounds(stage.bounds, original, compressed)]
+    missed = []
+    for label, bounds in recipe.final_bounds:
+        lines = missed_bounds(bounds, original, compressed, speedup=speedup, archive_bytes=archive_bytes)
+        missed += [f"{label}: {line}" if label else line for line in lines]
     return missed
 
 
 def _missed(workload: Workload, staged: Staged, speed: Speed) -> list[str]:
-    missed = bounds_missed(workload.recipe, workload.original_metrics, staged.metrics, speedup=speed.speedup)
+    missed = bounds_missed(workload.recipe, staged.found.original, staged.found.metrics, speedup=speed.speedup)
     tolerance = staged.handler.serving["tolerance"]
     if staged.batch_difference > tolerance:
         missed.append(

@@ -1,11 +1,11 @@
-"""The recipe's stages, run one after another on the model; each is measured before and after."""
+"""The recipe's stages, run one after another on the model; measured after those whose bounds or report ask for it."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ _SPEED_ROUNDS = 3
 
 @dataclass
 class Compressed:
-    """reports: one a stage. speeds: one a stage, in-process torch speed before and after, relative to the original."""
+    """reports: one a stage. speeds: one a stage that was measured, in-process torch speed relative to the original."""
 
     reports: list[StageReport] = field(default_factory=list)
     speeds: list[dict[str, Any]] = field(default_factory=list)
@@ -46,7 +46,10 @@ def compress(workload: Workload, progress: Progress, model_store: Path | None = 
     GateFailed when a stage's own bound is missed. Those of a stage that only plans integers are looked at with the gate's.
     """
     done = Compressed()
-    before, speed = workload.original_metrics, 1.0
+    before: Mapping[str, float] | None = (
+        None  # what is known of the model before the stage: nothing of the original yet
+    )
+    speed: float | None = 1.0
     for index, stage in enumerate(workload.recipe.compress):
         checkpoint = None if model_store is None else _checkpoint(workload, index, model_store)
         with progress.step(f"compress: {stage.label}"):
@@ -56,18 +59,27 @@ def compress(workload: Workload, progress: Progress, model_store: Path | None = 
         if plan_of(workload.model) is not None:  # integers are only planned: no weight has changed before the export
             done.reports.append(report)
             continue
+        if stage.bounds is None and not stage.measure:
+            done.reports.append(report)
+            before, speed = {}, None
+            continue
         with progress.step(f"measure: after {stage.label}"):
             try:
-                after = workload.measure()
+                found = workload.compare([stage.bounds] if stage.bounds is not None else [])
             except DataError as error:  # the answers are no numbers: whatever the gate bounds, it is missed
                 require_passed(workload.recipe.name, [f"{stage.label}: {error}"])
                 raise
             now = _relative_speed(workload)
-        done.reports.append(dataclasses.replace(report, metrics={"before": dict(before), "after": after}))
-        done.speeds.append({"method": report.method, "before": round(speed, 3), "after": round(now, 3)})
-        before, speed = after, now
+        earlier = found.original if before is None else before
+        metrics = {"original": found.original, "before": dict(earlier), "after": found.metrics}
+        metrics = {when: values for when, values in metrics.items() if values}
+        done.reports.append(dataclasses.replace(report, metrics=metrics))
+        rates = {"before": speed, "after": now}
+        known = {when: round(rate, 3) for when, rate in rates.items() if rate is not None}
+        done.speeds.append({"method": report.method, **known})
+        before, speed = found.metrics, now
         if stage.bounds is not None:
-            require_passed(workload.recipe.name, _missed(stage, workload.original_metrics, after))
+            require_passed(workload.recipe.name, _missed(stage, found.original, found.metrics))
     return done
 
 
@@ -96,20 +108,60 @@ def context_of(workload: Workload, stage: Stage, progress: Progress, checkpoint:
     Args:
         checkpoint: where it keeps what it has reached, without suffix; None: nowhere.
     """
-    return StageContext(
+    return _BuildContext(
         module=workload.module,
         teacher=workload.original,
         objective=objective_of(workload.task),
         calibrate=workload.calibration_batches,
         train=workload.training_batches,
         measure=workload.measure,
-        original_metrics=workload.original_metrics,
+        original_metrics=_Late(lambda: workload.original_metrics),
         missed=lambda metrics: _missed(stage, workload.original_metrics, metrics),
         bounded=stage.bounds is not None,
         say=progress.say,
         checkpoint=checkpoint,
         tokenizer_json=lambda: workload.tokenizer_json,
+        kept=lambda: _keeps_bounds(workload, stage),
     )
+
+
+@dataclass
+class _BuildContext(StageContext):
+    """A stage's context within a build.
+
+    Args:
+        kept: () → whether the model as it is now keeps the stage's own bounds, over as much data as that takes.
+    """
+
+    kept: Callable[[], bool] = lambda: True
+
+    def passes(self) -> bool:
+        return self.kept()
+
+
+class _Late(Mapping[str, float]):
+    """Metrics that are measured when somebody first looks at them."""
+
+    def __init__(self, measure: Callable[[], Mapping[str, float]]) -> None:
+        self._measure = measure
+
+    def __getitem__(self, name: str) -> float:
+        return self._measure()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._measure())
+
+    def __len__(self) -> int:
+        return len(self._measure())
+
+
+def _keeps_bounds(workload: Workload, stage: Stage) -> bool:
+    """Answers that are no numbers keep no bound."""
+    try:
+        found = workload.compare([stage.bounds] if stage.bounds is not None else [])
+    except DataError:
+        return False
+    return not _missed(stage, found.original, found.metrics)
 
 
 def objective_of(task: Task) -> Objective:
@@ -136,8 +188,9 @@ def _relative_speed(workload: Workload) -> float:
     """
     every = workload.speed_batches()
     batches = every[:: -(-len(every) // _SPEED_BATCHES)]
-    original, compressed = workload.run_of(workload.original), workload.run_of(workload.module)
-    with torch.no_grad():
+    compressed = workload.run_of(workload.module)
+    with torch.no_grad(), workload.original_in_memory() as module:
+        original = workload.run_of(module)
         return compare_speed(
             original, compressed, batches, rounds=_SPEED_ROUNDS, count=workload.items_of
         ).speedup  # fmt: skip

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from archiver.evaluation.comparison import Comparison
 from archiver.packaging.entry import make_handler
 from archiver.packaging.layout import add_requirements, write_code, write_serving
 from archiver.requirements import requirement
@@ -23,7 +24,7 @@ class Staged:
 
     Args:
         folder: its files. handler: opened on them.
-        metrics: of the compressed model, through the handler. weight_bytes: of the model's files.
+        found: of the compressed model, through the handler, beside the original. weight_bytes: of the model's files.
         batch_difference: the largest difference between an answer given alone and the same one given in a batch.
         examples: the inputs to store with their answers.
         measured: what the export measured, for the report's timings.
@@ -33,7 +34,7 @@ class Staged:
     way: Way
     folder: Path
     handler: TaskHandler[Any]
-    metrics: dict[str, float]
+    found: Comparison
     weight_bytes: int
     batch_difference: float
     examples: list[Any]
@@ -79,9 +80,9 @@ def stage_archive(workload: Workload, runtime: Runtime, folder: Path) -> Staged:
         serving |= more
         handler.serving |= more
         write_serving(folder, serving)
-    metrics = workload.measure_served(handler, way, folder)
+    found = workload.compare_served(handler, way, folder)
     difference = batch_difference(handler, workload.compared(examples))
-    return Staged(runtime, way, folder, handler, metrics, weight_bytes, difference, examples, exported.measured)
+    return Staged(runtime, way, folder, handler, found, weight_bytes, difference, examples, exported.measured)
 
 
 def batch_difference(handler: TaskHandler[Any], inputs: Sequence[Any]) -> float:

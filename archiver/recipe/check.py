@@ -274,19 +274,21 @@ def _stage(node: Node, what: str, task: Task | None, problems: Problems) -> Stag
     if method is None:
         return None
     options_class = methods[method].options
-    allowed = ("method", *options_of(options_class), "max_drop", "max_increase")
+    allowed = ("method", *options_of(options_class), "max_drop", "max_increase", "measure")
     entries = mapping(body, f"{verb} {method}", allowed, problems) or {}
     options = read_options(options_class, entries, f"{what}.{verb}.", problems)
     drops, increases = (
         _bounds(entries, key, f"{what}.{verb}.", task, problems) for key in ("max_drop", "max_increase")
     )
-    if options is None:
+    measure = entries.get("measure")
+    measured = read_value(measure, f"{what}.{verb}.measure", Allowed("boolean"), problems) if measure else False
+    if options is None or measured is None:
         return None
     # What several options say together: each dataclass knows its own.
     bounded = any(_given(entries, key) for key in ("max_drop", "max_increase"))
     for mistake in getattr(options, "mistakes", lambda bounded: ())(bounded):
         problems.add_at(where, order, f"{what}: {verb}/{method}: {mistake}")
-    return Stage(verb, method, options, drops, increases)
+    return Stage(verb, method, options, drops, increases, measured)
 
 
 def _gate(node: Node, task: Task | None, problems: Problems) -> GateSpec | None:

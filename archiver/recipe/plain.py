@@ -41,6 +41,7 @@ def _model(model: Path | str | NewModel) -> Any:
 def _stage_dict(stage: Stage) -> dict[str, Any]:
     body = {"method": stage.method, **_plain(dataclasses.asdict(stage.options))}
     body |= {key: dict(getattr(stage, key)) for key in ("max_drop", "max_increase") if getattr(stage, key)}
+    body |= {"measure": True} if stage.measure else {}
     return {stage.verb: body}
 
 

@@ -28,6 +28,9 @@ def summarize(report: Mapping[str, Any], path: Path) -> str:
         f"{timings['speedup']:.2f} × PyTorch eager fp32",
         f"          {batches} on {host['processor']}, {host['cores']} cores, {', '.join(host['isa'])}",
     ]
+    if peaks := timings.get("peak_memory"):
+        names = {"build_bytes": "the build", "worker_bytes": "a worker"}
+        lines.append("  memory  " + ", ".join(f"{names[key]} {_mb(peak)}" for key, peak in peaks.items()) + " at most")
     if factor := timings.get("real_time_factor"):
         lines.append(f"          real-time factor {factor['original']:.4f} → {factor['compressed']:.4f}")
     if timings["speedup"] < 1.05:
@@ -41,7 +44,8 @@ def summarize(report: Mapping[str, Any], path: Path) -> str:
         )
         shown = tuple(dict.fromkeys((*task.headlines, *task.fine))) if task else ()
         lines += _stage(stage, next(speeds) if stage.get("metrics") else None, shown)
-    lines += ["", *_metrics(metrics, report["measured_on"]), *_gate(report["gate"])]
+    lines += ["", *_metrics(metrics, report["measured_on"]), *_certainty(report.get("intervals", {}))]
+    lines += _gate(report["gate"])
     tolerance = report["tolerance"]
     lines.append(
         f"  alike   an answer alone and in a batch differ by at most {tolerance['alone_against_in_a_batch']:.2g} "
@@ -67,28 +71,42 @@ def _stage(stage: Mapping[str, Any], speed: Mapping[str, Any] | None, shown: Seq
     found = []
     for name in shown:
         before, after = (stage.get("metrics", {}).get(when, {}).get(name) for when in ("before", "after"))
-        if before is not None and after is not None:
-            found.append(f"{name} {before:.4f} → {after:.4f}")
+        if after is not None:
+            found.append(f"{name} {after:.4f}" if before is None else f"{name} {before:.4f} → {after:.4f}")
     if speed is not None:
-        found.append(f"eager torch {speed['before']:.2f} → {speed['after']:.2f} × the original")
+        first = f"{speed['before']:.2f} → " if "before" in speed else ""
+        found.append(f"eager torch {first}{speed['after']:.2f} × the original")
     lines = [f"            {', '.join(found)}"] if found else []
     said = any(note.startswith("makes nothing faster") for note in stage.get("notes", ()))
-    if speed is not None and speed["after"] < 1.05 * speed["before"] and not said:
+    if speed is not None and speed["after"] < 1.05 * speed.get("before", 1.0) and not said:
         lines.append("            makes nothing faster on this host; what was won is bytes, or quality")
     return lines + [f"            {note}" for note in stage.get("notes", ())]
 
 
 def _metrics(metrics: Mapping[str, Mapping[str, float]], where: Mapping[str, Any]) -> list[str]:
     original, compressed = metrics["original"], metrics["compressed"]
-    what = (
-        f"{where['examples']} windows of {where['context']}" if "context" in where else f"{where['examples']} examples"
-    )
+    what = f"{where['examples']} examples"
+    if "context" in where:
+        sample = f" of {where['of']}" if "of" in where else ""
+        what = f"{where['examples']}{sample} windows of {where['context']}"
     lines = [f"  lost    on {where['source']}, {what}, {'original':>21} {'compressed':>12}"]
     for name, value in compressed.items():
         lines.append(f"          {name:<42}{original.get(name, float('nan')):>12.4f} {value:>12.4f}")
     if not compressed:
         lines.append("          nothing could be measured on these examples")
     return lines
+
+
+def _certainty(intervals: Mapping[str, Any]) -> list[str]:
+    """Where perplexity's change lies, and the agreement with the original."""
+    if not intervals:
+        return []
+    low, high = intervals["perplexity"]
+    least, most = intervals["agreement"]
+    return [
+        f"          sure to {intervals['confidence']:.0%}: perplexity changes by {low:+.2%} to {high:+.2%}, "
+        f"agreement is {least:.4f} to {most:.4f}"
+    ]
 
 
 def _gate(gate: Mapping[str, Any]) -> list[str]:

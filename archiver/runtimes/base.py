@@ -41,7 +41,8 @@ class Way:
         packages: what it needs on the host, by the versions installed here. requirements: lines as they stand.
         carries_module: it computes with the task's torch module, whose code then lies in the archive.
         built_with: packages whose version can change what is exported.
-        score: for GENERATE, "module:function" of (handler, folder, windows) → Predictions, by the engine that serves.
+        score: for GENERATE, "module:function" of (handler, folder) → a context in which windows → Predictions, by the
+            engine that serves.
     """
 
     session: str

@@ -22,6 +22,7 @@ from archiver.errors import RecipeError, UnsupportedModelError
 from archiver.evaluation.generation_speed import run_streams
 from archiver.models.load import load_model
 from archiver.models.source import resolve_model
+from archiver.progress import counted
 from archiver.state.plan import plan_of
 from archiver.tasks.workload import Workload
 from handlers.cpu import container_cores
@@ -31,6 +32,7 @@ DRAFT = "draft"
 STREAMS = (1, 2, 4, 8)
 _ROUNDS = 3
 _WRITTEN = 48
+_FIRST = 4  # tokens of an untimed first turn
 _LEAST_BEYOND = 0.9  # of the plain speed, with more streams than it helps
 
 
@@ -107,7 +109,13 @@ def choose_assistance(workload: Any, folder: Path, session: dict[str, Any]) -> t
     length = max(1, min(workload.context, serve.max_length - _WRITTEN) // 2)
     windows = workload.windows(workload.tokenizer_json)[: max(STREAMS), :length]
     written = max(1, min(_WRITTEN, serve.max_length - length))
-    ratios = {count: _ratio(pair, windows[:count], written) for count in STREAMS}
+    ratios: dict[int, float] = {}
+    with counted(len(STREAMS), "numbers of streams") as done:
+        for count in STREAMS:
+            ratios[count] = _ratio(pair, windows[:count], written)
+            done(len(ratios))
+            if helped_up_to(ratios) < count:
+                break  # it is used for fewer at most: what it does for more decides nothing
     up_to = helped_up_to(ratios)
     measured: dict[str, Any] = {
         "kind": "draft" if serve.draft is not None else "prompt lookup",
@@ -140,7 +148,7 @@ def _ratio(pair: tuple[OpenVinoBackend, OpenVinoBackend], prompts: Any, written:
     for turn in range(_ROUNDS + 1):
         for side, backend in enumerate(pair):
             started = time.perf_counter()
-            tokens = run_streams(backend, prompts, written)
+            tokens = run_streams(backend, prompts, written if turn else _FIRST)
             if turn:
                 rates[side].append(tokens / (time.perf_counter() - started))
     return median(rates[1]) / median(rates[0])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ import numpy as np
 from archiver.architecture import kv_shapes
 from archiver.errors import DataError
 from archiver.evaluation.metrics.perplexity import Predictions
-from archiver.evaluation.openvino_windows import likeliest_tokens
+from archiver.evaluation.openvino_windows import LikeliestTokens
 from archiver.export.decoder_check import IR
 from archiver.export.graph_weights import pack_openvino
 from archiver.export.openvino_decoder import export_decoder
+from archiver.host import give_back_memory
+from archiver.progress import counted
 from archiver.requirements import requirement
 from archiver.runtimes.base import Export
 from archiver.runtimes.openvino_assistance import assist
@@ -32,8 +36,10 @@ _SPARE_BLOCKS = 8
 
 def export(workload: Workload, folder: Path) -> Export:
     """Write the IR (and a draft model's, where it makes writing faster) into `folder`."""
-    serve, plan, layouts = workload.recipe.serve, plan_of(workload.model), layouts_by_content(workload.model)
-    export_decoder(workload.model, plan, folder)
+    serve, plan = workload.recipe.serve, plan_of(workload.model)
+    with workload.weights_in_memory():
+        layouts, width = layouts_by_content(workload.model), key_value_width(workload.model)
+        export_decoder(workload.model, plan, folder)
     packed = pack_openvino(folder / IR, layouts)
     session = {
         "requirement": requirement("openvino-genai"),
@@ -41,7 +47,7 @@ def export(workload: Workload, folder: Path) -> Export:
         # bf16 would make the answers depend on whether the host has it, and is no faster with integer weights.
         "precision": "f32",
         "kv_cache": serve.kv_cache,
-        "cache_blocks": cache_blocks(serve, key_value_width(workload.model)),
+        "cache_blocks": cache_blocks(serve, width),
         "max_running": serve.batch_size,
         # With integer weights the CPU quantizes activations too, in small groups.
         "int8": plan is not None or any(layout.grouping is not None for layout in layouts.values()),
@@ -50,6 +56,7 @@ def export(workload: Workload, folder: Path) -> Export:
     if serve.draft is None and not serve.prompt_lookup:
         return Export(session)
     more, measured = assist(workload, folder, session)
+    give_back_memory()
     return Export(session | more, measured={"assistance": measured})
 
 
@@ -74,23 +81,32 @@ def cache_blocks(serve: ServeSpec, width: int) -> int:
     return max(least, min(wanted, int(most / (tokens * width * size))))
 
 
-def score(handler: Any, folder: Path, windows: np.ndarray) -> Predictions:
-    """How the pipeline that serves predicts windows of text, with its own KV cache.
+@contextmanager
+def score(handler: Any, folder: Path) -> Iterator[Callable[[np.ndarray], Predictions]]:
+    """How the pipeline that serves predicts windows of text, with its own KV cache: a function of [windows, length] int64.
+
+    It raises DataError when a likelihood is no number.
 
     Args:
-        handler: opened on `folder`. windows: [windows, length] int64.
-    Raises: DataError when a likelihood is no number.
+        handler: opened on `folder`.
     """
     session = {key: value for key, value in handler.serving["session"].items() if key not in ("draft", "prompt_lookup")}
     backend = OpenVinoBackend(folder, session, container_cores(), (), prefix_caching=False)
-    total = 0.0
-    for window in windows:
-        found = backend.log_likelihoods(window.tolist())
-        total -= sum(found)
-        if len(found) != len(window) - 1 or not math.isfinite(total):
-            raise DataError(
-                "the model gave likelihoods that are not finite on the validation text: nothing can be measured"
-            )
     with backend.files(folder) as files:
-        best = likeliest_tokens(files / IR, windows, {"INFERENCE_PRECISION_HINT": "f32"})
-    return Predictions(total / (windows.shape[0] * (windows.shape[1] - 1)), best)
+        graph = LikeliestTokens(files / IR, {"INFERENCE_PRECISION_HINT": "f32"})
+    yield lambda windows: _predicted(backend, graph, windows)
+
+
+def _predicted(backend: OpenVinoBackend, graph: LikeliestTokens, windows: np.ndarray) -> Predictions:
+    nll, best = np.zeros(len(windows)), np.zeros((windows.shape[0], windows.shape[1] - 1), np.int64)
+    with counted(len(windows), "windows") as done:
+        for row, window in enumerate(windows):
+            found = backend.log_likelihoods(window.tolist())
+            nll[row] = -sum(found) / best.shape[1]
+            if len(found) != best.shape[1] or not math.isfinite(nll[row]):
+                raise DataError(
+                    "the model gave likelihoods that are not finite on the validation text: nothing can be measured"
+                )
+            best[row] = graph.of(window)
+            done(row + 1)
+    return Predictions(nll, best)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +35,14 @@ def export_generation(workload: Workload, folder: Path) -> Export:
 
     Raises: UnsupportedModelError where it keeps something else than keys and values, which the backend pads and joins.
     """
-    kv_shapes(workload.model)
+    with workload.weights_in_memory():
+        kv_shapes(workload.model)
     return Export(_export(workload, folder) | {"max_running": workload.recipe.serve.batch_size})
 
 
 def _export(workload: Workload, folder: Path) -> dict[str, Any]:
-    export_packed(workload.model, plan_of(workload.model), folder)
+    with workload.weights_in_memory():
+        export_packed(workload.model, plan_of(workload.model), folder)
     return {
         "requirement": requirement("transformers"),
         "int8": False,
@@ -48,10 +52,8 @@ def _export(workload: Workload, folder: Path) -> dict[str, Any]:
     }
 
 
-def score(handler: Any, folder: Path, windows: np.ndarray) -> Predictions:
-    """How the module that the handler has loaded predicts windows of text.
-
-    Args:
-        windows: [windows, length] int64.
-    """
-    return predict_windows(DecoderWithHead(handler.backend.model), windows)
+@contextmanager
+def score(handler: Any, folder: Path) -> Iterator[Callable[[np.ndarray], Predictions]]:
+    """How the module that the handler has loaded predicts windows of text: a function of [windows, length] int64."""
+    module = DecoderWithHead(handler.backend.model)
+    yield lambda windows: predict_windows(module, windows)

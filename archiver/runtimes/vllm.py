@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from archiver.errors import DataError, UnsupportedModelError
 from archiver.evaluation.metrics.perplexity import Predictions
 from archiver.models.load import skeleton
+from archiver.progress import counted
 from archiver.runtimes.base import Export
 from archiver.tasks.workload import Workload
 from handlers.runtimes.vllm import REQUIREMENT
@@ -24,6 +26,11 @@ def export(workload: Workload, folder: Path) -> Export:
     with torch.device("meta"):
         plain = skeleton(workload.source, workload.task.auto_class)
     expected = {name: tuple(weight.shape) for name, weight in plain.state_dict().items()}
+    with workload.weights_in_memory():
+        return _export(workload, folder, expected)
+
+
+def _export(workload: Workload, folder: Path, expected: dict[str, tuple[int, ...]]) -> Export:
     found = {name: tuple(weight.shape) for name, weight in workload.model.state_dict().items()}
     if odd := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
         raise UnsupportedModelError(
@@ -36,25 +43,30 @@ def export(workload: Workload, folder: Path) -> Export:
     return Export(session | {"max_running": serve.batch_size})
 
 
-def score(handler: Any, folder: Path, windows: np.ndarray) -> Predictions:
-    """How the engine that serves predicts windows of text.
+@contextmanager
+def score(handler: Any, folder: Path) -> Iterator[Callable[[np.ndarray], Predictions]]:
+    """How the engine that serves predicts windows of text: a function of [windows, length] int64.
 
-    Args:
-        windows: [windows, length] int64.
-    Raises: DataError when a window does not fit in the engine, or a likelihood is no number.
+    It raises DataError when a window does not fit in the engine, or a likelihood is no number.
     """
-    nll, best = 0.0, np.zeros((windows.shape[0], windows.shape[1] - 1), np.int64)
-    for row, window in enumerate(windows.tolist()):
-        try:
-            nll -= sum(handler.backend.log_likelihoods(window))
-            best[row] = handler.backend.likeliest(window)
-        except ValueError as error:
-            raise DataError(
-                f"vLLM cannot measure the validation text: {error}; a window and one more token must fit in the model's "
-                f"positions: lower data.context ({windows.shape[1]})"
-            ) from error
-    if not math.isfinite(nll):
+    yield lambda windows: _predicted(handler.backend, windows)
+
+
+def _predicted(backend: Any, windows: np.ndarray) -> Predictions:
+    nll, best = np.zeros(len(windows)), np.zeros((windows.shape[0], windows.shape[1] - 1), np.int64)
+    with counted(len(windows), "windows") as done:
+        for row, window in enumerate(windows.tolist()):
+            try:
+                nll[row] = -sum(backend.log_likelihoods(window)) / best.shape[1]
+                best[row] = backend.likeliest(window)
+            except ValueError as error:
+                raise DataError(
+                    f"vLLM cannot measure the validation text: {error}; a window and one more token must fit in the "
+                    f"model's positions: lower data.context ({windows.shape[1]})"
+                ) from error
+            done(row + 1)
+    if not np.isfinite(nll).all():
         raise DataError(
             "the model gave likelihoods that are not finite on the validation text: nothing can be measured"
         )
-    return Predictions(nll / best.size, best)
+    return Predictions(nll, best)

@@ -134,6 +134,20 @@ class Task(ABC):
         own = self.of_model(path).input_name
         return getattr(getattr(transformers, architecture, None), "main_input_name", own) == own
 
+    def tokens(self, examples: Sequence[Any], recipe: Recipe, facts: ModelFacts, source: ModelSource) -> int | None:
+        """About how many tokens examples have, for the forecast of a build's time; None where they are no texts."""
+        if self.input_name != "input_ids" or "text" not in self.columns:
+            return None
+        return sum(min(recipe.serve.max_length, 4 + len(repr(example)) // 5) for example in examples)
+
+    def measured_tokens(self, tokens: int, recipe: Recipe, facts: ModelFacts) -> int:
+        """How many of the validation data's tokens are read once to measure a model."""
+        return tokens
+
+    def tokens_of_one(self, recipe: Recipe, facts: ModelFacts) -> int:
+        """At most so many tokens has one example."""
+        return recipe.serve.max_length
+
     @abstractmethod
     def read(self, where: Path | str, recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[Any]:
         """Read one data source.

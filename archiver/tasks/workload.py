@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +17,11 @@ from archiver.errors import DataError
 if TYPE_CHECKING:
     import torch
 
+    from archiver.evaluation.comparison import Comparison
     from archiver.evaluation.speed import Speed
     from archiver.models.facts import ModelFacts
     from archiver.models.source import ModelSource
-    from archiver.spec import Recipe
+    from archiver.spec import GateSpec, Recipe
     from archiver.tasks.base import Task
 
 Batch = Mapping[str, "torch.Tensor"]
@@ -100,6 +102,22 @@ class Workload(ABC):
     def original_metrics(self) -> dict[str, float]:
         """Those of the original, measured once."""
 
+    def compare(self, bounds: Sequence[GateSpec]) -> Comparison:
+        """The metrics of `module` as it is now beside the original's on the same inputs.
+
+        Args:
+            bounds: what is to be decided: a task that reads samples may stop when the verdicts are sure.
+        """
+        from archiver.evaluation.comparison import Comparison
+
+        return Comparison(self.measure(), self.original_metrics, self.extent)
+
+    def compare_served(self, handler: Any, way: Any, folder: Path) -> Comparison:
+        """The same through the handler that will serve, for the recipe's final bounds. Args: as `measure_served`."""
+        from archiver.evaluation.comparison import Comparison
+
+        return Comparison(self.measure_served(handler, way, folder), self.original_metrics, self.extent)
+
     @abstractmethod
     def measure_served(self, handler: Any, way: Any, folder: Path) -> dict[str, float]:
         """The same through the handler that will serve.
@@ -136,6 +154,23 @@ class Workload(ABC):
                 return found
 
         return run
+
+    def park(self, folder: Path) -> None:  # noqa: B027 - small models stay where they are
+        """The stages are done: from now on the weights need be in memory only inside `weights_in_memory`.
+
+        Args:
+            folder: has room for a file with them, as long as the workload is used.
+        """
+
+    @contextmanager
+    def weights_in_memory(self) -> Iterator[None]:
+        """Inside, the weights of `model` may be looked at, not only computed with."""
+        yield
+
+    @contextmanager
+    def original_in_memory(self) -> Iterator[torch.nn.Module]:
+        """The original as it is timed: with its weights in memory while the context lasts."""
+        yield self.original
 
     @abstractmethod
     def speed(self, handler: Any) -> Speed:

@@ -26,7 +26,7 @@ class OpenVinoBackend:
 
     spec: requirement, precision, kv_cache, cache_blocks, max_running, and what speeds up: draft (a folder) or prompt_lookup
     (true), with assistant_tokens guessed at once while assist_up_to texts run at most. prefix_caching: without, every token
-    of a prompt is computed anew.
+    of a prompt is computed anew. exact_activations: they are not rounded where weights are integers.
     """
 
     name = "openvino"
@@ -39,6 +39,7 @@ class OpenVinoBackend:
         end_ids: Collection[int],
         *,
         prefix_caching: bool = True,
+        exact_activations: bool = False,
     ) -> None:
         os.environ.setdefault("OPENVINO_TELEMETRY_DISABLE", "1")
         ov: Any = require("openvino", spec["openvino"])
@@ -58,6 +59,7 @@ class OpenVinoBackend:
             "KV_CACHE_PRECISION": spec["kv_cache"],
             "ENABLE_CPU_PINNING": False,  # pinning would put every worker on core 0
         }
+        settings |= {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 0} if exact_activations else {}
         assisted: dict[str, Any] = {}
         if spec.get("draft"):
             assisted["draft_model"] = self._genai.draft_model(str(folder / spec["draft"]), "CPU", **settings)

@@ -10,10 +10,11 @@ import psutil
 import pytest
 from serving_mar import ECHO, echo_mar, write_mar
 
-from archiver.bench.interval import ratio_interval, student_t
+from archiver.bench.interval import ratio_interval
 from archiver.bench.load import LoadResult
 from archiver.bench.rounds import Cell, cell_confidence, run_bench
 from archiver.bench.table import format_bench
+from archiver.evaluation.student import student_t
 from archiver.torchserve.server import ServerError
 
 

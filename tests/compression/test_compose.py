@@ -47,12 +47,13 @@ CHAINS = {
     [("onnxruntime", chain) for chain in CHAINS] + [("torch", chain) for chain in list(CHAINS)[:2]],
 )
 def test_a_chain_becomes_an_archive(tiny_model, tmp_path, chain, runtime):
-    recipe = recipe_of(tmp_path, tiny_model(), compress=CHAINS[chain], serve={"runtime": runtime})
+    chosen = [{verb: body | {"measure": True} for verb, body in stage.items()} for stage in CHAINS[chain]]
+    recipe = recipe_of(tmp_path, tiny_model(), compress=chosen, serve={"runtime": runtime})
     built = build(recipe, tmp_path / "store")
     assert verify(built.path) == []
     stages = built.manifest["stages"]
     assert len(stages) == len(CHAINS[chain])
-    changed = [stage for stage in stages if stage["metrics"]]
+    changed = [stage for stage in stages if stage["method"] != "quantize/static-int8"]  # which is planned for the end
     assert all(stage["metrics"]["after"].keys() == stage["metrics"]["before"].keys() for stage in changed)
     assert len(built.timings["stages"]) == len(changed)
     assert stages[-1]["weight_bytes"] <= built.manifest["size"]["original_bytes"]

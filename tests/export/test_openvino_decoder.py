@@ -258,7 +258,7 @@ def test_the_module_stays_as_it_is_and_nothing_is_said(tiny_model, tmp_path, mon
     before = condition(model)
     capfd.readouterr()
     if fails:
-        monkeypatch.setattr("optimum.exporters.openvino.convert._save_model", lambda *_, **__: 1 / 0)
+        monkeypatch.setattr("optimum.exporters.openvino.convert.patch_stateful", lambda *_, **__: 1 / 0)
         with pytest.raises(
             UnsupportedModelError, match="GPT2LMHeadModel: optimum-intel cannot export it to OpenVINO: division"
         ):

@@ -157,7 +157,7 @@ def test_no_archive_at_all(folder, tmp_path):
     (folder / MANIFEST).unlink()
     assert "no marpress archive" in check(folder)[0]
     (tmp_path / "empty").mkdir()
-    assert "no marpress archive" in verify_folder(tmp_path / "empty", [])[0]
+    assert "no marpress archive" in verify_folder(tmp_path / "empty", []).problems[0]
 
 
 def test_a_manifest_of_another_shape(folder):

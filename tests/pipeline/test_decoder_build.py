@@ -124,7 +124,7 @@ def test_an_exported_model_comes_back_bit_for_bit(tiny_model, tmp_path, kind, ti
 
 def test_retraining_and_the_gate(tiny_model, tmp_path) -> None:
     model = tiny_model("llama", TASK)
-    retrain = [{"retrain": {"epochs": 1, "learning_rate": 0.01, "teacher": "none"}}]
+    retrain = [{"retrain": {"epochs": 1, "learning_rate": 0.01, "teacher": "none", "measure": True}}]
     built = build(recipe_of(tmp_path, model, compress=retrain), tmp_path / "store")
     report = inspect_mar(built.path)
     stage = report["stages"][0]["metrics"]

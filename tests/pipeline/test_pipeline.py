@@ -237,6 +237,27 @@ def test_another_stages_bound_is_measured_after_it_and_before_the_next(tiny_mode
         run(turned, free)
 
 
+def test_a_stage_is_measured_where_its_bounds_or_the_recipe_ask_for_it(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setitem(METHODS, "scale", {"head": Method(Factor, f"{__name__}:scale_head", needs_data=False)})
+    plain = torch_recipe(tiny_model, tmp_path, compress=[])
+    free = Stage("scale", "head", Factor(-1.0))
+    bounded = replace(free, max_drop={"agreement": 0.1})
+    asked = replace(free, measure=True)
+
+    def run(*stages: Stage) -> tuple[list[dict[str, dict[str, float]]], list[dict[str, object]]]:
+        done = compress(check(replace(plain, compress=stages)).load(), Progress(quiet=True))
+        return [report.metrics for report in done.reports], done.speeds
+
+    assert run(free, free) == ([{}, {}], [])
+    (first, second), speeds = run(asked, bounded)
+    assert first["before"]["agreement"] == first["original"]["agreement"] == 1.0
+    assert first["after"] == second["before"] and second["after"]["agreement"] == 1.0
+    assert [speed.keys() for speed in speeds] == [{"method", "before", "after"}] * 2
+    # What came before was not measured: nothing is said of it.
+    (first, second), (speed,) = run(free, bounded)
+    assert first == {} and second.keys() == {"original", "after"} and speed.keys() == {"method", "after"}
+
+
 def test_all_mistakes_at_once_and_before_any_work(tiny_model, tmp_path):
     recipe = torch_recipe(tiny_model, tmp_path)
     (tmp_path / "data.tsv").write_text("fine\t1\nbad label\t7\n\t1\n")

@@ -74,7 +74,7 @@ SINGLE = [
     ("serve: {runtime: openvino, device: cuda}", "serve.device cuda cannot be run by openvino: use onnxruntime"),
     (
         "data: x",
-        "data must be a mapping with keys among train, validation, columns, context, items, min_count; found 'x'",
+        "data must be a mapping with keys among train, validation, columns, context, windows, items, min_count; found 'x'",
     ),
     ("data: {train: gone.tsv}", "data.train: gone.tsv does not exist (looked in "),
     ("data: {train: minilm-sst2}", "data.train: minilm-sst2 is a directory; name one file in it"),
@@ -84,6 +84,11 @@ SINGLE = [
     ("data: {train: hub://a}", "data.train: hub://a is not hub://name[/config]:split, for example"),
     ("data: {train: hub://a/b/c/d:e}", "is not hub://name[/config]:split"),
     ("data: {train: embedded:perl}", "data.train: embedded:perl is not embedded; allowed: embedded:cpython,"),
+    ("data: {windows: all}", "data.windows is for text-generation, the task is text-classification"),
+    (
+        "compress: [{quantize: {method: dynamic-int8, measure: 1}}]",
+        "compress.0.quantize.measure must be true or false; found 1",
+    ),
     ("data: {context: 256}", "data.context is for text-generation, the task is text-classification"),
     ("data: {columns: {label: 1}}", "data.columns lacks the key 'text'"),
     ("data: {columns: {text: 0, lable: 1}}", "unknown key 'lable' in data.columns; did you mean 'label'?"),

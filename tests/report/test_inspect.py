@@ -29,6 +29,9 @@ def test_every_key_of_the_contract(built):
     assert report["original_dtype"] == "float32"
     assert report["metrics"].keys() == {"original", "compressed"}
     assert report["metrics"]["original"].keys() == {"accuracy", "agreement", "f1", "cross_entropy"}
+    peaks = report["timings"]["peak_memory"]
+    # The build has torch and a runtime in memory, the worker a runtime without torch.
+    assert 5e8 > peaks["worker_bytes"] > 2e7 and peaks["build_bytes"] > peaks["worker_bytes"]
     assert report["timings"].keys() >= {"original_per_s", "compressed_per_s", "speedup", "host", "stage_seconds"}
     assert all(entry.keys() == {"path", "sha256", "bytes"} for entry in report["files"])
     assert (report["name"], report["version"], report["runtime"]) == ("tiny", "1.0", "onnxruntime")
@@ -59,6 +62,8 @@ def test_the_page_holds_the_numbers(built):
         "quantize/dynamic-int8",
         "PyTorch eager fp32",
         "size    fp32 weights",
+        "memory  the build ",
+        "gate    none",
         "accuracy",
         "gate    none",
         "alone and in a batch",

@@ -59,7 +59,7 @@ def test_a_draft_travels_only_where_it_is_faster_and_writes_the_same_text(tiny_m
 
 
 def test_what_it_costs_many_streams_can_rule_it_out(tiny_model, tmp_path, monkeypatch) -> None:
-    given = iter([2.0, 0.9, 0.8, 0.7, 0.6])
+    given = iter([2.0, 0.9, 0.6])
     real = decoder_assist._ratio
 
     def ratio(*some) -> float:
@@ -68,7 +68,7 @@ def test_what_it_costs_many_streams_can_rule_it_out(tiny_model, tmp_path, monkey
 
     monkeypatch.setattr(decoder_assist, "_ratio", ratio)
     session, measured, _ = built(tmp_path, tiny_model("llama", TASK), prompt_lookup=True)
-    assert measured["speedup_by_streams"] == {"1": 2.0, "2": 0.9, "4": 0.8, "8": 0.7}
+    assert measured["speedup_by_streams"] == {"1": 2.0, "2": 0.9}  # four are not looked at
     assert measured["speedup_beyond"] == 0.6 and measured["used_up_to_streams"] == 0
     assert "prompt_lookup" not in session
 

@@ -266,11 +266,12 @@ def test_the_metrics_of_an_archive_for_vllm_are_measured_by_its_engine(model, st
     """Two windows by hand: ln p of their tokens, and the likeliest ones."""
     windows = np.array([[10, 11, 20], [3, 4, 5]])
     handler: Any = types.SimpleNamespace(backend=opened(model))
-    found = score(handler, model, windows)
-    assert found.nll == pytest.approx((1 + 4 + 1 + 1) / 4)
-    assert found.best.tolist() == [[11, 12], [4, 5]]
-    with pytest.raises(DataError, match=r"longer than the maximum.*positions: lower data.context \(8\)"):
-        score(handler, model, np.array([[5] * 8]))
+    with score(handler, model) as predict:
+        found = predict(windows)
+        assert found.nll.tolist() == pytest.approx([(1 + 4) / 2, (1 + 1) / 2])
+        assert found.best.tolist() == [[11, 12], [4, 5]]
+        with pytest.raises(DataError, match=r"longer than the maximum.*positions: lower data.context \(8\)"):
+            predict(np.array([[5] * 8]))
 
 
 def test_what_is_refused(model, stand_in) -> None:

@@ -48,7 +48,8 @@ PAIRS = [
 @pytest.mark.parametrize(("runtime", "stage"), PAIRS)
 def test_small_on_disk_and_exact(tiny_model, tmp_path, stage, runtime):
     chosen, times = STAGES[stage]
-    recipe = recipe_of(tmp_path, tiny_model(**WIDE), compress=[chosen], serve={"runtime": runtime})
+    measured = [{verb: body | {"measure": True} for verb, body in chosen.items()}]
+    recipe = recipe_of(tmp_path, tiny_model(**WIDE), compress=measured, serve={"runtime": runtime})
     built = build(recipe, tmp_path / "store")
     size = built.manifest["size"]
     after = built.manifest["stages"][0]["metrics"]["after"]

@@ -14,7 +14,8 @@ from archiver.data.hub import HUB_PREFIX, read_hub_rows
 from archiver.errors import DataError
 
 CONTEXT = 256  # tokens a window, where the recipe does not say
-VALIDATION_WINDOWS = 200  # the first so many are measured; perplexity's third digit hardly moves with more
+# The first so many may be measured; perplexity's third digit hardly moves with more. At least so many are.
+VALIDATION_WINDOWS, LEAST_WINDOWS = 200, 20
 
 
 def read_text(source: Path | str, column: str = "text") -> str:

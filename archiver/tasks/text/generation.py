@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from archiver.data.text.windows import CONTEXT, read_text, windows_of
+from archiver.data.text.windows import CONTEXT, VALIDATION_WINDOWS, read_text, windows_of
 from archiver.tasks.base import GENERATE, Metric, Task, engine_server, limit_line
 
 if TYPE_CHECKING:
@@ -19,8 +20,9 @@ _STARTER = """
 # Fill in your text and uncomment: then the model can be calibrated, and the gate can measure what it lost.
 # data:
 #   train: train.txt            # plain text, relative to this file; or hub://name[/config]:split, or embedded:cpython
-#   validation: validation.txt  # what the gate is measured on: its first 200 windows
+#   validation: validation.txt  # what the gate is measured on: its first 200 windows at most
 #   context: {context}                # tokens of one window
+#   windows: auto               # as many as it takes to be sure; all: every one of the 200
 
 compress:
   - quantize: {{method: weight-only, bits: 8}}
@@ -62,7 +64,7 @@ class TextGeneration(Task):
     predicts_tokens = True
     plain_text = True
     batched = False  # a runtime's own batch, which texts join and leave token by token
-    data_keys = ("context",)
+    data_keys = ("context", "windows")
     serve_keys = (
         "max_length",
         "max_queue",
@@ -87,6 +89,18 @@ class TextGeneration(Task):
         if 2 <= context <= facts.max_positions:
             windows_of(text, (source.path / "tokenizer.json").read_bytes(), context)
         return [text]
+
+    def tokens(self, examples: Sequence[Any], recipe: Recipe, facts: ModelFacts, source: ModelSource) -> int | None:
+        tokenizer = (source.path / "tokenizer.json").read_bytes()
+        return sum(windows_of(text, tokenizer, context_of(recipe, facts)).size for text in examples)
+
+    def measured_tokens(self, tokens: int, recipe: Recipe, facts: ModelFacts) -> int:
+        """Of the windows that may be read; half of them, where a sample may do."""
+        most = min(tokens, VALIDATION_WINDOWS * context_of(recipe, facts))
+        return most if recipe.data.windows == "all" else most // 2
+
+    def tokens_of_one(self, recipe: Recipe, facts: ModelFacts) -> int:
+        return context_of(recipe, facts)
 
     def loss(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         from torch.nn import functional

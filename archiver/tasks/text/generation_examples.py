@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from archiver.data.text.windows import read_text
 from archiver.errors import DataError
 from archiver.tasks.workload import MAX_EXAMPLES
-from handlers.architecture.outputs.decoder import greedy_steps
 from handlers.inputs.text import TextInput
 
 if TYPE_CHECKING:
@@ -56,6 +55,8 @@ def choose_prompts(
         tokens = _decided(handler, model, ids) if 0 < len(ids) < room else 0
         if tokens:
             decided.append((tokens, place))
+        if sum(found == EXAMPLE_TOKENS for found, _ in decided) == count:
+            break  # no later one is decided longer
     if not decided:
         raise DataError(
             f"no text can be stored as an example: each of {len(looked_at)} has more than serve.max_length {room} tokens, "
@@ -75,7 +76,7 @@ def _decided(handler: Any, model: torch.nn.Module, ids: list[int]) -> int:
     ends = handler.serving["end_ids"]
     served = handler.continuation(ids, most)
     count = 0
-    for token, margin in greedy_steps(model, ids):
+    for token, margin in likeliest_behind(model, ids, served):
         if margin <= 2 * handler.serving["tolerance"]:
             break
         if token in ends:
@@ -87,3 +88,25 @@ def _decided(handler: Any, model: torch.nn.Module, ids: list[int]) -> int:
         if count == most:
             return most
     return count
+
+
+def likeliest_behind(model: torch.nn.Module, ids: list[int], written: list[int]) -> list[tuple[int, float]]:
+    """The likeliest token behind a prompt and behind each of the tokens written after it, all in one pass.
+
+    Args:
+        model: transformers' …ForCausalLM.
+        ids: the prompt. written: the tokens behind it.
+    Returns: (token, margin) at len(written) + 1 places; margin: by how much the token's logit exceeds the second best, as a
+        share of the largest |logit| there.
+    """
+    import torch
+
+    device = next(model.parameters()).device
+    places = torch.tensor([[*ids, *written]], device=device)
+    with torch.inference_mode():
+        logits = model(input_ids=places, use_cache=False, logits_to_keep=len(written) + 1).logits[0].float()
+    if not bool(torch.isfinite(logits).all()):
+        raise ArithmeticError("the model's logits are not finite")
+    best = logits.topk(min(2, logits.shape[-1]), dim=-1)
+    margins = (best.values[:, 0] - best.values[:, -1]) / logits.abs().amax(dim=-1).clamp(min=1e-12)
+    return list(zip(best.indices[:, 0].tolist(), margins.tolist(), strict=True))

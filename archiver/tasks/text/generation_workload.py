@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 
 from archiver.data.text.windows import VALIDATION_WINDOWS, windows_of
 from archiver.evaluation.speed import Speed
+from archiver.host import give_back_memory
 from archiver.tasks.base import load_object
 from archiver.tasks.text.generation import TextGeneration, context_of
 from archiver.tasks.workload import TOLERANCE_FP32, TOLERANCE_INT8, Arrays, Batch, Workload
@@ -21,10 +23,12 @@ from archiver.tasks.workload import TOLERANCE_FP32, TOLERANCE_INT8, Arrays, Batc
 if TYPE_CHECKING:
     import torch
 
-    from archiver.evaluation.metrics.perplexity import Predictions
+    from archiver.evaluation.comparison import Comparison
     from archiver.models.facts import ModelFacts
     from archiver.models.source import ModelSource
-    from archiver.spec import Recipe
+    from archiver.models.streamed import Streamed
+    from archiver.spec import GateSpec, Recipe
+    from archiver.tasks.text.window_measuring import OriginalAnswers, Predict
 
 SPEED_TOKENS = 2048  # of one batch of windows
 SPEED_BATCHES = 2
@@ -38,11 +42,15 @@ class GenerationWorkload(Workload):
 
     Attributes:
         text, train: validation and training text, "" for none.
+        streamed: the original within `original`, whose weights stay in the model's files; None where it is in memory.
+        parked: `model`, once its weights are in files too.
     """
 
     task: TextGeneration
     text: str = ""
     train: str = ""
+    streamed: Streamed | None = None
+    parked: Streamed | None = None
 
     @classmethod
     def load(
@@ -60,9 +68,11 @@ class GenerationWorkload(Workload):
 
         model = load_model(source, task.auto_class)
         module = DecoderWithHead(model)
-        original = copy.deepcopy(module).eval()
+        streamed = _streamed(model, source.path)
+        original = (copy.deepcopy(module) if streamed is None else DecoderWithHead(streamed.model)).eval()
+        give_back_memory()
         text, more = validation[0], train[0] if train else ""
-        return cls(task, recipe, source, facts, [text], model, module, original, text, more)
+        return cls(task, recipe, source, facts, [text], model, module, original, text, more, streamed)
 
     @property
     def context(self) -> int:
@@ -75,40 +85,67 @@ class GenerationWorkload(Workload):
 
     # ---- quality ------------------------------------------------------------------------------------------------------
 
-    def metrics_from(self, found: Predictions, windows: np.ndarray) -> dict[str, float]:
-        """The task's metrics from what some runtime predicted on `windows`, in the ids of the model as it is now."""
-        from archiver.evaluation.metrics.perplexity import language_metrics, predict_windows
-        from archiver.state.constraints import state_of
-
-        old_ids = state_of(self.model).old_ids
-        if old_ids is None:
-            return language_metrics(found, self._original.best)
-        # Tokens are gone: the original reads the same windows by its own ids, and may answer with a token that is gone.
-        old = old_ids.numpy()
-        found.best[...] = old[found.best]
-        return language_metrics(found, predict_windows(self.original, old[windows]).best)
-
     def measure(self) -> dict[str, float]:
+        """Over all windows: what stages compare with each other is measured on the same text."""
         from archiver.evaluation.metrics.perplexity import predict_windows
 
-        windows = self.windows(self.tokenizer_json)
-        return self.metrics_from(predict_windows(self.module, windows), windows)
+        return self._compare(lambda windows: predict_windows(self.module, windows), (), whole=True).metrics
+
+    def compare(self, bounds: Sequence[GateSpec]) -> Comparison:
+        from archiver.evaluation.metrics.perplexity import predict_windows
+
+        return self._compare(lambda windows: predict_windows(self.module, windows), bounds)
 
     def measure_served(self, handler: Any, way: Any, folder: Path) -> dict[str, float]:
+        return self.compare_served(handler, way, folder).metrics
+
+    def compare_served(self, handler: Any, way: Any, folder: Path) -> Comparison:
+        with load_object(way.score)(handler, folder) as predict:
+            return self._compare(predict, [bounds for _, bounds in self.recipe.final_bounds])
+
+    def _compare(self, predict: Predict, bounds: Sequence[GateSpec], *, whole: bool = False) -> Comparison:
+        """A model beside the original.
+
+        Args:
+            predict: [windows, length] int64 in the ids of the model as it is now → Predictions.
+            bounds: what is to be decided. whole: over all windows, whatever the recipe says.
+        """
+        from archiver.evaluation.metrics.perplexity import Predictions, predict_windows
+        from archiver.state.constraints import state_of
+        from archiver.tasks.text.window_measuring import OriginalAnswers, compare_whole, compare_windows
+
         windows = self.windows(self.tokenizer_json)
-        return self.metrics_from(load_object(way.score)(handler, folder, windows), windows)
+        whole = whole or self.recipe.data.windows == "all"
+        kept = state_of(self.model).old_ids
+        if kept is None:
+            return compare_windows(predict, windows, self._original, bounds, whole=whole)
+        old_ids = kept.numpy()
+
+        def in_old_ids(part: np.ndarray) -> Predictions:
+            found = predict(part)
+            return Predictions(found.nll, old_ids[found.best])
+
+        if np.array_equal(old_ids[windows], self._original.windows):
+            return compare_windows(in_old_ids, windows, self._original, bounds, whole=whole)
+        # Tokens of this text are gone: the original reads the model's windows by its own ids, and its own as they were.
+        reread = OriginalAnswers(lambda part: predict_windows(self.original, part), old_ids[windows])
+        return compare_whole(in_old_ids(windows), reread.every(), self._original.every())
 
     @cached_property
-    def _original(self) -> Predictions:
+    def _original(self) -> OriginalAnswers:
         from archiver.evaluation.metrics.perplexity import predict_windows
+        from archiver.tasks.text.window_measuring import OriginalAnswers
 
-        return predict_windows(self.original, self.windows(self.tokenizer_bytes))
+        windows = self.windows(self.tokenizer_bytes)
+        return OriginalAnswers(lambda part: predict_windows(self.original, part), windows)
 
     @cached_property
     def original_metrics(self) -> dict[str, float]:
+        """Over all windows."""
         from archiver.evaluation.metrics.perplexity import language_metrics
 
-        return language_metrics(self._original, self._original.best)
+        found = self._original.every()
+        return language_metrics(found, found.best)
 
     # ---- data ---------------------------------------------------------------------------------------------------------
 
@@ -160,7 +197,33 @@ class GenerationWorkload(Workload):
         read = max(1, min(READ, self.context - 1, room // 2))
         written = max(1, min(WRITTEN, room - read))
         cut = [self.windows(tokenizer)[:STREAMS, :read] for tokenizer in (self.tokenizer_bytes, self.tokenizer_json)]
-        return compare_generation(self.original.get_submodule("model"), handler.backend, cut[0], cut[1], written)
+        with self.original_in_memory() as original:
+            return compare_generation(original.get_submodule("model"), handler.backend, cut[0], cut[1], written)
+
+    def park(self, folder: Path) -> None:
+        from archiver.models.streamed import parked
+
+        if self.streamed is not None and self.parked is None:
+            self.parked = parked(self.model, self.source.path, folder / "weights")
+            give_back_memory()
+
+    @contextmanager
+    def weights_in_memory(self) -> Iterator[None]:
+        with self.parked.resident() if self.parked is not None else nullcontext():
+            yield
+        give_back_memory()
+
+    @contextmanager
+    def original_in_memory(self) -> Iterator[torch.nn.Module]:
+        """Where no stage has changed a weight it is the model itself, and no second one is loaded."""
+        if self.streamed is None:
+            yield self.original
+        elif self.parked is None and self.streamed.same(self.model):
+            yield self.module
+        else:
+            with self.streamed.resident():
+                yield self.original
+            give_back_memory()
 
     # ---- the archive --------------------------------------------------------------------------------------------------
 
@@ -202,6 +265,23 @@ class GenerationWorkload(Workload):
         if old_ids is None:
             return list(self.facts.end_token_ids)
         return [int(place) for end in self.facts.end_token_ids for place in (old_ids == end).nonzero()[:, 0]]
+
+
+def _streamed(model: Any, folder: Path) -> Streamed | None:
+    """The model with its weights in its files; None where its code looks at a weight outside of the module that has it."""
+    import torch
+
+    from archiver.models.streamed import streamed_copy
+
+    streamed: Any = streamed_copy(model, folder)
+    ids = torch.tensor([[0, 0]])
+    with torch.inference_mode():
+        expected = model(input_ids=ids, use_cache=False).logits
+        try:
+            found = streamed.model(input_ids=ids, use_cache=False).logits
+        except Exception:  # whatever such code meets in an empty weight
+            return None
+    return streamed if torch.equal(found, expected) else None
 
 
 def _inputs(windows: np.ndarray) -> dict[str, torch.Tensor]:

@@ -1,10 +1,10 @@
-"""A decoder on torch: token ids in, logits out; and the likeliest token behind a prompt, one after another.
+"""A decoder on torch: token ids in, logits out.
 
 The evaluation takes the same module as the fp32 original, so that build and worker mean the same by «the model».
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,25 +35,6 @@ class DecoderWithHead(torch.nn.Module):
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": places}
         logits = self.model(**inputs, use_cache=False).logits
         return logits
-
-
-def greedy_steps(model: torch.nn.Module, prompt: Sequence[int]) -> Iterator[tuple[int, float]]:
-    """(token, margin) after token: always the likeliest one, keys and values of earlier places kept. Never ends by itself.
-
-    margin: by how much the token's logit exceeds the second best, as a share of the largest |logit|
-    """
-    device = next(model.parameters()).device
-    ids, cache = torch.tensor([list(prompt)], device=device), None
-    while True:
-        with torch.inference_mode():
-            output = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        logits, cache = output.logits[0, -1].float(), output.past_key_values
-        if not bool(torch.isfinite(logits).all()):
-            raise ArithmeticError("the model's logits are not finite")
-        best = logits.topk(min(2, logits.shape[0]))
-        token = int(best.indices[0])
-        yield token, float((best.values[0] - best.values[-1]) / logits.abs().max().clamp(min=1e-12))
-        ids = best.indices[:1].reshape(1, 1)
 
 
 def load_decoder(folder: Path, spec: Mapping[str, Any]) -> DecoderWithHead:

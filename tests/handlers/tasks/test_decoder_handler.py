@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 import torch
 from generating import TASK, ask_all, asked, ids_of, one, slowed, told_events
-from greedy import continue_greedily
+from greedy import continue_greedily, greedy_steps
 from task_models import load_model
 from tiny_models import DECODERS
 from torchserve_side import Told, ask
 
 from archiver.errors import DataError
 from archiver.tasks.text.generation_examples import choose_prompts
-from handlers.architecture.outputs.decoder import greedy_steps
 from handlers.inputs.text import TextInput
 from handlers.tasks import engine as engine_handler
 
