@@ -227,7 +227,7 @@ def _mixed_lengths(archive: Path, samples: Sequence[np.ndarray]) -> None:
     ] = []  # (seconds until the answer, seconds of sound), in the order of the answers
     with TorchServe([archive], config=ROOT / "config.properties") as server:
         server.wait_ready(300)
-        url, key = server.prediction_url("whisper"), server.inference_key
+        url, key = server.prediction_url(server.models[0]), server.inference_key
         predict_rest(url, bodies[4], "audio/wav", token=key, timeout=600)  # the first one prepares the graph
         started = time.perf_counter()
 
