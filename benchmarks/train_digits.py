@@ -193,7 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT_DIR")
     parser.add_argument("--speaker", default="yweweler", help="who is held out")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=3500)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     digits = Digits(SHARED / "data/spoken-digits")
