@@ -123,6 +123,7 @@ def _facts(workload: Workload, stages: list[StageReport], staged: Staged) -> dic
             "alone_against_in_a_batch": round(staged.batch_difference, 6),
         },
         "gate": recipe.get("gate", {}),
+        "max_body_bytes": staged.handler.input.max_bytes,
     }
 
 

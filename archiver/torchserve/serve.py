@@ -11,6 +11,7 @@ import json
 import shlex
 import sys
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from archiver.torchserve.client import predict_rest
 from archiver.torchserve.processes import end_processes, is_frontend, session_of, session_processes
 from archiver.torchserve.server import ServerError, TorchServe
 from archiver.torchserve.settings import SAFE, fixed_properties, read_properties, taken
+from handlers.manifest import MANIFEST
 
 FOLDER = Path(".torchserve")
+_LIMIT = "max_request_size"
 _LONGEST = 2000  # characters of a body that stands in the curl line itself
 _READ_KEY = """sed -n '/"inference"/,/}/s/.*"key": "\\(.*\\)".*/\\1/p'"""
 
@@ -50,6 +53,7 @@ def start(model_store: Path, config: Path, folder: Path, timeout: float = 300.0)
     if not config.is_file():
         raise NothingToDo(f"{config}: no such file; name a config.properties with --config")
     properties = fixed_properties({**SAFE, **read_properties(config)})
+    properties |= smaller_bodies(archives, properties)
     busy = taken(properties)
     if busy:
         raise NothingToDo(f"another process listens on {', '.join(busy)}; stop it, or change the address in {config}")
@@ -99,6 +103,32 @@ def example_body(archive: Path) -> bytes | None:
     if example.get("parameters"):
         request["parameters"] = example["parameters"]
     return json.dumps(request, ensure_ascii=False).encode()
+
+
+def smaller_bodies(archives: Sequence[Path], properties: Mapping[str, str]) -> dict[str, str]:
+    """What the frontend holds in memory of one request, by what the archives take; never more than was set.
+
+    Twice the most that any of them takes: their own 413, which tells the numbers, is not to be cut short.
+
+    Args:
+        properties: as config.properties has them.
+    Returns: max_request_size in bytes, or nothing where an archive does not say what it takes, or takes as much as was set.
+    """
+    taken_by = [_max_body(archive) for archive in archives]
+    limit = 2 * max((size for size in taken_by if size is not None), default=0)
+    allowed = properties.get(_LIMIT, "6553500")  # TorchServe's default
+    lower = allowed.isdecimal() and None not in taken_by and limit < int(allowed)
+    return {_LIMIT: str(limit)} if lower else {}
+
+
+def _max_body(archive: Path) -> int | None:
+    """Bytes of the largest body that an archive takes; None where it does not say, as those from elsewhere."""
+    try:
+        with zipfile.ZipFile(archive) as contents:
+            found = json.loads(contents.read(MANIFEST))["max_body_bytes"]
+    except (zipfile.BadZipFile, KeyError, TypeError, ValueError):
+        return None
+    return found if isinstance(found, int) else None
 
 
 def _ask(server: TorchServe, archive: Path, model: str) -> None:

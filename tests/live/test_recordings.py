@@ -33,7 +33,7 @@ KINDS = {
     "scenes": (CLASSIFICATION, "audio-spectrogram-transformer", CLASSES, "weight-only", "torch"),
 }
 LENGTHS = (16_000, 4_000, 9_111, 30_000, 2_000, 700)
-COUNT, CLIENTS = 400, 6
+COUNT, CLIENTS = 1000, 6
 
 
 @pytest.fixture(scope="module")

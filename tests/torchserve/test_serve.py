@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,22 @@ def test_nothing_to_serve_is_said_before_anything_starts(
     assert serve.main(["start"]) == 2
     assert "config.properties: no such file" in capsys.readouterr().err
     assert not serve.FOLDER.exists()
+
+
+def test_the_frontend_takes_no_larger_bodies_than_the_archives(tmp_path: Path) -> None:
+    """A store of texts alone stays at 4 MiB of memory for a request; what says nothing leaves the setting as it is."""
+    sizes = {"texts": 2 << 20, "sounds": 32 << 20, "tiny": 1 << 20}
+    archives = {name: tmp_path / f"{name}.mar" for name in (*sizes, "foreign", "older")}
+    for name, path in archives.items():
+        with zipfile.ZipFile(path, "w") as contents:
+            if name != "foreign":
+                facts = {"max_body_bytes": sizes[name]} if name in sizes else {}
+                contents.writestr("marpress.json", json.dumps(facts))
+    allowed = {"max_request_size": str(32 << 20)}
+
+    def found(*names: str) -> dict[str, str]:
+        return serve.smaller_bodies([archives[name] for name in names], allowed)
+
+    assert found("texts", "tiny") == {"max_request_size": str(4 << 20)}
+    assert found("texts", "sounds") == found("texts", "foreign") == found("older") == {}
+    assert serve.smaller_bodies([archives["texts"]], {"max_request_size": "1000"}) == {}
