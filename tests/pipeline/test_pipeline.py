@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import re
-import signal
+import subprocess
+import sys
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from built import build, quantize, recipe_of, small_archive
+from places import ROOT
 
 from archiver.compression import METHODS, Method
 from archiver.compression.report import StageReport
@@ -272,18 +274,36 @@ def test_all_mistakes_at_once_and_before_any_work(tiny_model, tmp_path):
     assert left_in(tmp_path / "store") == []
 
 
+TERMINATED = """
+import os, signal, sys
+from pathlib import Path
+from archiver.pipeline.workspace import workspace
+store = Path(sys.argv[1])
+try:
+    with workspace(store) as folder:
+        (folder / "half").write_text("written")
+        print(*sorted(path.name for path in store.rglob("*")))
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+except KeyboardInterrupt as stopped:  # a bare one, as Ctrl-C is
+    print(repr(stopped), signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
+"""
+
+
 def test_the_workspace_goes_away_and_abandoned_ones_too(tmp_path):
     store = tmp_path / "store"
     (store / ".building/999999999-dead").mkdir(parents=True)
-    (store / f".building/{os.getppid()}-alive").mkdir()
-    # A bare KeyboardInterrupt, as Ctrl-C is one.
-    with pytest.raises(KeyboardInterrupt, match="^$"):
-        with workspace(store) as folder:
-            (folder / "half").write_text("written")
-            assert left_in(store) == sorted([".building", f"{os.getppid()}-alive", folder.name, "half"])
-            os.kill(os.getpid(), signal.SIGTERM)
-    assert left_in(store) == [".building", f"{os.getppid()}-alive"]
-    (store / f".building/{os.getppid()}-alive").rmdir()
+    (store / f".building/{os.getpid()}-alive").mkdir()
+    # In a process of its own, since it ends itself.
+    command = [sys.executable, "-c", TERMINATED, str(store)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    during, after = done.stdout.splitlines()
+    names = during.split()
+    assert len(names) == 4 and {".building", f"{os.getpid()}-alive", "half"} < set(names)
+    assert after == "KeyboardInterrupt() True"
+    assert left_in(store) == [".building", f"{os.getpid()}-alive"]
+    (store / f".building/{os.getpid()}-alive").rmdir()
     with workspace(store):
         pass
     assert left_in(store) == []
