@@ -14,7 +14,7 @@ from archiver.tasks.speech.recognition import CtcRecognition
 from archiver.tasks.text.classification import TextClassification
 from archiver.tasks.text.feature_extraction import FeatureExtraction
 from archiver.tasks.text.fill_mask import FillMask
-from archiver.tasks.text.generation import TextGeneration
+from archiver.tasks.text.generation.task import TextGeneration
 from archiver.tasks.text.question_answering import QuestionAnswering
 from archiver.tasks.text.ranking import TextRanking
 from archiver.tasks.text.sentence_similarity import SentenceSimilarity

@@ -22,10 +22,10 @@ from archiver.evaluation.metrics.perplexity import Predictions, language_metrics
 from archiver.models.source import resolve_model
 from archiver.spec import DataSpec, GateSpec, Recipe
 from archiver.tasks import TASKS
-from archiver.tasks.text.generation import context_of
-from archiver.tasks.text.generation_examples import likeliest_behind
-from archiver.tasks.text.generation_workload import GenerationWorkload, _streamed
-from archiver.tasks.text.window_measuring import OriginalAnswers, compare_windows
+from archiver.tasks.text.generation.examples import likeliest_behind
+from archiver.tasks.text.generation.task import context_of
+from archiver.tasks.text.generation.windows import OriginalAnswers, compare_windows
+from archiver.tasks.text.generation.workload import GenerationWorkload, _streamed
 
 TASK = "text-generation"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,8 +65,8 @@ class LayerRuns:
     equal tensors are kept once.
 
     Args:
-        model: whose layers they are. module: the model with its head. batches: the calibration batches.
-        prefix, layers: as `layer_list` gives them. calls: batch → layer → how it is called.
+        module: the model with its head. batches: the calibration batches. layers: the model's, the lowest first.
+        calls: batch → layer → how it is called.
         hidden: the inputs of the layer that is reached. widths: length of the tuple that a layer gives; None: a tensor.
     """
 
@@ -216,11 +216,8 @@ def _called(
 
         return forward
 
-    try:
-        with _in_place(layers, [note(width) for width in widths]):
-            module(**inputs_of(batch, module))
-    except _Enough:
-        pass
+    with suppress(_Enough), _in_place(layers, [note(width) for width in widths]):
+        module(**inputs_of(batch, module))
     return (calls, first[0]) if len(calls) == len(layers) else None
 
 

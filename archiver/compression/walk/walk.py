@@ -18,7 +18,6 @@ from archiver.compression.walk.clock import Clock
 from archiver.compression.walk.layer_runs import LayerRuns
 from archiver.compression.walk.saved import SavedWalk
 from archiver.errors import UnsupportedModelError
-from archiver.state.constraints import sharing
 
 Tensor = torch.Tensor
 # (names of the modules of one layer, name → moments of its inputs) → tensors to keep, by any names; it changes the layer's
@@ -143,12 +142,13 @@ def shared_between_layers(model: torch.nn.Module, names: Sequence[str]) -> bool:
         prefix = f"{layer_list(model)[0]}."
     except UnsupportedModelError:
         return True
-
-    def place(name: str) -> str:
-        return name.removeprefix(prefix).partition(".")[0] if name.startswith(prefix) else ""
-
-    inside = [name for name in names if place(name) and "weight" in model.get_submodule(name)._parameters]
-    return any({place(twin) for twin in sharing(model, name)} - {place(name)} for name in inside)
+    readers: dict[int, set[str]] = {}  # weight → its places: numbers of layers, "" outside of them
+    for name, module in model.named_modules(remove_duplicate=False):
+        if (weight := getattr(module, "_parameters", {}).get("weight")) is not None:
+            inside = name.startswith(prefix)
+            readers.setdefault(id(weight), set()).add(name.removeprefix(prefix).partition(".")[0] if inside else "")
+    weights = [model.get_submodule(name)._parameters.get("weight") for name in names if name.startswith(prefix)]
+    return any(weight is not None and len(readers[id(weight)]) > 1 for weight in weights)
 
 
 def within(model: torch.nn.Module, layer: int | None) -> list[str]:

@@ -16,7 +16,7 @@ from tiny_models import DECODERS
 from torchserve_side import Told, ask
 
 from archiver.errors import DataError
-from archiver.tasks.text.generation_examples import choose_prompts
+from archiver.tasks.text.generation.examples import choose_prompts
 from handlers.inputs.text import TextInput
 from handlers.tasks import engine as engine_handler
 

@@ -77,7 +77,7 @@ class TextGeneration(Task):
     )
     unit = "tokens"
     batches = "written in 8 streams at once"
-    workload = "archiver.tasks.text.generation_workload:GenerationWorkload"
+    workload = "archiver.tasks.text.generation.workload:GenerationWorkload"
     handler = "handlers.tasks.text.generation:TextGenerationHandler"
     starter = _STARTER
     starter_serve = _SERVE

@@ -17,7 +17,7 @@ from archiver.data.text.windows import VALIDATION_WINDOWS, windows_of
 from archiver.evaluation.speed import Speed
 from archiver.host import give_back_memory
 from archiver.tasks.base import load_object
-from archiver.tasks.text.generation import TextGeneration, context_of
+from archiver.tasks.text.generation.task import TextGeneration, context_of
 from archiver.tasks.workload import TOLERANCE_FP32, TOLERANCE_INT8, Arrays, Batch, Workload
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from archiver.models.source import ModelSource
     from archiver.models.streamed import Streamed
     from archiver.spec import GateSpec, Recipe
-    from archiver.tasks.text.window_measuring import OriginalAnswers, Predict
+    from archiver.tasks.text.generation.windows import OriginalAnswers, Predict
 
 SPEED_TOKENS = 2048  # of one batch of windows
 SPEED_BATCHES = 2
@@ -112,7 +112,7 @@ class GenerationWorkload(Workload):
         """
         from archiver.evaluation.metrics.perplexity import Predictions, predict_windows
         from archiver.state.constraints import state_of
-        from archiver.tasks.text.window_measuring import OriginalAnswers, compare_whole, compare_windows
+        from archiver.tasks.text.generation.windows import OriginalAnswers, compare_whole, compare_windows
 
         windows = self.windows(self.tokenizer_json)
         whole = whole or self.recipe.data.windows == "all"
@@ -134,7 +134,7 @@ class GenerationWorkload(Workload):
     @cached_property
     def _original(self) -> OriginalAnswers:
         from archiver.evaluation.metrics.perplexity import predict_windows
-        from archiver.tasks.text.window_measuring import OriginalAnswers
+        from archiver.tasks.text.generation.windows import OriginalAnswers
 
         windows = self.windows(self.tokenizer_bytes)
         return OriginalAnswers(lambda part: predict_windows(self.original, part), windows)
@@ -249,7 +249,7 @@ class GenerationWorkload(Workload):
         return ("jinja2",) if serving["chat"] else ()
 
     def choose_examples(self, handler: Any) -> tuple[list[Any], dict[str, Any]]:
-        from archiver.tasks.text.generation_examples import choose_prompts, prompts_of
+        from archiver.tasks.text.generation.examples import choose_prompts, prompts_of
 
         wanted = self.recipe.serve.examples
         model = self.module.get_submodule("model")

@@ -1,0 +1,1 @@
+"""text-generation: its declaration, its workload, the windows that it is measured on, and the prompts that are stored."""
