@@ -33,6 +33,7 @@ _LOGITS = 600e6  # bytes of these models' logits, and of what is made of them
 _OPENED = 2.5  # bytes in memory for each byte of the archive's weights, mapped ones included
 _EAGER = 1.5  # a pass through a model, against its products alone at the rate of a large one
 _READ, _WRITE, _STREAM = 400e6, 20e6, 10e9  # bytes a second: of weights loaded, of an archive packed, of memory
+_LEARNT = 2048  # tokens of one step of a layer that learns by itself
 _TRAINING = 4  # passes that a step of training is worth: forward, backward, the original's
 
 
@@ -83,7 +84,10 @@ def forecast(checked: Checked, flops: float | None = None) -> Forecast:
     for stage in recipe.compress:
         samples = float(getattr(stage.options, "samples", 0) or 0) if stage.needs_data else 0.0
         seen = samples * min(task.tokens_of_one(recipe, facts), learnt)
-        steps[f"compress: {stage.label}"] = 1 + 2 * passes(seen) + _TRAINING * passes(_epochs(stage) * learnt)
+        # Stages that learn layer by layer take so many batches in each: together as many through the whole model.
+        fitted = min(_LEARNT, learnt) * getattr(stage.options, "learning_steps", 0)
+        trained = _epochs(stage) * learnt + fitted
+        steps[f"compress: {stage.label}"] = 1 + 2 * passes(seen) + _TRAINING * passes(trained)
         if stage.bounds is not None or stage.measure:
             steps[f"measure: after {stage.label}"] = passes(2 * validation)
     for name in runtimes:

@@ -46,9 +46,7 @@ def compress(workload: Workload, progress: Progress, model_store: Path | None = 
     GateFailed when a stage's own bound is missed. Those of a stage that only plans integers are looked at with the gate's.
     """
     done = Compressed()
-    before: Mapping[str, float] | None = (
-        None  # what is known of the model before the stage: nothing of the original yet
-    )
+    before: Mapping[str, float] | None = None  # of the model before the stage: nothing is known of the original yet
     speed: float | None = 1.0
     for index, stage in enumerate(workload.recipe.compress):
         checkpoint = None if model_store is None else _checkpoint(workload, index, model_store)

@@ -53,6 +53,14 @@ def test_training_reads_its_data_again_and_again(tiny_model, tmp_path) -> None:
     assert long["compress: retrain"] - 1 == pytest.approx(3 * (short["compress: retrain"] - 1))
 
 
+def test_layers_that_learn_by_themselves_take_their_steps(tiny_model, tmp_path) -> None:
+    stage = {"retrain": {"method": "layerwise", "steps": 100}}
+    few = recipe_of(tmp_path, tiny_model(), compress=[stage])
+    many = recipe_of(tmp_path, tiny_model(), compress=[{"retrain": {"method": "layerwise", "steps": 300}}])
+    one, three = (forecast(check(recipe), 1e6).seconds["compress: retrain/layerwise"] for recipe in (few, many))
+    assert 2 < three / one < 3  # and as much reading of the texts as before
+
+
 def test_sentences() -> None:
     assert Forecast({"a": 100.0, "b": 80.0}, 2.14e9, 3e8, 1e8).sentence() == (
         "about 3 minutes, 2.1 GB of memory and 0.4 GB of disk"

@@ -170,8 +170,8 @@ class WeightOnly:
 
     @property
     def learning_steps(self) -> int:
-        """Of autoround, in each layer."""
-        return self.steps or 200
+        """Of autoround, in each layer; 0 for the other algorithms."""
+        return (self.steps or 200) if self.algorithm == "autoround" else 0
 
     @property
     def columns_per_group(self) -> int | None:

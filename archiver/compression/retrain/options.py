@@ -53,3 +53,8 @@ class Layerwise:
     precision: str = option(
         "string", "auto", choices=("auto", "fp32", "bf16"), help="bf16 where the host is fast in it"
     )
+
+    @property
+    def learning_steps(self) -> int:
+        """In each layer."""
+        return self.steps

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from archiver.progress import duration
+
 
 class Clock:
     """Says one line for each group of modules that is done.
@@ -37,10 +39,6 @@ class Clock:
         """A group that has just been done."""
         self._done += len(group)
         left = (time.perf_counter() - self._started) / (self._done - self._restored) * (self._total - self._done)
-        still = f", about {_told(left)} left" if self._done < self._total and left >= 1 else ""
+        still = f", about {duration(left)} left" if self._done < self._total and left >= 1 else ""
         line = f"{group[-1]} and what is beside it, {self._done} of {self._total} modules{still}"
         self._say(f"    {self._method}: {line}")
-
-
-def _told(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

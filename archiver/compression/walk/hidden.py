@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 
 from archiver.errors import ArchiverError
@@ -36,7 +37,10 @@ class Hidden:
         Raises: ArchiverError where they fit neither into memory nor onto the disk.
         """
         need = sum(state.numel() * state.element_size() for state in states)
-        if need <= SHARE * (free_memory() if free is None else free) or len({state.dtype for state in states}) > 1:
+        if (
+            need <= SHARE * (psutil.virtual_memory().available if free is None else free)
+            or len({state.dtype for state in states}) > 1
+        ):
             return cls(list(states))
         file = _mapped(need, folder or Path(tempfile.gettempdir()))
         mapped, start = [], 0
@@ -60,15 +64,6 @@ class Hidden:
     def close(self) -> None:
         """Forget the states; a file's room on the disk is free again."""
         self._states, self._file = [], None
-
-
-def free_memory() -> int:
-    """Bytes that the system could give without swapping; where it does not say, a GiB."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return 1 << 30
 
 
 def _mapped(size: int, folder: Path) -> np.memmap:

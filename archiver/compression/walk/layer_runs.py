@@ -285,9 +285,8 @@ class _Pool:
 
     def __init__(self) -> None:
         self._known: dict[tuple[torch.Size, torch.dtype], list[Tensor]] = {}
-        self._met: dict[
-            int, tuple[Tensor, Tensor]
-        ] = {}  # by id: a tensor of this batch's calls, and the one kept for it
+        # By id: a tensor of this batch's calls, and the one kept for it.
+        self._met: dict[int, tuple[Tensor, Tensor]] = {}
 
     def kept(self, calls: Sequence[_Call]) -> list[_Call]:
         """The calls of one batch with tensors that are kept already in the place of equal ones."""
