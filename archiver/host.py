@@ -2,9 +2,13 @@
 
 import ctypes
 import gc
+import mmap
 import platform
+import weakref
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from handlers.cpu import container_cores, host_isa
 
@@ -32,6 +36,25 @@ def give_back_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def map_file(path: Path) -> np.ndarray:
+    """A file's bytes [n] uint8, in memory as far as they were looked at since the last `drop_mapped`.
+
+    What is written into them stays in this process, until then.
+    """
+    mapped = np.memmap(path, np.uint8, "c")
+    _mapped.add(mapped._mmap)  # type: ignore[attr-defined]  # the array keeps it alive, as its base
+    return mapped
+
+
+def drop_mapped() -> None:
+    """The pages of mapped files leave this process's memory; they are read again where they are looked at again."""
+    for one in list(_mapped):
+        one.madvise(mmap.MADV_DONTNEED)
+
+
+_mapped: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
 
 
 def _processor() -> str:

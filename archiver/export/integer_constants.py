@@ -8,13 +8,14 @@ fuses the one into FullyConnected and Gather as well as the other (seen with Ope
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from archiver.host import drop_mapped
 from archiver.state.plan import QuantizationPlan
 from archiver.storage.codec_choice import WeightLayout
 from archiver.storage.int8_rows import quantize_rows
@@ -55,13 +56,13 @@ def put_integers(graph: Any, model: torch.nn.Module, plan: QuantizationPlan | No
         if constant.get_type_name() != "Constant" or not _is_weight(constant):
             continue
         key = content_key(constant.data)
-        if key not in make:
-            continue
-        if key not in done:
+        if key in make and key not in done:
             found = make[key](constant.data)
-            if found is None:
-                continue
-            done[key] = decompression(found) if _computable(found) else opset13.constant(found.values())
+            if found is not None:
+                done[key] = decompression(found) if _computable(found) else opset13.constant(found.values())
+        drop_mapped()
+        if key not in done:
+            continue
         for place in constant.output(0).get_target_inputs():
             place.replace_source_output(done[key].output(0))
 
@@ -81,6 +82,7 @@ def _makers(
     make = {key: of_grid(layout) for key, layout in layouts_by_content(model).items()}
     for name in (*plan.linears, *plan.embeddings) if plan else ():
         make[content_key(model.get_parameter(f"{name}.weight").detach().cpu().numpy())] = as_rows
+        drop_mapped()
     return make
 
 
@@ -95,22 +97,30 @@ def as_rows(weight: np.ndarray) -> Integers:
     return Integers(levels[:, None], scale[:, None], zero, 8)
 
 
-@contextlib.contextmanager
-def as_planned(model: torch.nn.Module, plan: QuantizationPlan | None) -> Iterator[None]:
-    """Inside, a module whose weight the plan makes int8 rows computes with what those stand for; one weight at a time.
-
-    A weight that holds a planned one's values is planned too, as in the graph.
-    """
+def planned_modules(model: torch.nn.Module, plan: QuantizationPlan | None) -> list[torch.nn.Module]:
+    """The modules whose weight `put_integers` makes int8 rows for the plan: those that it names, and those with their values."""
     names = (*plan.linears, *plan.embeddings) if plan else ()
     planned = {id(weight): weight for weight in (model.get_parameter(f"{name}.weight") for name in names)}
-    hooks = []
+    found = []
     for module in model.modules():
         weight = module._parameters.get("weight")
         if weight is None or weight.ndim != 2:
             continue
         if id(weight) in planned or any(_equal(weight, other) for other in planned.values()):
-            hooks.append(module.register_forward_pre_hook(_round_rows))
-            hooks.append(module.register_forward_hook(_put_back(weight), always_call=True))
+            found.append(module)
+            drop_mapped()
+    return found
+
+
+@contextlib.contextmanager
+def with_int8_rows(modules: Sequence[torch.nn.Module]) -> Iterator[None]:
+    """Inside, these modules compute with what int8 rows of their weights stand for; one weight at a time."""
+    hooks: list[Any] = []
+    for module in modules:
+        put = _Rounded()
+        hooks.append(module.register_forward_pre_hook(put.round))
+        # Before those hooks that were there: a model whose weights lie in files takes back what it filled in.
+        hooks.append(module.register_forward_hook(put.back, always_call=True, prepend=True))
     try:
         yield
     finally:
@@ -118,20 +128,24 @@ def as_planned(model: torch.nn.Module, plan: QuantizationPlan | None) -> Iterato
             hook.remove()
 
 
+class _Rounded:
+    """A module's weight on int8 rows while the module runs."""
+
+    def __init__(self) -> None:
+        self.weight: torch.nn.Parameter | None = None
+
+    def round(self, module: torch.nn.Module, _: object) -> None:
+        self.weight = module.get_parameter("weight")
+        q, scale = quantize_rows(self.weight)
+        module._parameters["weight"] = torch.nn.Parameter(q.float().mul_(scale), requires_grad=False)
+
+    def back(self, module: torch.nn.Module, *_: object) -> None:
+        if self.weight is not None:
+            module._parameters["weight"], self.weight = self.weight, None
+
+
 def _equal(weight: torch.Tensor, other: torch.Tensor) -> bool:
     return weight.shape == other.shape and torch.equal(weight, other)
-
-
-def _round_rows(module: torch.nn.Module, _: object) -> None:
-    q, scale = quantize_rows(module.get_parameter("weight"))
-    module._parameters["weight"] = torch.nn.Parameter(q.float().mul_(scale), requires_grad=False)
-
-
-def _put_back(weight: torch.nn.Parameter) -> Callable[..., None]:
-    def put(module: torch.nn.Module, *_: object) -> None:
-        module._parameters["weight"] = weight
-
-    return put
 
 
 def on_grid(weight: np.ndarray, layout: WeightLayout) -> Integers | None:

@@ -11,7 +11,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,40 +20,51 @@ import torch
 from archiver.errors import UnsupportedModelError
 from archiver.export.decoder_check import IR, check_answers
 from archiver.export.decoder_configs import TASK, decoder_config
-from archiver.export.integer_constants import as_planned, put_integers
+from archiver.export.integer_constants import planned_modules, put_integers, with_int8_rows
 from archiver.export.telemetry import decline_telemetry
 from archiver.host import give_back_memory
 from archiver.state.plan import QuantizationPlan
 from handlers.manifest import canonical_json
 
 
-def export_decoder(model: torch.nn.Module, plan: QuantizationPlan | None, folder: Path) -> None:
+def export_decoder(
+    model: torch.nn.Module,
+    plan: QuantizationPlan | None,
+    folder: Path,
+    weights: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+) -> None:
     """Write openvino_model.xml, openvino_model.bin and config.json into `folder`. The same module gives the same bytes.
 
     model: transformers' …ForCausalLM in float32; it stays as it is. Weights that a stage moved onto a grid of integers, and
     the plan's (int8 rows), lie there as integers, see integer_constants; all others in float32.
+    weights: inside it the model holds its weights, for a model that else reads each when it runs.
     UnsupportedModelError when optimum-intel is not installed, cannot trace the model, or its graph computes something else.
     """
     decline_telemetry()
-    import openvino as ov
-
     with as_it_was(model), torch.random.fork_rng(devices=[]):
         model.eval()  # dropout would make torch's answers others, and draw random numbers
-        graph = _trace(model, decoder_config(model))
-        put_integers(graph, model, plan)
-        # A new model around the same operations: optimum's and the converter's notes about themselves stay behind.
-        graph = ov.Model(graph.get_results(), graph.get_sinks(), graph.get_parameters(), "decoder")
-        name_by_place(graph)
-        ov.save_model(graph, folder / IR, compress_to_fp16=False)
-        del graph
-        forget_version(folder / IR)
+        with weights():
+            _write(model, plan, folder / IR)
+            rounded = planned_modules(model, plan)
         give_back_memory()
-        with as_planned(model, plan):
+        with with_int8_rows(rounded):
             check_answers(model, folder)
     give_back_memory()
     settings: dict[str, Any] = model.config.to_dict()  # type: ignore[union-attr, operator]  # transformers' own
     kept = {key: value for key, value in settings.items() if key != "_name_or_path"}
     (folder / "config.json").write_bytes(canonical_json(kept))
+
+
+def _write(model: torch.nn.Module, plan: QuantizationPlan | None, xml: Path) -> None:
+    import openvino as ov
+
+    graph = _trace(model, decoder_config(model))
+    put_integers(graph, model, plan)
+    # A new model around the same operations: optimum's and the converter's notes about themselves stay behind.
+    graph = ov.Model(graph.get_results(), graph.get_sinks(), graph.get_parameters(), "decoder")
+    name_by_place(graph)
+    ov.save_model(graph, xml, compress_to_fp16=False)
+    forget_version(xml)
 
 
 def _trace(model: torch.nn.Module, config_class: Any) -> Any:

@@ -1,16 +1,18 @@
-"""The tensors of safetensors files where they lie: read when they are wanted, never mapped.
+"""The tensors of safetensors files where they lie: read when they are wanted.
 
-A page of a mapped file that was looked at counts as this process's memory; what is read goes where it is needed.
+They are not mapped: a page of a mapped file that was looked at counts as this process's memory, until someone drops it.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 
@@ -50,6 +52,13 @@ class StoredTensor:
                 self._fill(file, part[: here.numel()])
                 here.copy_(part[: here.numel()])
         return out
+
+    def seen_in(self, mapped: np.ndarray) -> torch.Tensor | None:
+        """Its values in a mapping of its file [bytes] uint8; None where they do not lie there as fp32."""
+        if self.dtype != torch.float32 or self.start % 4:
+            return None
+        size = 4 * math.prod(self.shape)
+        return torch.from_numpy(mapped[self.start : self.start + size].view(np.float32).reshape(self.shape))
 
     def __getitem__(self, _: object) -> torch.Tensor:
         """Its values in their own type: transformers' loading takes a tensor of a file so, by [...]."""

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from archiver.host import drop_mapped, map_file
 from archiver.models.stored import StoredTensor, stored_tensors
 
 Module = torch.nn.Module
@@ -55,14 +57,41 @@ class Streamed:
     @contextmanager
     def resident(self) -> Iterator[Module]:
         """Inside, all weights are in memory, as an ordinary model's are."""
-        read: dict[int, torch.nn.Parameter] = {}
+        with self._with_weights(StoredTensor.read):
+            yield self.model
+
+    @contextmanager
+    def mapped(self) -> Iterator[Module]:
+        """The same, but those that lie in their files as fp32 are only mapped: see `archiver.host.drop_mapped`.
+
+        Their pages are dropped behind each module that ran. Nobody may write into them.
+        """
+        files: dict[Path, np.ndarray] = {}
+
+        def of(tensor: StoredTensor) -> torch.Tensor:
+            if tensor.file not in files:
+                files[tensor.file] = map_file(tensor.file)
+            seen = tensor.seen_in(files[tensor.file])
+            return tensor.read() if seen is None else seen
+
+        behind = [module.register_forward_hook(lambda *_: drop_mapped()) for module, *_ in self._slots]
+        try:
+            with self._with_weights(of):
+                yield self.model
+        finally:
+            for hook in behind:
+                hook.remove()
+
+    @contextmanager
+    def _with_weights(self, of: Callable[[StoredTensor], torch.Tensor]) -> Iterator[None]:
+        found: dict[int, torch.nn.Parameter] = {}
         try:
             for module, slot, empty, tensor in self._slots:
-                if id(empty) not in read:
-                    read[id(empty)] = torch.nn.Parameter(tensor.read(), requires_grad=False)
-                module._parameters[slot] = read[id(empty)]
+                if id(empty) not in found:
+                    found[id(empty)] = torch.nn.Parameter(of(tensor), requires_grad=False)
+                module._parameters[slot] = found[id(empty)]
             self._resident = True
-            yield self.model
+            yield
         finally:
             self._resident = False
             for module, slot, empty, _ in self._slots:

@@ -39,7 +39,7 @@ def export(workload: Workload, folder: Path) -> Export:
     serve, plan = workload.recipe.serve, plan_of(workload.model)
     with workload.weights_in_memory():
         layouts, width = layouts_by_content(workload.model), key_value_width(workload.model)
-        export_decoder(workload.model, plan, folder)
+    export_decoder(workload.model, plan, folder, workload.weights_in_memory)
     packed = pack_openvino(folder / IR, layouts)
     session = {
         "requirement": requirement("openvino-genai"),

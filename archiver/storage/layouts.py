@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from archiver.host import drop_mapped
 from archiver.state.constraints import Mask, state_of
 from archiver.storage.codec_choice import WeightLayout
 
@@ -43,9 +44,11 @@ def layouts_by_content(model: torch.nn.Module) -> Mapping[bytes, WeightLayout]:
 
     Returns: `content_key` of the weight → its layout.
     """
-    return {
-        content_key(_array(model.get_parameter(name))): layout for name, layout in layouts_of(model).items()
-    }  # fmt: skip
+    found = {}
+    for name, layout in layouts_of(model).items():
+        found[content_key(_array(model.get_parameter(name)))] = layout
+        drop_mapped()
+    return found
 
 
 def layout_for(array: np.ndarray, known: Mapping[bytes, WeightLayout]) -> WeightLayout | None:

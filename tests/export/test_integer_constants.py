@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import torch
 
-from archiver.export.integer_constants import as_planned, as_rows
+from archiver.export.integer_constants import as_rows, planned_modules, with_int8_rows
 from archiver.state.plan import QuantizationPlan
 from archiver.storage.int8_rows import quantize_rows
 from archiver.storage.layouts import content_key
@@ -32,13 +32,13 @@ def test_a_planned_module_computes_with_what_its_integers_stand_for() -> None:
     model, x = Pair(), torch.eye(4)
     plan = QuantizationPlan("weight-only", ("first",), ())
     plain = model(x)
-    with torch.no_grad(), as_planned(model, plan):
+    with torch.no_grad(), with_int8_rows(planned_modules(model, plan)):
         first, second, third = model(x)
     rounded = torch.tensor([127.0, 0.0, 1.0, -1.0])
     assert torch.equal(first.T, rounded.expand(4, 4)) and torch.equal(third, first)
     assert torch.equal(second, plain[1])
     assert all(torch.equal(now, before) for now, before in zip(model(x), plain, strict=True))
-    with as_planned(model, None):
+    with with_int8_rows(planned_modules(model, None)):
         assert torch.equal(model(x)[0], plain[0])
 
 

@@ -9,9 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from archiver.export.integer_constants import planned_modules, with_int8_rows
+from archiver.host import drop_mapped
 from archiver.models.load import load_model
 from archiver.models.stored import stored_tensors, weights_of
 from archiver.models.streamed import parked, streamed_copy
+from archiver.state.plan import QuantizationPlan
 
 TASK = "AutoModelForCausalLM"
 IDS = torch.arange(4, 20).reshape(2, 8)
@@ -98,7 +101,28 @@ def test_a_parked_model_is_out_of_memory_and_answers_as_before(tiny_model, tmp_p
     assert streamed.model is model and held(model) == 0
     assert (tmp_path / "weights").stat().st_size == changed.nbytes
     assert torch.equal(logits(model), expected) and held(model) == 0
-    with streamed.resident():
-        assert all(torch.equal(w, weights[name]) for name, w in model.state_dict().items())
-        assert (model.lm_head.weight is model.get_input_embeddings().weight) == tied
-    assert held(model) == 0
+    for inside in (streamed.resident, streamed.mapped):
+        with inside():
+            assert all(torch.equal(w, weights[name]) for name, w in model.state_dict().items())
+            assert (model.lm_head.weight is model.get_input_embeddings().weight) == tied
+            assert torch.equal(logits(model), expected)
+            drop_mapped()
+            assert all(torch.equal(w, weights[name]) for name, w in model.state_dict().items())
+        assert held(model) == 0
+
+
+def test_int8_rows_of_a_parked_model_are_rounded_where_they_are_used(tiny_model, tmp_path) -> None:
+    """The parked model has its empty weights back afterwards, and computes as before."""
+    path = tiny_model("llama", "text-generation", tie_word_embeddings=False)
+    model = load_model(path, TASK)
+    plan = QuantizationPlan("weight-only", ("model.layers.0.mlp.up_proj", "lm_head"), ())
+    with with_int8_rows(planned_modules(model, plan)):
+        expected = logits(model)
+    plain = logits(model)
+    assert not torch.equal(plain, expected)
+    streamed = parked(model, path, tmp_path / "weights")
+    with streamed.mapped():
+        modules = planned_modules(model, plan)
+    with with_int8_rows(modules):
+        assert torch.equal(logits(model), expected) and held(model) == 0
+    assert torch.equal(logits(model), plain) and held(model) == 0

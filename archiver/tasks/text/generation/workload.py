@@ -209,7 +209,7 @@ class GenerationWorkload(Workload):
 
     @contextmanager
     def weights_in_memory(self) -> Iterator[None]:
-        with self.parked.resident() if self.parked is not None else nullcontext():
+        with self.parked.mapped() if self.parked is not None else nullcontext():
             yield
         give_back_memory()
 
