@@ -30,6 +30,9 @@ class Retrain:
     warmup: float = option("number", 0.1, minimum=0, maximum=1, help="share of the steps in which the rate rises")
     weight_decay: float = option("number", 0.0, minimum=0, maximum=1)
     dropout: bool = option("boolean", False, help="the model's own dropout, for long trainings without a teacher")
+    gradient_checkpointing: bool = option(
+        "boolean", False, help="keep of each layer its inputs alone and run it again backwards: less memory, more time"
+    )
     seed: int = option("integer", 0, minimum=0, maximum=2**31)
     precision: str = option(
         "string", "auto", choices=("auto", "fp32", "bf16"), help="bf16 where the host is fast in it"
@@ -38,7 +41,10 @@ class Retrain:
     def mistakes(self, bounded: bool) -> list[str]:
         """What its options say together that cannot work."""
         learns = self.labels > 0 or (self.teacher != "none" and (self.distill.logits > 0 or self.distill.hidden > 0))
-        return [] if learns else ["labels and distill are all 0 (or teacher is none): there is nothing to learn from"]
+        found = [] if learns else ["labels and distill are all 0 (or teacher is none): there is nothing to learn from"]
+        if self.dropout and self.gradient_checkpointing:
+            found.append("gradient_checkpointing runs layers again, and with dropout they would drop others: set one")
+        return found
 
 
 @dataclass(frozen=True)

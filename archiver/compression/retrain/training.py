@@ -12,8 +12,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from archiver.architecture import layer_stacks
 from archiver.compression.context import Batch, StageContext, inputs_of, real_places
@@ -158,7 +160,8 @@ class _Run:
     def _loss(self, batch: Batch, place: int, step: int) -> Tensor:
         options, objective = self.options, self.context.objective
         wants_hidden = self.teacher is not None and options.distill.hidden > 0
-        with _hidden_states(self.model, wants_hidden) as hidden, self._dropout(step):
+        recomputes = _recomputed_layers(self.model, options.gradient_checkpointing)
+        with _hidden_states(self.model, wants_hidden) as hidden, self._dropout(step), recomputes:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 outputs = self.context.module(**inputs_of(batch, self.context.module))
         outputs = outputs.float()
@@ -277,6 +280,25 @@ def _hidden_states(model: torch.nn.Module, wanted: bool) -> Iterator[list[Tensor
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def _recomputed_layers(model: torch.nn.Module, wanted: bool) -> Iterator[None]:
+    """What runs inside keeps of each transformer layer its inputs alone; backward runs the layer again.
+
+    Source: Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost, arXiv:1604.06174.
+    """
+    layers = {id(layer): layer for stack in layer_stacks(model) for layer in stack} if wanted else {}
+    own = {key: vars(layer).get("forward") for key, layer in layers.items()}
+    for layer in layers.values():
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for key, layer in layers.items():
+            del layer.forward
+            if own[key] is not None:
+                layer.forward = own[key]
 
 
 @contextmanager

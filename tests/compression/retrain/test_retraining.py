@@ -106,6 +106,26 @@ def test_the_same_seed_gives_the_same_weights(made):
     assert not equal(found[0], found[2])
 
 
+def test_recomputed_layers_learn_the_same_and_keep_less(made):
+    learned, kept = [], []
+    for recomputes in (False, True):
+        model, examples = made()
+        own = [vars(module).get("forward") for module in model.modules()]
+        sizes: list[int] = []
+
+        def keep(value: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(value.numel())
+            return value
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+            train(model, dataclasses.replace(MIXED, gradient_checkpointing=recomputes), examples)
+        learned.append(weights(model))
+        kept.append(sum(sizes))
+        assert [vars(module).get("forward") for module in model.modules()] == own
+    assert equal(*learned)
+    assert kept[1] < 0.5 * kept[0]
+
+
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, "kill"])
 def test_an_interrupted_run_goes_on_and_ends_where_an_uninterrupted_one_does(made, tmp_path, monkeypatch, interruption):
     model, examples = made()
