@@ -32,6 +32,7 @@ from handlers.storage.graph_weights import PACKED
 
 _CACHE_MB = 1024  # most that `cache_mb: auto` takes
 _SPARE_BLOCKS = 8
+_BLOCK = 32  # tokens of one on a CPU, in every precision (OpenVINO GenAI 2026.4)
 
 
 def export(workload: Workload, folder: Path) -> Export:
@@ -73,12 +74,11 @@ def cache_blocks(serve: ServeSpec, width: int) -> int:
     Returns: at the least what one text of full length takes. What does not fit waits, or is computed anew: nothing is
         refused for it.
     """
-    tokens = 32 if serve.kv_cache == "u8" else 16  # of one block on a CPU
-    least = -(-serve.max_length // tokens) + _SPARE_BLOCKS
-    wanted = serve.batch_size * -(-serve.max_length // tokens) + _SPARE_BLOCKS
+    least = -(-serve.max_length // _BLOCK) + _SPARE_BLOCKS
+    wanted = serve.batch_size * -(-serve.max_length // _BLOCK) + _SPARE_BLOCKS
     size = {"u8": 1.2, "bf16": 2, "f16": 2, "f32": 4}[serve.kv_cache]  # bytes a number, with u8's scales
     most = (_CACHE_MB if serve.cache_mb == "auto" else int(serve.cache_mb)) * 1e6
-    return max(least, min(wanted, int(most / (tokens * width * size))))
+    return max(least, min(wanted, int(most / (_BLOCK * width * size))))
 
 
 @contextmanager
