@@ -158,8 +158,9 @@ def _in_turns(sides: dict[str, Side], rounds: int, seconds: float, said: Sequenc
 def _transformers(model_dir: Path, samples: Sequence[np.ndarray]) -> Side:
     import torch
     from tokenizers import Tokenizer
-    from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
+    from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, logging
 
+    logging.set_verbosity_error()
     torch.set_num_threads(container_cores())
     model: Any = WhisperForConditionalGeneration.from_pretrained(model_dir, attn_implementation="sdpa")
     model = model.float().eval()

@@ -29,7 +29,7 @@ from archiver.compression.retrain.options import Retrain
 from archiver.compression.retrain.training import train
 from benchmarks.log_mel import LAYERS, RATE, listen
 from benchmarks.table import SHARED
-from benchmarks.voices import another_voice, in_a_room
+from benchmarks.voices import another_voice, in_a_room, other_consonants
 from handlers.architecture.outputs.audio import SamplesWithHead
 from handlers.inputs.media.audio_file import AudioReader, Recording
 
@@ -97,8 +97,8 @@ def _voices(samples: np.ndarray, random: np.random.Generator) -> list[np.ndarray
 
 
 def _heard(voices: Sequence[np.ndarray], random: np.random.Generator) -> np.ndarray:
-    """One of the voices higher or lower by up to a fifth, between two moments of silence, in a room."""
-    samples = voices[int(random.integers(len(voices)))]
+    """One of the voices up to a fifth higher or lower, with other consonants, between two moments of silence, in a room."""
+    samples = other_consonants(voices[int(random.integers(len(voices)))], random)
     places = np.arange(0, len(samples) - 1, math.exp(random.uniform(-0.2, 0.2)))
     spoken = np.interp(places, np.arange(len(samples)), samples).astype(np.float32)
     before, behind = (np.zeros(int(random.uniform(0.0, 0.08) * RATE), np.float32) for _ in range(2))
