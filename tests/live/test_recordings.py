@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from audio_models import CLASSES, CTC, LABELS, build_audio_model, sounds
 from hearing import wav
 from live_client import Grpc, Reply, Rest
 from places import ROOT
+from side_by_side import Right, Wrong, answered_wrongly
 
 from archiver.packaging.entry import handler_of
 from archiver.packaging.mar import extract
@@ -33,7 +34,6 @@ KINDS = {
     "scenes": (CLASSIFICATION, "audio-spectrogram-transformer", CLASSES, "weight-only", "torch"),
 }
 LENGTHS = (16_000, 4_000, 9_111, 30_000, 2_000, 700)
-COUNT, CLIENTS = 1000, 6
 
 
 @pytest.fixture(scope="module")
@@ -172,27 +172,12 @@ def bad_bodies() -> list[tuple[bytes, str]]:
 
 def test_bad_recordings_among_right_ones(hearing, handlers):
     """Each mistake is told in its own sentence, over REST and gRPC, and its neighbours are answered."""
-    names = list(KINDS)
-    cases = bad_bodies()
     right = wav(sounds(5_000)[0])
-    expected = {name: handlers[name].respond([Recording(right)])[0] for name in names}
-    workers = {name: hearing.workers(name) for name in names}
-
-    def client(number: int) -> list[str]:
-        wrong = []
-        with Rest(hearing) as rest, Grpc(hearing) as grpc:
-            for place in range(number, COUNT, CLIENTS):
-                name = names[place % len(names)]
-                body, message = cases[place % len(cases)]
-                bad = rest.post(name, body, None) if place % 2 else grpc.predict(name, body)
-                if bad.status != 400 or message not in bad.message:
-                    wrong.append(f"{name} {body[:20]!r}: {bad.status} {bad.body[:200]!r}")
-                good = grpc.predict(name, right) if place % 2 else rest.post(name, right, "audio/wav")
-                if good.status != 200 or type(good.value) is not type(expected[name]):
-                    wrong.append(f"{name}: {good.status} {good.body[:200]!r}")
-        return wrong
-
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        wrong = [line for found in pool.map(client, range(CLIENTS)) for line in found]
-    assert not wrong, f"{len(wrong)} wrong: " + "\n".join(wrong[:10])
-    assert {name: hearing.workers(name) for name in names} == workers
+    expected = {name: handler.respond([Recording(right)])[0] for name, handler in handlers.items()}
+    wrong = [Wrong(name, body, re.escape(said), None) for body, said in bad_bodies() for name in KINDS]
+    good = [
+        Right(name, right, lambda value, known=known: type(value) is type(known), "audio/wav")
+        for name, known in expected.items()
+    ]
+    lines = answered_wrongly(hearing, wrong, good)
+    assert not lines, f"{len(lines)} wrong: " + "\n".join(lines[:10])

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from built import build, quantize
 from huggingface_hub import InferenceClient
-from live_client import Grpc, Reply, Rest
+from live_client import JSON, Grpc, Reply, Rest
 from places import ROOT
+from side_by_side import Right, Wrong, answered_wrongly
 from task_recipes import MODELS, recipe_of
 
 from archiver.packaging.entry import handler_of
@@ -180,3 +182,17 @@ def test_each_mistake_is_answered_by_its_reason_and_neighbours_by_theirs(rest: R
         assert reply.status == 400 and said in reply.message, (body, reply.body)
         assert grpc.predict(task, raw) == Reply(400, reply.body)
         assert rest.post(task, bodies[task]).body == good[task]
+
+
+def test_a_thousand_mistakes_among_right_requests(server: TorchServe, handlers: dict[str, Any]) -> None:
+    bad = [
+        Wrong(task, body, re.escape(said), None if isinstance(body, bytes) else JSON) for task, body, said in wrong()
+    ]
+    good = [Right(task, body, _held(handlers[task], *asked)) for task, body, *asked in RIGHT]
+    lines = answered_wrongly(server, bad, good)
+    assert not lines, f"{len(lines)} wrong: " + "\n".join(lines[:10])
+
+
+def _held(handler: Any, inputs: Any, parameters: Any) -> Callable[[Any], bool]:
+    (expected,) = handler.respond(inputs, parameters)
+    return lambda value: handler.compare(expected, value) <= handler.serving["tolerance"]
