@@ -3,11 +3,13 @@
     python -m benchmarks.language walk
     python -m benchmarks.language bits MODEL_DIR [ROW …]
     python -m benchmarks.language large [int8] [int4]
+    python -m benchmarks.language prune MODEL_DIR
 
 walk: the calibration of GPTQ on random Llamas of 12 and 24 layers, in turns. bits: one build a row of a real model with
 its layers in few bits and its tables and head in eight, perplexity over all validation windows: rows of ROWS, default all.
 large: a random Llama of 1.0 billion parameters, bf16, sharded in two files, built by the command a user would type: time
-and peak memory. Needs the real data (environment variable MARPRESS_SHARED, or ../shared beside the repository).
+and peak memory. prune: see pruned_language.py. Needs the real data (environment variable MARPRESS_SHARED, or ../shared
+beside the repository).
 """
 
 import argparse
@@ -26,6 +28,7 @@ from typing import Any
 import torch
 import transformers
 
+from benchmarks.pruned_language import pruned
 from benchmarks.table import ROOT, SHARED
 
 ROUNDS = 3
@@ -49,7 +52,7 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["walk", "bits", "large"])
+    parser.add_argument("part", choices=["walk", "bits", "large", "prune"])
     parser.add_argument("words", nargs="*")
     options = parser.parse_args()
     if not SHARED.is_dir():
@@ -58,6 +61,8 @@ def main() -> None:
         walk()
     elif options.part == "bits":
         bits(Path(options.words[0]), options.words[1:] or list(ROWS))
+    elif options.part == "prune":
+        pruned(Path(options.words[0]))
     else:
         large(options.words or ["int8", "int4"])
 

@@ -1,0 +1,120 @@
+"""`make bench-language PART="prune MODEL_DIR"`: a quarter of a language model's layers cut out and recovered.
+
+Two builds side by side, each on half of the cores: the pruned model, its layers taught one by one and then the whole by the
+original and the text; and the original, trained on the same text in the same way for as many steps. Perplexity of
+both on data/docs, whose other part they were trained on, and on a text that neither has seen: the language reference that
+CPython ships as pydoc's topics. And what each of them writes a second.
+"""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+import numpy as np
+
+from archiver.data.text.windows import windows_of
+from archiver.models.stored import stored_tensors
+from archiver.packaging.mar import extracted
+from benchmarks.table import ROOT, SHARED
+from handlers.cpu import container_cores
+from handlers.runtimes.openvino_genai import OpenVinoBackend
+
+CONTEXT = 256
+SEEN = 1_200_000  # characters of data/docs/train.txt that are learnt from: what fits into the time
+WINDOWS = 100  # of the unseen text
+CUT: Sequence[Mapping[str, Any]] = (
+    {"prune": {"method": "structured", "neurons": 0.335, "samples": 64}},
+    {"retrain": {"method": "layerwise", "samples": 64, "steps": 40}},
+)
+TAUGHT: Mapping[str, Any] = {
+    "retrain": {"epochs": 1, "batch_size": 4, "learning_rate": 2e-4, "distill": {"hidden": 0}, "temperature": 1}
+}
+
+
+def pruned(model: Path) -> None:
+    """A row for the original, and one for each of the two builds."""
+    cores = container_cores()
+    with tempfile.TemporaryDirectory(prefix="marpress-bench-") as name:
+        folder = Path(name)
+        text = (SHARED / "data/docs/train.txt").read_text(encoding="utf-8")
+        (folder / "train.txt").write_text(text[:SEEN], encoding="utf-8")
+        recipes = {"pruned": [*CUT, TAUGHT], "original": [TAUGHT]}
+        started = time.perf_counter()
+        running = {label: _started(label, model, stages, folder, cores) for label, stages in recipes.items()}
+        took: dict[str, float] = {}
+        while len(took) < len(running):
+            for label, process in running.items():
+                if label not in took and process.poll() is not None:
+                    took[label] = time.perf_counter() - started
+            time.sleep(0.5)
+        print(f"each build on {max(1, cores // 2)} of {cores} cores")
+        print("| model | of the layers' weights | docs validation | unseen text | tokens/s | minutes |")
+        print("|---|---|---|---|---|---|")
+        found: dict[str, tuple[float, float]] = {}
+        for label, process in running.items():
+            if process.returncode:
+                sys.exit(f"the build of {label} failed: {(folder / f'{label}.err').read_text()[-2000:]}")
+            report = json.loads((folder / f"{label}.out").read_text())
+            unseen = _unseen(folder / label / f"{label}.mar", model)
+            metrics, timings = report["metrics"], report["timings"]
+            if not found:
+                print(f"| as it is | 1 | {metrics['original']['perplexity']:.2f} | | | |")
+            found[label] = (metrics["compressed"]["perplexity"], unseen)
+            print(
+                f"| {label}, trained | {_share(report, model):.3f} | {found[label][0]:.2f} | {unseen:.2f} | "
+                f"{timings['compressed_per_s']:.0f} | {took[label] / 60:.1f} |"
+            )
+        ratios = [ours / theirs for ours, theirs in zip(found["pruned"], found["original"], strict=True)]
+        print(f"pruned ÷ original: {ratios[0]:.3f} on docs validation, {ratios[1]:.3f} on the unseen text")
+
+
+def _started(
+    label: str, model: Path, stages: Sequence[Mapping[str, Any]], folder: Path, cores: int
+) -> subprocess.Popen[bytes]:
+    recipe = {
+        "name": label,
+        "task": "text-generation",
+        "model": str(model.resolve()),
+        "data": {
+            "train": str(folder / "train.txt"),
+            "validation": str(SHARED / "data/docs/validation.txt"),
+            "context": CONTEXT,
+            "windows": "all",
+        },
+        "compress": list(stages),
+        "serve": {"max_length": 512, "runtime": "openvino"},
+    }
+    path = folder / f"{label}.yaml"
+    path.write_text(json.dumps(recipe), encoding="utf-8")
+    command = [sys.executable, "-m", "archiver", "build", str(path), "--model-store", str(folder / label), "--json"]
+    share = str(max(1, cores // 2))
+    surroundings = {**os.environ, "MARPRESS_THREADS": share, "OMP_NUM_THREADS": share}
+    with (folder / f"{label}.out").open("w") as out, (folder / f"{label}.err").open("w") as error:
+        return subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=error, env=surroundings)
+
+
+def _share(report: Mapping[str, Any], model: Path) -> float:
+    """Parameters of the layers as they are, of those that they had; tables and norms outside of them are left out."""
+    sizes = {name: math.prod(tensor.shape) for name, tensor in stored_tensors(model).items()}
+    of_layers = sum(size for name, size in sizes.items() if ".layers." in name)
+    return float(1 - (sum(sizes.values()) - report["stages"][-1]["parameters"]) / of_layers)
+
+
+def _unseen(archive: Path, model: Path) -> float:
+    """Perplexity on the text that nothing was trained on, by the pipeline that serves."""
+    text = "\n".join(topics[name] for name in sorted(topics))
+    windows = windows_of(text, (model / "tokenizer.json").read_bytes(), CONTEXT)
+    chosen = windows[np.linspace(0, len(windows) - 1, WINDOWS).astype(int)]
+    with extracted(archive) as (folder, _):
+        session = json.loads((folder / "serving.json").read_text())["session"]
+        backend = OpenVinoBackend(folder, session, container_cores(), (), prefix_caching=False)
+        found = [-sum(backend.log_likelihoods(window.tolist())) / (CONTEXT - 1) for window in chosen]
+    return math.exp(sum(found) / len(found))
