@@ -98,7 +98,7 @@ def as_rows(weight: np.ndarray) -> Integers:
 
 
 def planned_modules(model: torch.nn.Module, plan: QuantizationPlan | None) -> list[torch.nn.Module]:
-    """The modules whose weight `put_integers` makes int8 rows for the plan: those that it names, and those with their values."""
+    """The modules whose weight `put_integers` makes int8 rows: those that the plan names, and those with their values."""
     names = (*plan.linears, *plan.embeddings) if plan else ()
     planned = {id(weight): weight for weight in (model.get_parameter(f"{name}.weight") for name in names)}
     found = []
