@@ -4,12 +4,13 @@
     python -m benchmarks.language bits MODEL_DIR [ROW …]
     python -m benchmarks.language large [int8] [int4]
     python -m benchmarks.language prune MODEL_DIR
+    python -m benchmarks.language peer ARCHIVE.mar
 
 walk: the calibration of GPTQ on random Llamas of 12 and 24 layers, in turns. bits: one build a row of a real model with
 its layers in few bits and its tables and head in eight, perplexity over all validation windows: rows of ROWS, default all.
 large: a random Llama of 1.0 billion parameters, bf16, sharded in two files, built by the command a user would type: time
-and peak memory. prune: see pruned_language.py. Needs the real data (environment variable MARPRESS_SHARED, or ../shared
-beside the repository).
+and peak memory. prune: see pruned_language.py. peer: see llama_cpp.py. Needs the real data (environment variable
+MARPRESS_SHARED, or ../shared beside the repository).
 """
 
 import argparse
@@ -28,6 +29,7 @@ from typing import Any
 import torch
 import transformers
 
+from benchmarks.llama_cpp import peer
 from benchmarks.pruned_language import pruned
 from benchmarks.table import ROOT, SHARED
 
@@ -52,7 +54,7 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["walk", "bits", "large", "prune"])
+    parser.add_argument("part", choices=["walk", "bits", "large", "prune", "peer"])
     parser.add_argument("words", nargs="*")
     options = parser.parse_args()
     if not SHARED.is_dir():
@@ -63,6 +65,8 @@ def main() -> None:
         bits(Path(options.words[0]), options.words[1:] or list(ROWS))
     elif options.part == "prune":
         pruned(Path(options.words[0]))
+    elif options.part == "peer":
+        peer(Path(options.words[0]))
     else:
         large(options.words or ["int8", "int4"])
 

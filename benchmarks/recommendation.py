@@ -153,8 +153,7 @@ def _table_bytes(folder: Path) -> tuple[int, int]:
     items, width = len(json.loads((folder / "items.json").read_text())["ids"]), 0
     packed = folder / "weights.safetensors"
     if not packed.is_file():
-        width = SasRec().hidden
-        return items * width * 4, items * width * 4
+        return _bytes_in_graph(folder, items)
     with safe_open(packed, framework="numpy") as file:
         described = json.loads(file.metadata()["marpress"])["tensors"]
         stored = {name: file.get_tensor(name).nbytes for name in file.keys()}  # noqa: SIM118 - no mapping
@@ -166,6 +165,21 @@ def _table_bytes(folder: Path) -> tuple[int, int]:
         width = max(width, int(np.prod(shape)) // items)
         size += sum(n for key, n in stored.items() if key == name or key.startswith(f"{name}::"))
     return size, items * width * 4
+
+
+def _bytes_in_graph(folder: Path, items: int) -> tuple[int, int]:
+    """The same of a graph whose constants are not packed."""
+    import openvino as ov
+
+    graph = ov.Core().read_model(
+        next(folder / name for name in ("model.xml", "model.onnx") if (folder / name).exists())
+    )
+    constants = [
+        one for one in graph.get_ordered_ops() if one.get_type_name() == "Constant" and items in list(one.shape)
+    ]
+    values = [int(np.prod(list(one.shape))) for one in constants]
+    bits = [one.get_element_type().bitwidth for one in constants]
+    return sum(n * b for n, b in zip(values, bits, strict=True)) // 8, max(values) * 4
 
 
 def _many(items: int, folder: Path, store: Path) -> None:
