@@ -9,6 +9,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
+import handlers  # noqa: F401 - before anything of OpenVINO: see there
 from archiver.moved import put_up_signpost
 from archiver.version import __version__ as __version__
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from archiver.export.onnx import OnnxGraph, save_onnx
-from archiver.export.telemetry import decline_telemetry
 from archiver.state.plan import QuantizationPlan
 
 # Activations of a weight-only model are quantized in groups of this many channels where the CPU can: small enough that
@@ -32,7 +31,6 @@ def export_openvino(
     widths: in_features of the quantized linears, for the activation groups of dynamic-int8 (one per token and layer,
     as far as the layers' widths allow one size for all). exact_products: weight-only leaves activations as they are.
     """
-    decline_telemetry()
     import openvino as ov
 
     plain = folder / "plain.onnx"

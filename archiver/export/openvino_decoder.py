@@ -21,7 +21,6 @@ from archiver.errors import UnsupportedModelError
 from archiver.export.decoder_check import IR, check_answers
 from archiver.export.decoder_configs import TASK, decoder_config
 from archiver.export.integer_constants import planned_modules, put_integers, with_int8_rows
-from archiver.export.telemetry import decline_telemetry
 from archiver.host import give_back_memory
 from archiver.state.plan import QuantizationPlan
 from handlers.manifest import canonical_json
@@ -40,7 +39,6 @@ def export_decoder(
     weights: inside it the model holds its weights, for a model that else reads each when it runs.
     UnsupportedModelError when optimum-intel is not installed, cannot trace the model, or its graph computes something else.
     """
-    decline_telemetry()
     with as_it_was(model), torch.random.fork_rng(devices=[]):
         model.eval()  # dropout would make torch's answers others, and draw random numbers
         with weights():

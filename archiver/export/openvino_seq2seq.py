@@ -20,7 +20,6 @@ from archiver.architecture.tracing import SourceExample
 from archiver.errors import UnsupportedModelError
 from archiver.export.integer_constants import put_integers
 from archiver.export.openvino_decoder import as_it_was, forget_version, name_by_place, quiet
-from archiver.export.telemetry import decline_telemetry
 from archiver.state.plan import QuantizationPlan
 from handlers.architecture.outputs.seq2seq import Reader, Writer, with_eager_cross_attention
 from handlers.cpu import container_cores
@@ -40,7 +39,6 @@ def export_seq2seq(
     Returns: the parts of serving.json's `session` that name the files.
     Raises: UnsupportedModelError where it cannot be traced, or its graphs compute something else.
     """
-    decline_telemetry()
     import openvino as ov
 
     with as_it_was(model), torch.random.fork_rng(devices=[]):

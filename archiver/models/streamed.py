@@ -146,18 +146,18 @@ def streamed_copy(model: Module, folder: Path) -> Streamed:
 
 
 def parked(model: Module, folder: Path, file: Path) -> Streamed:
-    """A model whose weights leave memory, in place: those that its directory's files hold are read from there again.
+    """A model whose weights leave memory, in place: those that its directory holds as fp32 are read from there again.
 
     Args:
-        folder: the directory that it was loaded from. file: where its other weights are written, as they are.
+        folder: the directory that it was loaded from. file: where its other weights are written, as fp32.
     """
     places: dict[int, StoredTensor] = {}
     empties: dict[int, torch.nn.Parameter] = {}
     with file.open("wb") as out:
         for weight, stored in _matched(model, stored_tensors(folder)):
-            if stored is None and weight.dtype != torch.float32:
+            if weight.dtype != torch.float32:
                 continue
-            if stored is None:
+            if stored is None or stored.dtype != torch.float32:
                 stored = StoredTensor(file, weight.dtype, tuple(weight.shape), out.tell())
                 weight.detach().cpu().contiguous().numpy().tofile(out)
             empties[id(weight)] = _nothing()

@@ -68,7 +68,8 @@ def forecast(checked: Checked, flops: float | None = None) -> Forecast:
     stored = weights * min((_bits(stage) for stage in recipe.compress if stage.verb == "quantize"), default=32) / 32
     runtimes = _runtimes(recipe, task.execution)
     trains = [stage for stage in recipe.compress if _epochs(stage)]
-    store = stored * (len(runtimes) + 1) + 3 * weights * bool(trains)
+    parked = weights if task.execution == GENERATE else 0.0
+    store = stored * (len(runtimes) + 1) + 3 * weights * bool(trains) + parked
     memory = _BASE + 3 * bool(trains) * weights
     memory += _WRITERS * weights + _OPENED * stored + _LOGITS if task.execution == GENERATE else _COPIES * weights
     read, learnt = (task.tokens(part, recipe, facts, checked.source) for part in (checked.validation, checked.train))

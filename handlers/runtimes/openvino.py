@@ -1,6 +1,5 @@
 """OpenVINO."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ class OpenVinoSession:
     name = "openvino"
 
     def __init__(self, folder: Path, spec: Mapping[str, Any], threads: int) -> None:
-        os.environ.setdefault("OPENVINO_TELEMETRY_DISABLE", "1")
         ov: Any = require("openvino", spec["requirement"])
         config = {
             "PERFORMANCE_HINT": "LATENCY",

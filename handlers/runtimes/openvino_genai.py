@@ -4,7 +4,6 @@ Its own tokenizer is not used: `tokenizers` in this process knows the same text,
 """
 
 import contextlib
-import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -41,7 +40,6 @@ class OpenVinoBackend:
         prefix_caching: bool = True,
         exact_activations: bool = False,
     ) -> None:
-        os.environ.setdefault("OPENVINO_TELEMETRY_DISABLE", "1")
         ov: Any = require("openvino", spec["openvino"])
         self._tensor = ov.Tensor
         self._genai: Any = require("openvino_genai", spec["requirement"])

@@ -1,6 +1,5 @@
 """OpenVINO for encoder-decoders: one graph that reads, one that writes with its keys and values as state."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ class OpenVinoSeq2Seq:
     name = "openvino"
 
     def __init__(self, folder: Path, spec: Mapping[str, Any], threads: int) -> None:
-        os.environ.setdefault("OPENVINO_TELEMETRY_DISABLE", "1")
         self._ov: Any = require("openvino", spec["requirement"])
         self._config = {
             "PERFORMANCE_HINT": "LATENCY",

@@ -38,7 +38,7 @@ def test_a_language_model_by_hand(tiny_model, tmp_path) -> None:
     assert found.seconds["openvino: write, load, measure"] == pytest.approx(5 + 2 * one_pass, rel=0.01)
     assert found.seconds["compress: quantize/weight-only"] == 1
     # 8 bits a weight: once staged, once packed.
-    assert found.store == 2 * parameters and found.temporary == parameters
+    assert found.store == (2 + 4) * parameters and found.temporary == parameters
     assert found.memory == pytest.approx(600e6 + 600e6 + (1.1 * 4 + 2.5) * parameters)
     sampled = forecast(check(text_recipes.recipe_of(tmp_path, model, compress=compress)), flops=1.5e6)
     assert sampled.seconds is not None
