@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
 
     from archiver.models.facts import ModelFacts
     from archiver.models.source import ModelSource
+    from archiver.models.streamed import Streamed
     from archiver.spec import Recipe
 
 _COMPARED = 64
+_LARGE = 1e9  # bytes of fp32 weights from which on the original's stay in their files
 _POOL = 50  # batches are cut from pools of this many, sorted by size: little padding, and yet another mix each seed
 
 
@@ -46,12 +49,14 @@ class ForwardWorkload(Workload):
         task: its ForwardTask. train: training examples, as read.
         values: what requests would send to have the validation examples answered.
         reference: what the original gives for them.
+        streamed: the original within `original`, whose weights stay in the model's files; None where it is in memory.
     """
 
     task: ForwardTask
     train: Sequence[Any] = field(default_factory=list)
     values: Sequence[Any] = field(default_factory=list)
     reference: Sequence[Found[Any]] = field(default_factory=list)
+    streamed: Streamed | None = None
 
     @classmethod
     def load(
@@ -66,13 +71,43 @@ class ForwardWorkload(Workload):
         """Load the model and take what the original gives for the validation examples."""
         from archiver.models.load import load_model
 
+        def with_head(inner: Any) -> torch.nn.Module:
+            made: torch.nn.Module = load_object(task.module)(inner, **task.module_settings(facts)).eval()
+            return made
+
         model = load_model(source, task.auto_class, **task.inspected)
-        module = load_object(task.module)(model, **task.module_settings(facts)).eval()
-        original = copy.deepcopy(module)
-        values = task.values(validation)
-        workload = cls(task, recipe, source, facts, validation, model, module, original, train, values)
+        module, values = with_head(model), task.values(validation)
+        workload = cls(task, recipe, source, facts, validation, model, module, module, train, values)
+        workload._keep_original(with_head)
         workload.reference = workload.original_reader.find(values, task.measured_with)
         return workload
+
+    def _keep_original(self, with_head: Callable[[Any], torch.nn.Module]) -> None:
+        """Keep the model as it is now: a small one's copy in memory, a large one's weights in their files.
+
+        A large one is copied, too, where its code looks at a weight outside of the module that has it.
+        """
+        from archiver.models.streamed import streamed_copy
+
+        if 4 * self.facts.num_parameters > _LARGE:
+            streamed = streamed_copy(self.model, self.source.path)
+            self.original = with_head(streamed.model)
+            first = self.values[:1]
+            expected = self.reader(self.module, original=True).find(first, self.task.measured_with)
+            try:
+                found = self.reader(self.original, original=True).find(first, self.task.measured_with)
+            except Exception:  # whatever such code meets in an empty weight
+                found = []
+            outputs = [[output for one in side for output in one.outputs] for side in (expected, found)]
+            if len(outputs[0]) == len(outputs[1]) and all(map(np.array_equal, *outputs)):
+                self.streamed = streamed
+                return
+        self.original = copy.deepcopy(self.module)
+
+    @contextmanager
+    def original_in_memory(self) -> Iterator[torch.nn.Module]:
+        with self.streamed.resident() if self.streamed is not None else nullcontext():
+            yield self.original
 
     def reader(self, module: torch.nn.Module, *, original: bool = False) -> BatchHandler[Any]:
         """The task's handler over a torch module in this process: it cuts, batches and answers as the served one.
@@ -178,13 +213,14 @@ class ForwardWorkload(Workload):
         return self.task.amount(self, batch)
 
     def speed(self, handler: Any) -> Speed:
-        return compare_speed(
-            self.run_of(self.original),
-            handler.session.run,
-            self.original_speed_batches(),
-            compressed_batches=self.speed_batches(),
-            count=self.items_of,
-        )
+        with self.original_in_memory() as original:
+            return compare_speed(
+                self.run_of(original),
+                handler.session.run,
+                self.original_speed_batches(),
+                compressed_batches=self.speed_batches(),
+                count=self.items_of,
+            )
 
     # ---- the archive --------------------------------------------------------------------------------------------------
 
