@@ -30,6 +30,7 @@ from handlers.protocols.reply import JSON, error_body, to_json
 from handlers.protocols.request import Request
 from handlers.runtimes.base import Session
 from handlers.torchserve import metrics
+from handlers.torchserve.receiving import buffer_reads
 from handlers.torchserve.requests import STREAM, is_rest, reason_of
 
 logger = logging.getLogger(__name__)
@@ -149,6 +150,10 @@ class BatchHandler(TaskHandler[Value]):
     """What comes together is run together: the items of all requests in sub-batches of like size, one pass each."""
 
     session: Session
+
+    def initialize(self, context: Any) -> None:
+        super().initialize(context)
+        buffer_reads()
 
     def prepare(self, values: Sequence[Value], parameters: Mapping[str, Any]) -> list[Sequence[Any]]:
         """The items to run for each of [n] inputs, at least one each; windows or questions of an input are several.

@@ -184,7 +184,11 @@ def multipart(fields: dict[str, bytes], content_type: str | None = None) -> tupl
 
 
 def metrics(server: TorchServe, model: str) -> dict[str, float]:
-    """The marpress_* samples of one model, by name, histogram parts included (`name_sum`, `name_count`)."""
+    """The marpress_* samples of one model, by name, histogram parts included (`name_sum`, `name_count`).
+
+    Workers hand them over once a second: those of requests before this call are there.
+    """
+    time.sleep(1.5)
     text = get_rest(f"{server.properties['metrics_address']}/metrics", token=server.management_key).text
     found: dict[str, float] = {}
     for line in text.splitlines():

@@ -1,0 +1,61 @@
+"""What workers measure reaches TorchServe's cache: added up, once a second, and nothing is lost."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from handlers.metrics import COUNTER, GAUGE, HISTOGRAM, Measurement
+from handlers.torchserve import metrics
+
+pytest.importorskip("ts")
+
+
+class Cache:
+    """TorchServe's, as far as it is called."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[Any, ...]] = []
+
+    def add_counter(self, name: str, value: float) -> None:
+        self.found.append((name, value))
+
+    def add_metric(self, name: str, value: float, unit: str, metric_type: Any) -> None:
+        self.found.append((name, value, unit, metric_type.name))
+
+
+def of(requests: int, size: int, seconds: float) -> list[Measurement]:
+    return [
+        Measurement("requests", requests, COUNTER),
+        Measurement("size", size, GAUGE),
+        Measurement("seconds", seconds, HISTOGRAM, "s"),
+    ]
+
+
+def test_counters_add_up_and_histograms_keep_each_value() -> None:
+    gathered = metrics.Gathered(cache := Cache())
+    for one in (of(2, 7, 0.5), of(3, 4, 0.25)):
+        gathered.add(one)
+    gathered.hand_over()
+    assert cache.found == [
+        ("requests", 5),
+        ("size", 4, "count", "GAUGE"),
+        ("seconds", 0.5, "s", "HISTOGRAM"),
+        ("seconds", 0.25, "s", "HISTOGRAM"),
+    ]
+    gathered.hand_over()
+    assert len(cache.found) == 4
+
+
+def test_the_last_ones_do_not_wait_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "SECONDS", 0.05)
+    cache = Cache()
+    for requests in (1, 2):
+        metrics.emit(cache, of(requests, 1, 0.1)[:1])
+        until = time.monotonic() + 10
+        while len(cache.found) < requests and time.monotonic() < until:
+            time.sleep(0.01)
+    assert cache.found == [("requests", 1), ("requests", 2)]
+    metrics.emit(None, of(1, 1, 0.1))
