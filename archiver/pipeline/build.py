@@ -151,6 +151,7 @@ def _timings(workload: Workload, choice: Choice, compressed: Compressed, progres
         "stage_seconds": dict(progress.seconds),
         "stages": compressed.speeds,
         "other_runtimes": choice.rejected,
+        **({"served_per_s": {name: round(rate, 1) for name, rate in choice.rates.items()}} if choice.rates else {}),
         **workload.task.timings(choice.speed),
         **choice.staged.measured,
     }

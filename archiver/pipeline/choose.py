@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,11 +21,15 @@ FASTER = 1.10
 
 @dataclass
 class Choice:
-    """The archive that was chosen, its speed, and why each other runtime was not taken."""
+    """The archive that was chosen, its speed, and why each other runtime was not taken.
+
+    rates: what each runtime that passed answers a second as it is served; empty where only one did.
+    """
 
     staged: Staged
     speed: Speed
     rejected: dict[str, str] = field(default_factory=dict)
+    rates: Mapping[str, float] = field(default_factory=dict)
 
 
 def choose(workload: Workload, folder: Path, progress: Progress) -> Choice:
@@ -37,11 +42,11 @@ def choose(workload: Workload, folder: Path, progress: Progress) -> Choice:
     runtimes = _candidates(workload)
     workload.park(folder)
     rejected: dict[str, str] = {}
-    best: Choice | None = None
+    passed: dict[str, Choice] = {}
     failures: list[str] = []
     for runtime in runtimes:
         name = runtime.name
-        if runtime.fallback and best is not None and best.speed.speedup > 1 / FASTER:
+        if runtime.fallback and any(choice.speed.speedup > 1 / FASTER for choice in passed.values()):
             rejected[name] = "computes in fp32 like the original, and another runtime is as fast or faster"
             continue
         try:
@@ -63,21 +68,37 @@ def choose(workload: Workload, folder: Path, progress: Progress) -> Choice:
         if missed:
             failures += [f"{name}: {sentence}" for sentence in missed]
             rejected[name] = "; ".join(missed)
-        elif best is None:
-            best = Choice(staged, speed)
-        elif speed.compressed_per_s >= FASTER * best.speed.compressed_per_s:
-            rejected[best.staged.runtime.name] = _slower(best.speed, name, speed)
-            best = Choice(staged, speed)
         else:
-            rates = _rates(speed, best.speed)
-            rejected[name] = f"not {FASTER - 1:.0%} faster than {best.staged.runtime.name} here: {rates}"
-    if best is None and not failures:
+            passed[name] = Choice(staged, speed)
+    if not passed and not failures:
         reasons = [f"{name}: {reason}" for name, reason in rejected.items()]
         raise UnsupportedModelError(f"{workload.recipe.name}: no runtime can take this model", reasons)
-    if best is None:
+    if not passed:
         raise GateFailed(f"{workload.recipe.name}: the gate is not passed, and no archive was written", failures)
+    best = _fastest(workload, passed, rejected, folder, progress)
     best.rejected = rejected
     return best
+
+
+def _fastest(
+    workload: Workload, passed: dict[str, Choice], rejected: dict[str, str], folder: Path, progress: Progress
+) -> Choice:
+    """The first, unless a later one is FASTER: by what their workers answer side by side, where that can be measured."""
+    name, *others = passed
+    if not others:
+        return passed[name]
+    with progress.step(f"{', '.join(passed)}: time as they are served"):
+        archives = {one: (choice.staged.handler, choice.staged.folder) for one, choice in passed.items()}
+        rates = workload.served_rates(archives, folder)
+    rates = rates or {one: choice.speed.compressed_per_s for one, choice in passed.items()}
+    for one in others:
+        if rates[one] >= FASTER * rates[name]:
+            rejected[name] = f"{one} is at least {FASTER - 1:.0%} faster here: {_rates(rates, one, name)}"
+            name = one
+        else:
+            rejected[one] = f"not {FASTER - 1:.0%} faster than {name} here: {_rates(rates, one, name)}"
+    passed[name].rates = rates
+    return passed[name]
 
 
 def _candidates(workload: Workload) -> list[Runtime]:
@@ -114,9 +135,5 @@ def _missed(workload: Workload, staged: Staged, speed: Speed) -> list[str]:
     return missed
 
 
-def _rates(speed: Speed, other: Speed) -> str:
-    return f"{speed.compressed_per_s:.0f} against {other.compressed_per_s:.0f} a second"
-
-
-def _slower(old: Speed, name: str, new: Speed) -> str:
-    return f"{name} is at least {FASTER - 1:.0%} faster here: {_rates(new, old)}"
+def _rates(rates: Mapping[str, float], one: str, other: str) -> str:
+    return f"{rates[one]:.0f} against {rates[other]:.0f} a second"

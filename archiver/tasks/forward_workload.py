@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from archiver.evaluation.speed import Speed, compare_speed, sorted_batches
+from archiver.evaluation.served_speed import served_rates
+from archiver.evaluation.speed import MAX_ITEMS, Speed, compare_speed, sorted_batches
 from archiver.tasks.base import load_object
 from archiver.tasks.forward import ForwardTask, Measured
 from archiver.tasks.workload import (
@@ -221,6 +222,12 @@ class ForwardWorkload(Workload):
                 compressed_batches=self.speed_batches(),
                 count=self.items_of,
             )
+
+    def served_rates(self, staged: Mapping[str, tuple[Any, Path]], place: Path) -> dict[str, float]:
+        handler, _ = next(iter(staged.values()))
+        inputs = [handler.input.to_stored(value) for value in self.values[:MAX_ITEMS]]
+        folders = {name: folder for name, (_, folder) in staged.items()}
+        return served_rates(folders, inputs, self.task.measured_with, place)
 
     # ---- the archive --------------------------------------------------------------------------------------------------
 

@@ -141,6 +141,14 @@ class Workload(ABC):
     def items_of(self, batch: Any) -> float:
         """How many of what speed counts (the task's `unit`) are in a batch of `speed_batches`."""
 
+    def served_rates(self, staged: Mapping[str, tuple[Any, Path]], place: Path) -> dict[str, float]:
+        """What staged archives answer a second, compared as serving runs them; empty where only `speed` tells.
+
+        Args:
+            staged: name → (handler, folder). place: a folder for files while it is measured.
+        """
+        return {}
+
     def run_of(self, module: torch.nn.Module) -> Callable[[Arrays], np.ndarray]:
         """A torch module as a function of a batch of `speed_batches`, for timing."""
         import torch
