@@ -18,7 +18,8 @@ class Progress:
     """Steps on `stream`: one line each when done, and lines on how far it is while it takes long.
 
     Attributes:
-        seconds: time by step. expected: how many seconds a step will take, about, as far as somebody knows.
+        seconds: time by step. expected: how many seconds all steps of a name will take, about, as far as somebody
+            knows.
     """
 
     def __init__(self, stream: TextIO | None = None, *, quiet: bool = False, every: float | None = None) -> None:
@@ -35,7 +36,7 @@ class Progress:
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Times what happens inside under `name` (added up when the name comes again)."""
-        running = _Step(name, self.expected.get(name))
+        running = _Step(name, self._left(name))
         if self._terminal:
             self._over(f"  {name} …")
         ended = threading.Event()
@@ -57,6 +58,11 @@ class Progress:
         took = time.perf_counter() - running.started
         self.seconds[name] = round(self.seconds.get(name, 0.0) + took, 2)
         self.say(f"  {name:<48}{took:7.1f} s")
+
+    def _left(self, name: str) -> float | None:
+        """What is left of a step's time behind those of its name that are done; None where nobody knows."""
+        left = self.expected.get(name, 0.0) - self.seconds.get(name, 0.0)
+        return left if left > 0 else None
 
     def say(self, line: str) -> None:
         """One line, at once."""

@@ -72,3 +72,12 @@ def test_a_step_that_fails_ends_its_line() -> None:
     with pytest.raises(ValueError, match="boom"), Progress(stream).step("fails"):
         raise ValueError("boom")
     assert stream.getvalue().endswith("\n")
+
+
+def test_steps_of_one_name_share_what_is_expected_of_them() -> None:
+    progress = Progress(quiet=True)
+    progress.expected["export"] = 10.0
+    for done, left in ((0.0, 10.0), (4.0, 6.0), (12.0, None)):
+        progress.seconds["export"] = done
+        assert progress._left("export") == left
+    assert progress._left("another") is None

@@ -88,9 +88,12 @@ def forecast(checked: Checked, flops: float | None = None) -> Forecast:
         # Stages that learn layer by layer take so many batches in each: together as many through the whole model.
         fitted = min(_LEARNT, learnt) * getattr(stage.options, "learning_steps", 0)
         trained = _epochs(stage) * learnt + fitted
-        steps[f"compress: {stage.label}"] = 1 + 2 * passes(seen) + _TRAINING * passes(trained)
+        # Several stages of one kind bear one label.
+        label = f"compress: {stage.label}"
+        steps[label] = steps.get(label, 0.0) + 1 + 2 * passes(seen) + _TRAINING * passes(trained)
         if stage.bounds is not None or stage.measure:
-            steps[f"measure: after {stage.label}"] = passes(2 * validation)
+            label = f"measure: after {stage.label}"
+            steps[label] = steps.get(label, 0.0) + passes(2 * validation)
     for name in runtimes:
         writing = 5 + weights / 130e6 + passes(2 * validation)
         guessing = 1500 * facts.num_parameters / _STREAM if recipe.serve.prompt_lookup or recipe.serve.draft else 0

@@ -99,3 +99,17 @@ def test_each_disk_is_asked_for_its_own(tmp_path, monkeypatch) -> None:
         require_room(Forecast(None, 0, 6e6, 1e6), store)
     with pytest.raises(OSError, match=r"about 6 MB and the disk of temporary files \(TMPDIR\) has 5 MB left"):
         require_room(Forecast(None, 0, 1e6, 6e6), store)
+
+
+def test_stages_of_one_kind_add_up(tiny_model, tmp_path) -> None:
+    model = tiny_model("llama", "text-generation")
+    stage = {"quantize": {"method": "weight-only", "bits": 4, "group_size": 16, "algorithm": "gptq"}}
+
+    def seconds(stages: list[dict]) -> float:
+        found = forecast(check(text_recipes.recipe_of(tmp_path, model, compress=stages)), flops=1.5e6)
+        assert found.seconds is not None
+        return found.seconds["compress: quantize/weight-only"]
+
+    one = seconds([stage])
+    assert one > 2
+    assert seconds([stage, {"quantize": {"method": "weight-only"}}]) == pytest.approx(one + 1)
