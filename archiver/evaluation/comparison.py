@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from archiver.evaluation.metrics.perplexity import Predictions
 
 CONFIDENCE = 0.95  # that no look at a growing sample was deceived
-NARROW = 0.001  # half-width of perplexity's relative change that is sure enough where nothing is bounded
+NARROW = 0.005  # half-width of perplexity's relative change that is sure enough where nothing is bounded
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from archiver.errors import UnsupportedModelError
+from archiver.host import large_blocks_apart
 from archiver.models.config import model_class, quiet, read_config, reason
 from archiver.models.files import read_directory, unusable
 from archiver.models.source import ModelSource
@@ -35,7 +36,7 @@ def load_model(
 
     path = _path(source)
     config, cls, options = _class_of(path, auto_class, base_only, input_name)
-    with quiet():
+    with quiet(), large_blocks_apart():
         try:
             # The files' tensors one by one, each in its own type: mapped, the files would be in memory beside the model.
             model, info = cls.from_pretrained(

@@ -53,6 +53,19 @@ class StoredTensor:
                 here.copy_(part[: here.numel()])
         return out
 
+    def holds(self, values: torch.Tensor) -> bool:
+        """Whether these are its values in fp32, exactly; looked at in parts, so that no second copy is in memory."""
+        flat = values.detach().view(-1)
+        with self.file.open("rb", buffering=0) as file:
+            file.seek(self.start)
+            for start in range(0, flat.numel(), _PART):
+                here = flat[start : start + _PART]
+                part = torch.empty(here.numel(), dtype=self.dtype)
+                self._fill(file, part)
+                if not torch.equal(part.float(), here):
+                    return False
+        return True
+
     def seen_in(self, mapped: np.ndarray) -> torch.Tensor | None:
         """Its values in a mapping of its file [bytes] uint8; None where they do not lie there as fp32."""
         if self.dtype != torch.float32 or self.start % 4:
