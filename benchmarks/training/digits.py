@@ -1,6 +1,6 @@
 """A recogniser of spoken digits, trained from nothing by the project's own retraining code: a model to try recipes on.
 
-    python -m benchmarks.train_digits OUT_DIR [--speaker NAME] [--steps N]
+    python -m benchmarks.training.digits OUT_DIR [--speaker NAME] [--steps N]
 
 Writes OUT_DIR/model (a Wav2Vec2ForCTC whose words are the digits), OUT_DIR/train.tsv and OUT_DIR/validation.tsv (the
 speaker who was held out). Needs the real recordings (environment variable MARPRESS_SHARED, or ../shared beside the
@@ -27,9 +27,9 @@ from archiver.compression.objective import Objective
 from archiver.compression.retrain.objectives import ctc_loss
 from archiver.compression.retrain.options import Retrain
 from archiver.compression.retrain.training import train
-from benchmarks.log_mel import LAYERS, RATE, listen
 from benchmarks.table import SHARED
-from benchmarks.voices import another_voice, in_a_room, other_consonants
+from benchmarks.training.log_mel import LAYERS, RATE, listen
+from benchmarks.training.voices import another_voice, in_a_room, other_consonants
 from handlers.architecture.outputs.audio import SamplesWithHead
 from handlers.inputs.media.audio_file import AudioReader, Recording
 

@@ -1,6 +1,6 @@
 """A small T5 that gives technical English its capital letters and punctuation back, trained by the project's own code.
 
-    python -m benchmarks.train_t5 OUT_DIR [--steps N]
+    python -m benchmarks.training.t5 OUT_DIR [--steps N]
 
 Writes OUT_DIR/model (a T5ForConditionalGeneration of 1 M parameters with its tokenizer), OUT_DIR/train.tsv and
 OUT_DIR/validation.tsv: tab-separated, a clause of technical English in lower case without punctuation, and the clause

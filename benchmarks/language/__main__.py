@@ -9,7 +9,7 @@
 walk: the calibration of GPTQ on random Llamas of 12 and 24 layers, in turns. bits: one build a row of a real model with
 its layers in few bits and its tables and head in eight, perplexity over all validation windows: rows of ROWS, default all.
 large: a random Llama of 1.0 billion parameters, bf16, sharded in two files, built by the command a user would type: time
-and peak memory. prune: see pruned_language.py. peer: see llama_cpp.py. Needs the real data (environment variable
+and peak memory. prune: see pruned.py. peer: see llama_cpp.py. Needs the real data (environment variable
 MARPRESS_SHARED, or ../shared beside the repository).
 """
 
@@ -33,8 +33,8 @@ from archiver.packaging.entry import handler_of
 from archiver.packaging.mar import extracted
 from archiver.torchserve.client import predict_rest
 from archiver.torchserve.server import TorchServe
-from benchmarks.llama_cpp import peer
-from benchmarks.pruned_language import pruned
+from benchmarks.language.llama_cpp import peer
+from benchmarks.language.pruned import pruned
 from benchmarks.table import ROOT, SHARED
 from handlers.cpu import container_cores
 from handlers.inputs.text import TextInput

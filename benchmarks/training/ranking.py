@@ -1,6 +1,6 @@
 """A cross-encoder to measure with: the embedded MiniLM with a head of one label, trained to rank by the stage `retrain`.
 
-    python -m benchmarks.train_ranking OUT_DIR [--seed 0] [--epochs 2] [--compress]
+    python -m benchmarks.training.ranking OUT_DIR [--seed 0] [--epochs 2] [--compress]
 
 Writes OUT_DIR/minilm-ranking (a model directory) and OUT_DIR/train.jsonl, OUT_DIR/validation.jsonl (queries with texts and
 labels), from data/xquad-en of the shared folder (environment variable MARPRESS_SHARED, or ../shared beside the
