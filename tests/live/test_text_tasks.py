@@ -184,12 +184,12 @@ def test_each_mistake_is_answered_by_its_reason_and_neighbours_by_theirs(rest: R
         assert rest.post(task, bodies[task]).body == good[task]
 
 
-def test_a_thousand_mistakes_among_right_requests(server: TorchServe, handlers: dict[str, Any]) -> None:
+def test_mistakes_among_right_requests(server: TorchServe, handlers: dict[str, Any]) -> None:
     bad = [
         Wrong(task, body, re.escape(said), None if isinstance(body, bytes) else JSON) for task, body, said in wrong()
     ]
     good = [Right(task, body, _held(handlers[task], *asked)) for task, body, *asked in RIGHT]
-    lines = answered_wrongly(server, bad, good)
+    lines = answered_wrongly(server, bad, good, count=300)
     assert not lines, f"{len(lines)} wrong: " + "\n".join(lines[:10])
 
 

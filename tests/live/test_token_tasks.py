@@ -113,13 +113,15 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-def test_a_thousand_mistakes_among_right_requests(server: TorchServe, rest: Rest) -> None:
+def test_mistakes_among_right_requests(server: TorchServe, rest: Rest) -> None:
     asked: list[tuple[str, dict[str, Any]]] = [(TAGS, {"inputs": TEXT}), (TAGS, {"inputs": LONG}), (ANSWERS, ASKED)]
     good = []
     for name, body in asked:
         expected = rest.post(name, json.dumps(body).encode()).value
         good.append(Right(name, body, lambda value, expected=expected: _alike(value, expected)))  # type: ignore[misc]
-    lines = answered_wrongly(server, [Wrong(name, body, re.escape(part)) for name, body, part in MISTAKES], good)
+    lines = answered_wrongly(
+        server, [Wrong(name, body, re.escape(part)) for name, body, part in MISTAKES], good, count=300
+    )
     assert not lines, f"{len(lines)} wrong: " + "\n".join(lines[:10])
 
 
