@@ -109,6 +109,9 @@ class ServeSpec:
     )
     examples: int | Path = option("integer", 4, minimum=1, maximum=64, help="or a file of texts")
     # What follows is for tasks that name these keys in their `serve_keys`.
+    precision: str = option(
+        "string", "f32", choices=("auto", "f32", "bf16"), help="of what is not quantized; bf16 on OpenVINO alone"
+    )
     max_seconds: float | str = option(
         "number", "auto", choices=("auto",), above=0, maximum=86_400, help="of sound in a request"
     )

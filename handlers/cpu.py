@@ -10,6 +10,7 @@ from typing import Any
 FAST_ISA = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm")
 # One of these makes int8 products faster than fp32 ones.
 INT8_ISA = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
+BF16_ISA = {"avx512_bf16", "amx_bf16"}  # x86 alone: elsewhere nothing was tried
 
 
 def container_cores(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")) -> int:
@@ -78,11 +79,16 @@ def host_warnings(spec: Mapping[str, Any], build_isa: Collection[str]) -> list[s
     """What this host lacks of the instructions that the choice of the archive's runtime relied on.
 
     Args:
-        spec: serving.json's `session`; `int8` says whether it computes int8 products.
+        spec: serving.json's `session`; `int8` says whether it computes int8 products, `bf16` whether it computes in that.
         build_isa: the build host's instruction sets, as timings.json has them.
-    Returns: a sentence when int8 products were fast there and are not here, else nothing.
+    Returns: a sentence when such products were fast there and are not here, else nothing.
     """
     here = set(host_isa())
+    if spec.get("bf16") and here and not BF16_ISA & here:
+        return [
+            f"this archive is for hosts that are fast in bf16 ({', '.join(sorted(BF16_ISA))}); this one has none of that "
+            "and computes in fp32: it is slower than the archive's report says"
+        ]
     relied_on = INT8_ISA & set(build_isa)
     if spec.get("int8") and relied_on and here and not INT8_ISA & here:
         return [

@@ -13,7 +13,9 @@ from archiver.pipeline.staging import Staged, stage_archive
 from archiver.progress import Progress
 from archiver.runtimes import RUNTIMES, Runtime, serving_runtimes
 from archiver.spec import Recipe
+from archiver.state.plan import plan_of
 from archiver.tasks.workload import Workload
+from handlers.cpu import BF16_ISA, host_isa
 
 # A runtime further down the list is taken when it is at least this much faster here.
 FASTER = 1.10
@@ -39,23 +41,22 @@ def choose(workload: Workload, folder: Path, progress: Progress) -> Choice:
         folder: where each is staged, in a folder of its own.
     Raises: GateFailed with every missed bound; UnsupportedModelError where no runtime can take the model.
     """
-    runtimes = _candidates(workload)
+    candidates = _candidates(workload)
     workload.park(folder)
     rejected: dict[str, str] = {}
     passed: dict[str, Choice] = {}
     failures: list[str] = []
-    for runtime in runtimes:
-        name = runtime.name
+    for name, (runtime, workload.precision) in candidates.items():
         if runtime.fallback and any(choice.speed.speedup > 1 / FASTER for choice in passed.values()):
             rejected[name] = "computes in fp32 like the original, and another runtime is as fast or faster"
             continue
         try:
             with progress.step(f"{name}: write, load, measure"):
-                staged = stage_archive(workload, runtime, folder / name)
+                staged = stage_archive(workload, runtime, folder / name.replace(" ", "-"))
             with progress.step(f"{name}: time against PyTorch eager fp32"):
                 speed = workload.speed(staged.handler)
         except UnsupportedModelError as error:
-            if len(runtimes) == 1:
+            if len(candidates) == 1:
                 raise
             rejected[name] = str(error)
             progress.say(f"  {name}: {error}")
@@ -101,12 +102,25 @@ def _fastest(
     return passed[name]
 
 
-def _candidates(workload: Workload) -> list[Runtime]:
-    """The runtimes to try."""
+def _candidates(workload: Workload) -> dict[str, tuple[Runtime, str]]:
+    """What to try: a name → the runtime and its precision."""
     serve = workload.recipe.serve
+    if serve.precision == "bf16":
+        return {"openvino bf16": (RUNTIMES["openvino"], "bf16")}
     if serve.runtime != "auto":
-        return [RUNTIMES[serve.runtime]]
-    return [one for one in serving_runtimes(workload.task.execution, serve.device) if one.automatic]
+        runtimes = [RUNTIMES[serve.runtime]]
+    else:
+        runtimes = [one for one in serving_runtimes(workload.task.execution, serve.device) if one.automatic]
+    found = {one.name: (one, "f32") for one in runtimes}
+    # Beside int8 products it won nothing: 1 401 to 1 745 against 1 403 to 1 537 sentences a second, at 0.4 points less.
+    if (
+        serve.precision == "auto"
+        and plan_of(workload.model) is None
+        and "openvino" in found
+        and BF16_ISA & set(host_isa())
+    ):
+        found["openvino bf16"] = (RUNTIMES["openvino"], "bf16")
+    return found
 
 
 def bounds_missed(

@@ -361,6 +361,12 @@ def _serve(node: Node, task: Task | None, problems: Problems) -> ServeSpec:
     if "runtime" in entries and read_value(entries["runtime"], "serve.runtime", runtimes, problems) is None:
         entries = {key: value for key, value in entries.items() if key != "runtime"}
     serve = read_options(ServeSpec, entries, "serve.", problems) or ServeSpec()
+    if serve.precision == "bf16" and (serve.runtime not in ("auto", "openvino") or serve.device != "cpu"):
+        problems.add(
+            entries["precision"],
+            f"serve.precision is bf16, which OpenVINO alone computes with, and the runtime is {serve.runtime} on "
+            f"{serve.device}: remove it, or name openvino",
+        )
     return dataclasses.replace(serve, draft=draft, examples=serve.examples if file is None else file)
 
 

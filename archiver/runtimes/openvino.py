@@ -27,6 +27,8 @@ def export(workload: ForwardWorkload, folder: Path) -> Export:
     config = export_openvino(graph, plan, folder, widths=widths, exact_products=workload.task.exact_products)
     packed = pack_openvino(folder / MODEL, layouts_by_content(workload.model))
     session = {"requirement": requirement("openvino"), "int8": plan is not None, "model": MODEL, "config": config}
+    if workload.precision == "bf16":
+        session |= {"bf16": True, "config": config | {"INFERENCE_PRECISION_HINT": "bf16"}}
     return Export(session | ({"weights": PACKED} if packed else {}), batching=_shapes(workload))
 
 

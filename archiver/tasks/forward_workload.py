@@ -236,7 +236,7 @@ class ForwardWorkload(Workload):
 
     def serving(self, session: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            "tolerance": TOLERANCE_INT8 if session["int8"] else TOLERANCE_FP32,
+            "tolerance": TOLERANCE_INT8 if session["int8"] or session.get("bf16") else TOLERANCE_FP32,
             **self.task.input_settings(self),
             **self.task.answer_settings(self.facts),
         }

@@ -46,6 +46,7 @@ class Workload(ABC):
         original: an untouched copy of `module`.
         examples: validation examples, as read.
         shared: what the exports of several runtimes have in common, made once.
+        precision: what the next export computes in where nothing is quantized: "f32" or "bf16".
     """
 
     task: Task
@@ -57,6 +58,7 @@ class Workload(ABC):
     module: torch.nn.Module
     original: torch.nn.Module
     shared: dict[str, Any] = field(default_factory=dict, kw_only=True)
+    precision: str = field(default="f32", kw_only=True)
 
     @classmethod
     @abstractmethod

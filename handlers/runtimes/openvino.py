@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from handlers.cpu import BF16_ISA, host_isa
 from handlers.requirements import require
 from handlers.storage.graph_weights import weights_of
 
@@ -25,6 +26,8 @@ class OpenVinoSession:
             "ENABLE_CPU_PINNING": False,
             **spec.get("config", {}),
         }
+        if config.get("INFERENCE_PRECISION_HINT") == "bf16" and not BF16_ISA & set(host_isa()):
+            config["INFERENCE_PRECISION_HINT"] = "f32"  # this processor would only imitate it, and slowly
         core = ov.Core()
         path, weights = folder / spec["model"], weights_of(folder, spec)
         model = core.read_model(path) if weights is None else core.read_model(path.read_bytes(), ov.Tensor(weights))

@@ -254,6 +254,7 @@ def test_metrics_add_up(handler):
     documents: list[Any] = [{"inputs": ["good", "good bad"]}, {"inputs": "good " * 7}, b"{", b"bad bad bad"]
     _, statuses, where = ask(handler, *documents)
     assert statuses == [200, 500, 400, 200]
+    where.metrics.marpress.hand_over()
     counted = where.metrics.counters
     assert counted["marpress_requests"] == 4
     assert counted["marpress_request_errors"] == 2
@@ -288,6 +289,8 @@ def test_a_host_without_what_the_choice_relied_on_is_warned_of(monkeypatch):
     assert "int8 dot products (avx512_vnni); this host has none of them" in warning
     assert host_warnings({"int8": False}, ["avx512_vnni"]) == []
     assert host_warnings({"int8": True}, ["avx2"]) == []
+    (warning,) = host_warnings({"int8": False, "bf16": True}, [])
+    assert "hosts that are fast in bf16 (amx_bf16, avx512_bf16)" in warning
     monkeypatch.setattr("handlers.cpu.host_isa", lambda: ["avx2", "avx_vnni"])
     assert host_warnings({"int8": True}, ["avx512_vnni"]) == []
 

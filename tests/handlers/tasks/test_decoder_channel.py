@@ -130,6 +130,7 @@ def test_metrics(handler, monkeypatch) -> None:
     handler.initialize(start)
     assert copy.deepcopy(context.metrics) is context.metrics
     asyncio.run(handler.handle([{"body": asked(["a film", "good"], 4)}], context))
+    context.metrics.marpress.hand_over()
     found = context.metrics.found
     assert found["marpress_requests"] == [1] and found["marpress_inputs"] == [2]
     assert found["marpress_generated_tokens"] == [8] and "marpress_request_errors" not in found
@@ -137,4 +138,5 @@ def test_metrics(handler, monkeypatch) -> None:
     assert len(found["marpress_ttft_seconds"]) == len(found["marpress_tpot_seconds"]) == 2
     assert found["marpress_tokens_per_second"][0] > 0
     asyncio.run(handler.handle([{"body": asked("a", 0)}], context))
+    context.metrics.marpress.hand_over()
     assert found["marpress_request_errors"] == [1] and len(found["marpress_generated_tokens"]) == 1
