@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .PHONY: setup archive serve stop test lint check-lock bench bench-compression bench-generation bench-architectures \
-	bench-language bench-speech bench-recommendation clean
+	bench-language bench-speech bench-recommendation bench-peers clean
 .DELETE_ON_ERROR:
 
 # 3.11 is what the tests run on: 3.12 and 3.13 get a warning, any other Python is refused.
@@ -73,6 +73,9 @@ bench-architectures: setup
 # MODEL: a folder with openai/whisper-base; LIST: sound files and transcripts.
 bench-speech: setup
 	$(BIN)/python -m benchmarks.speech $(MODEL) $(LIST)
+
+bench-peers: setup
+	$(BIN)/python -m benchmarks.peers
 
 # DATA: a folder with interactions.tsv (user, item, timestamp) and items.tsv (item, title)
 bench-recommendation: setup

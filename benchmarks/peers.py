@@ -111,7 +111,7 @@ class Sst2:
 """
 PACKAGES: Mapping[str, Sequence[str]] = {
     "litserve": ("litserve==0.2.19",),
-    "bentoml": ("bentoml==1.4.28",),
+    "bentoml": ("bentoml==1.4.40",),
 }
 
 
