@@ -1,4 +1,7 @@
-"""Tokens written per second: the archive's own runtime against transformers' generate in fp32, in turns in one run."""
+"""Tokens written per second: the archive's own runtime against transformers' generate in fp32, in one run.
+
+In turns, as far as both fit into memory together.
+"""
 
 from __future__ import annotations
 
@@ -30,20 +33,35 @@ def compare_generation(
 
     An end token ends a stream in the archive's runtime as it would serve it; what is counted is what was written.
     """
-    rates: dict[str, list[float]] = {"original": [], "compressed": []}
-    sides: tuple[tuple[str, Callable[[int], int]], ...] = (
-        ("original", lambda count: _generate(original, prompts, count)),
-        ("compressed", lambda count: run_streams(backend, compressed_prompts, count)),
+    sides = (
+        lambda count: _generate(original, prompts, count),
+        lambda count: run_streams(backend, compressed_prompts, count),
     )
+    return Speed(*_rates(sides, new_tokens, rounds))
+
+
+def original_rate(original: torch.nn.Module, prompts: np.ndarray, new_tokens: int, rounds: int = ROUNDS) -> float:
+    """Tokens a second of the original alone. Args: as `compare_generation`."""
+    return _rates([lambda count: _generate(original, prompts, count)], new_tokens, rounds)[0]
+
+
+def backend_rate(backend: Backend, prompts: np.ndarray, new_tokens: int, rounds: int = ROUNDS) -> float:
+    """Tokens a second of the archive's runtime alone. Args: as `compare_generation`."""
+    return _rates([lambda count: run_streams(backend, prompts, count)], new_tokens, rounds)[0]
+
+
+def _rates(sides: Sequence[Callable[[int], int]], new_tokens: int, rounds: int) -> list[float]:
+    """The median rate of each side, in turns. sides: each writes so many tokens in each stream; how many in all."""
+    rates: list[list[float]] = [[] for _ in sides]
     with counted(rounds + 1, "turns") as done:
         for turn in range(rounds + 1):
-            for name, run in sides:
+            for run, mine in zip(sides, rates, strict=True):
                 started = time.perf_counter()
                 written = run(new_tokens if turn else min(_FIRST, new_tokens))
                 if turn:
-                    rates[name].append(written / (time.perf_counter() - started))
+                    mine.append(written / (time.perf_counter() - started))
             done(turn + 1)
-    return Speed(median(rates["original"]), median(rates["compressed"]))
+    return [median(mine) for mine in rates]
 
 
 def run_streams(backend: Backend, prompts: Sequence[Any] | np.ndarray, new_tokens: int) -> int:

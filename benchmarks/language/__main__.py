@@ -246,17 +246,21 @@ def _served(archive: Path) -> None:
     with extracted(archive) as (folder, _):
         handler: Any = handler_of(folder)
         handler.open(folder, threads=container_cores())
-        expected = [one["generated_text"] for one in handler.respond(list(map(TextInput, PROMPTS)), GREEDY)]
+        expected = [_text(one) for one in handler.respond(list(map(TextInput, PROMPTS)), GREEDY)]
         handler.engine.close()
     with TorchServe([archive], config=ROOT / "config.properties") as server:
         server.wait_ready(300)
         body = json.dumps({"inputs": PROMPTS, "parameters": GREEDY}).encode()
         answer = predict_rest(server.prediction_url(server.models[0]), body, token=server.inference_key, timeout=300)
-    found = [one["generated_text"] for one in json.loads(answer.body)]
+    found = list(map(_text, json.loads(answer.body)))
     alike = sum(a == b for a, b in zip(expected, found, strict=True))
     print(
         f"  served: {alike} of {len(PROMPTS)} texts of {GREEDY['max_new_tokens']} tokens are those of the pipeline here"
     )
+
+
+def _text(answer: Any) -> str:
+    return str((answer[0] if isinstance(answer, list) else answer)["generated_text"])
 
 
 if __name__ == "__main__":

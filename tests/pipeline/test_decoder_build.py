@@ -7,6 +7,7 @@ import json
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from tokenizers import Tokenizer
 from torchserve_side import ask
 
 from archiver.errors import GateFailed, RecipeError
+from archiver.evaluation import generation_speed
 from archiver.export.torch_packed import export_packed
 from archiver.packaging.entry import handler_of
 from archiver.packaging.mar import extracted
@@ -27,6 +29,7 @@ from archiver.recipe.load import load_recipe
 from archiver.recipe.starter import write_recipe
 from archiver.report.inspection import inspect_mar
 from archiver.report.summary import summarize
+from archiver.tasks.text.generation import workload as workload_module
 from handlers.architecture.outputs.decoder import DecoderWithHead, load_decoder
 from handlers.examples import check_examples
 from handlers.inputs.text import TextInput
@@ -75,6 +78,30 @@ def test_built_and_verified(tiny_model, tmp_path, runtime, kind, config, compres
             "example 0 in a batch differs by inf, allowed 0.001",
         ]
         handler.engine.close()
+
+
+def test_a_large_original_is_timed_while_nothing_else_is_in_memory(tiny_model, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(workload_module, "LARGE", 0.0)
+    seen: list[bool] = []
+    handlers: list[Any] = []
+    rate, speed = generation_speed.original_rate, workload_module.GenerationWorkload.speed
+
+    def original_rate(*arguments: Any) -> float:
+        seen.append(hasattr(handlers[0], "backend") or hasattr(handlers[0], "engine"))
+        return rate(*arguments)
+
+    def timed(self: Any, handler: Any) -> Any:
+        handlers.append(handler)
+        return speed(self, handler)
+
+    monkeypatch.setattr(generation_speed, "original_rate", original_rate)
+    monkeypatch.setattr(workload_module.GenerationWorkload, "speed", timed)
+    recipe = recipe_of(
+        tmp_path, tiny_model("llama", TASK), compress=quantize("weight-only"), serve={"runtime": "openvino"}
+    )
+    built = build(recipe, tmp_path / "store")
+    assert seen == [False] and hasattr(handlers[0], "backend")
+    assert built.timings["original_per_s"] > 0 and built.timings["compressed_per_s"] > 0
 
 
 def test_a_chat_template_and_the_serve_keys_go_into_the_archive(tiny_model, tmp_path) -> None:

@@ -1,8 +1,10 @@
 """text-generation: prompts continued together, each joining the running batch at the next token, leaving at its own end."""
 
+import gc
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,6 +35,7 @@ class TextGenerationHandler(RequestHandler[TextInput]):
         return Text.open(folder, self.serving)
 
     def load(self, folder: Path, threads: int) -> None:
+        self._loaded = (folder, threads)
         serving = self.serving
         chat = serving.get("chat")
         self._chat = ChatTemplate(chat["template"], chat["tokens"]).render if chat else None
@@ -43,6 +46,17 @@ class TextGenerationHandler(RequestHandler[TextInput]):
         super().open(folder, threads=threads, trust_files=trust_files)
         if not trust_files:
             self.warm_up()
+
+    @contextmanager
+    def unloaded(self) -> Iterator[None]:
+        """Inside, the model is not in memory; afterwards it is loaded again."""
+        self.engine.close()
+        del self.engine, self.backend
+        gc.collect()
+        try:
+            yield
+        finally:
+            self.load(*self._loaded)
 
     def warm_up(self, seconds: float = WARM_SECONDS) -> None:
         """One step over each number of tokens that a step can have, as far as the time goes, the sizes spread evenly.
