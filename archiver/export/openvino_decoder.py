@@ -21,6 +21,7 @@ from archiver.errors import UnsupportedModelError
 from archiver.export.decoder_check import IR, check_answers
 from archiver.export.decoder_configs import TASK, decoder_config
 from archiver.export.integer_constants import planned_modules, put_integers, with_int8_rows
+from archiver.export.joined_products import join_products
 from archiver.host import give_back_memory
 from archiver.state.plan import QuantizationPlan
 from handlers.manifest import canonical_json
@@ -58,6 +59,7 @@ def _write(model: torch.nn.Module, plan: QuantizationPlan | None, xml: Path) -> 
 
     graph = _trace(model, decoder_config(model))
     put_integers(graph, model, plan)
+    join_products(graph)
     # A new model around the same operations: optimum's and the converter's notes about themselves stay behind.
     graph = ov.Model(graph.get_results(), graph.get_sinks(), graph.get_parameters(), "decoder")
     name_by_place(graph)
