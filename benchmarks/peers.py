@@ -20,7 +20,7 @@ import tempfile
 import time
 import venv
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -209,7 +209,9 @@ def _script(package: str, code: str, folder: Path, command: Sequence[str]) -> It
         try:
             yield Running("127.0.0.1", port, None, lambda: _tree(process.pid))
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            for pid in _tree(process.pid)[::-1]:  # some start sessions of their own
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             process.wait()
 
 
