@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from handlers.runtimes.openvino_genai import OpenVinoBackend
 from handlers.storage.graph_weights import PACKED
 
 _CACHE_MB = 1024  # most that `cache_mb: auto` takes
+_LARGE = 3e8  # bytes of an archive's weights from which on what serves is not in memory while it is measured
 _SPARE_BLOCKS = 8
 _BLOCK = 32  # tokens of one on a CPU, in every precision (OpenVINO GenAI 2026.4)
 
@@ -91,10 +92,18 @@ def score(handler: Any, folder: Path) -> Iterator[Callable[[np.ndarray], Predict
         handler: opened on `folder`.
     """
     session = {key: value for key, value in handler.serving["session"].items() if key not in ("draft", "prompt_lookup")}
-    backend = OpenVinoBackend(folder, session, container_cores(), (), prefix_caching=False)
-    with backend.files(folder) as files:
-        graph = LikeliestTokens(files / IR, {"INFERENCE_PRECISION_HINT": "f32"})
-    yield lambda windows: _predicted(backend, graph, windows)
+    large = sum(path.stat().st_size for path in folder.iterdir() if path.suffix in (".bin", ".safetensors")) > _LARGE
+    with handler.unloaded() if large else nullcontext():
+        backend = OpenVinoBackend(folder, session, container_cores(), (), prefix_caching=False)
+        with backend.files(folder) as files:
+            graph = LikeliestTokens(files / IR, {"INFERENCE_PRECISION_HINT": "f32"})
+        held: list[Any] = [backend, graph]  # the caller may hold the function for longer than this lasts
+        del backend, graph
+        try:
+            yield lambda windows: _predicted(held[0], held[1], windows)
+        finally:
+            held.clear()
+            give_back_memory()
 
 
 def _predicted(backend: OpenVinoBackend, graph: LikeliestTokens, windows: np.ndarray) -> Predictions:
