@@ -14,7 +14,7 @@ import numpy as np
 
 from handlers.cpu import container_cores, host_isa
 
-_MMAP_THRESHOLD = -3  # of mallopt
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt
 
 
 def describe_host() -> dict[str, Any]:
@@ -56,7 +56,9 @@ def large_blocks_apart() -> Iterator[None]:
     try:
         yield
     finally:
-        mallopt(_MMAP_THRESHOLD, 32 << 20)  # the most that it comes to by itself
+        # The most that both come to by themselves; set once, they stay.
+        mallopt(_MMAP_THRESHOLD, 32 << 20)
+        mallopt(_TRIM_THRESHOLD, 64 << 20)
 
 
 def map_file(path: Path) -> np.ndarray:

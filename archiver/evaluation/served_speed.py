@@ -26,6 +26,8 @@ from handlers.cpu import container_cores
 
 CLIENTS = 64  # whose requests wait, each with one input
 INPUTS, ROUNDS, SECONDS = 256, 3, 0.8
+TOGETHER = 1e9  # bytes of weights that the workers of all archives may hold at once
+WEIGHTS = (".bin", ".onnx", ".safetensors")
 _WARM = 1.5  # seconds at most that a worker runs before it is timed
 # A worker: opens the archive, says so, and runs for as many seconds as each line of its input says.
 _WORKER = """
@@ -56,7 +58,7 @@ for line in sys.stdin:
 def served_rates(
     folders: Mapping[str, Path], inputs: Sequence[Any], parameters: Mapping[str, Any], place: Path
 ) -> dict[str, float]:
-    """Inputs a second of each archive's workers together, in turns.
+    """Inputs a second of each archive's workers together, in turns; of large ones one archive after the other.
 
     Args:
         folders: name → a staged archive.
@@ -69,13 +71,16 @@ def served_rates(
     file = place / "inputs.json"
     chosen = [inputs[index] for index in order]
     file.write_text(json.dumps({"inputs": chosen, "parameters": dict(parameters)}), encoding="utf-8")
+    sides = {name: _Side(folder, file) for name, folder in folders.items()}
     rates: dict[str, list[float]] = {name: [] for name in folders}
+    large = sum(side.weight_bytes for side in sides.values()) > TOGETHER
     try:
-        with ExitStack() as stack:
-            sides = {name: stack.enter_context(_Side(folder, file)) for name, folder in folders.items()}
-            for _ in range(ROUNDS):
-                for name, side in sides.items():
-                    rates[name].append(side.run(SECONDS))
+        for group in [[name] for name in sides] if large else [list(sides)]:
+            with ExitStack() as stack:
+                opened = {name: stack.enter_context(sides[name]) for name in group}
+                for _ in range(ROUNDS):
+                    for name, side in opened.items():
+                        rates[name].append(side.run(SECONDS))
     finally:
         file.unlink(missing_ok=True)
     return {name: median(found) for name, found in rates.items()}
@@ -92,9 +97,11 @@ class _Side:
         self._command = [sys.executable, "-P", "-s", "-B", "-c", _WORKER, *map(str, words)]
         self._count = workers
         self._workers: list[subprocess.Popen[str]] = []
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the workers
+        files = (path for path in folder.iterdir() if path.suffix in WEIGHTS)
+        self.weight_bytes = workers * sum(path.stat().st_size for path in files)
 
     def __enter__(self) -> _Side:
+        self._said = tempfile.TemporaryFile()
         try:
             environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
             for _ in range(self._count):

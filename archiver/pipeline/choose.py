@@ -9,6 +9,7 @@ from pathlib import Path
 from archiver.errors import DataError, GateFailed, UnsupportedModelError
 from archiver.evaluation.gate import missed_bounds
 from archiver.evaluation.speed import Speed
+from archiver.pipeline.forecast import served_step
 from archiver.pipeline.staging import Staged, stage_archive
 from archiver.progress import Progress
 from archiver.runtimes import RUNTIMES, Runtime, serving_runtimes
@@ -88,7 +89,7 @@ def _fastest(
     name, *others = passed
     if not others:
         return passed[name]
-    with progress.step(f"{', '.join(passed)}: time as they are served"):
+    with progress.step(served_step(passed)):
         archives = {one: (choice.staged.handler, choice.staged.folder) for one, choice in passed.items()}
         rates = workload.served_rates(archives, folder)
     rates = rates or {one: choice.speed.compressed_per_s for one, choice in passed.items()}

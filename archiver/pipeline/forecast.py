@@ -10,7 +10,7 @@ import errno
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from archiver.pipeline.check import Checked
 from archiver.progress import duration
 from archiver.runtimes import serving_runtimes
 from archiver.spec import Recipe, Stage
-from archiver.tasks.base import GENERATE
+from archiver.tasks.base import FORWARD, GENERATE
 
 LOAD = "load the model, answer the validation texts"
 VERIFY = "verify: load it alone, answer its examples"
@@ -34,6 +34,7 @@ _OPENED = 2.5  # bytes in memory for each byte of the archive's weights, mapped 
 _EAGER = 1.5  # a pass through a model, against its products alone at the rate of a large one
 _READ, _WRITE, _STREAM = 400e6, 20e6, 10e9  # bytes a second: of weights loaded, of an archive packed, of memory
 _LEARNT = 2048  # tokens of one step of a layer that learns by itself
+_SERVED = 10.0  # seconds that runtimes' workers take to start and to be timed side by side
 _TRAINING = 4  # passes that a step of training is worth: forward, backward, the original's
 
 
@@ -100,7 +101,14 @@ def forecast(checked: Checked, flops: float | None = None) -> Forecast:
         steps[f"{name}: write, load, measure"] = writing + guessing
         timed = 200 * weights / _STREAM if task.execution == GENERATE else passes(8 * validation)
         steps[f"{name}: time against PyTorch eager fp32"] = 2 + timed
+    if len(runtimes) > 1 and task.execution == FORWARD:
+        steps[served_step(runtimes)] = _SERVED
     return Forecast(steps | {VERIFY: 5 + stored / _READ, PACK: 1 + stored / _WRITE}, memory, store, stored)
+
+
+def served_step(names: Iterable[str]) -> str:
+    """The step in which several runtimes are compared as they are served."""
+    return f"{', '.join(names)}: time as they are served"
 
 
 def require_room(needed: Forecast, model_store: Path) -> None:

@@ -33,6 +33,7 @@ from archiver.packaging.entry import handler_of
 from archiver.packaging.mar import extracted
 from archiver.torchserve.client import predict_rest
 from archiver.torchserve.server import TorchServe
+from benchmarks.language.builds import CONTEXT, build_command
 from benchmarks.language.llama_cpp import peer
 from benchmarks.language.pruned import pruned
 from benchmarks.table import ROOT, SHARED
@@ -42,7 +43,7 @@ from handlers.inputs.text import TextInput
 PROMPTS = ["The file is opened", "A list of numbers", "When the server starts, it reads", "def main():"]
 GREEDY: Mapping[str, Any] = {"max_new_tokens": 32, "do_sample": False}
 ROUNDS = 3
-WINDOWS, CONTEXT = 16, 256  # of the walk
+WINDOWS = 16  # of the walk
 # What is said of the layers; targets, data and the stage for tables and head are the same in every row.
 ROWS: Mapping[str, Mapping[str, Any]] = {
     "rtn-4": {"bits": 4, "group_size": 64, "symmetric": True},
@@ -180,23 +181,7 @@ def _built(
     gate: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any] | None, float, float]:
     """(the report, seconds, peak memory of the build's process in GB), by the command a user would type."""
-    recipe: dict[str, Any] = {
-        "name": name,
-        "task": "text-generation",
-        "model": str(model.resolve()),
-        "data": {
-            "train": str(SHARED / "data/docs/train.txt"),
-            "validation": str(SHARED / "data/docs/validation.txt"),
-            "context": CONTEXT,
-            **data,
-        },
-        "compress": list(stages),
-        **({"gate": dict(gate)} if gate else {}),
-        "serve": {"max_length": 512, "runtime": "openvino"},
-    }
-    path = folder / "recipe.yaml"
-    path.write_text(json.dumps(recipe), encoding="utf-8")
-    command = [sys.executable, "-m", "archiver", "build", str(path), "--model-store", str(folder / "store"), "--json"]
+    command = build_command(name, model, stages, folder, data=data, gate=gate)
     started = time.perf_counter()
     with (folder / "out.json").open("w") as out:
         process = subprocess.Popen(command, cwd=ROOT, stdout=out)

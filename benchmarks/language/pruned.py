@@ -23,11 +23,11 @@ import numpy as np
 from archiver.data.text.windows import windows_of
 from archiver.models.stored import stored_tensors
 from archiver.packaging.mar import extracted
+from benchmarks.language.builds import CONTEXT, build_command
 from benchmarks.table import ROOT, SHARED
 from handlers.cpu import container_cores
 from handlers.runtimes.openvino_genai import OpenVinoBackend
 
-CONTEXT = 256
 SEEN = 300_000  # characters of data/docs/train.txt that are learnt from: what fits into the time
 WINDOWS = 100  # of each text
 CUT: Sequence[Mapping[str, Any]] = (
@@ -64,7 +64,7 @@ def pruned(model: Path) -> None:
             if process.returncode:
                 sys.exit(f"the build of {label} failed: {(folder / f'{label}.err').read_text()[-2000:]}")
             report = json.loads((folder / f"{label}.out").read_text())
-            archive = folder / label / f"{label}.mar"
+            archive = folder / "store" / f"{label}.mar"
             found[label] = [_perplexity(archive, model, text) for text in (validation, _unseen())]
             print(
                 f"| {label}, trained | {_share(report, model):.3f} | {found[label][0]:.2f} | {found[label][1]:.2f} | "
@@ -77,22 +77,8 @@ def pruned(model: Path) -> None:
 def _started(
     label: str, model: Path, stages: Sequence[Mapping[str, Any]], folder: Path, cores: int
 ) -> subprocess.Popen[bytes]:
-    recipe = {
-        "name": label,
-        "task": "text-generation",
-        "model": str(model.resolve()),
-        "data": {
-            "train": str(folder / "train.txt"),
-            "validation": str(SHARED / "data/docs/validation.txt"),
-            "context": CONTEXT,
-        },
-        "compress": list(stages),
-        "gate": {"max_increase": {"perplexity": 10.0}},  # so wide that few windows decide: they are counted below
-        "serve": {"max_length": 512, "runtime": "openvino"},
-    }
-    path = folder / f"{label}.yaml"
-    path.write_text(json.dumps(recipe), encoding="utf-8")
-    command = [sys.executable, "-m", "archiver", "build", str(path), "--model-store", str(folder / label), "--json"]
+    gate = {"max_increase": {"perplexity": 10.0}}  # so wide that few windows decide: they are counted below
+    command = build_command(label, model, stages, folder, data={"train": str(folder / "train.txt")}, gate=gate)
     share = str(max(1, cores // 2))
     surroundings = {**os.environ, "MARPRESS_THREADS": share, "OMP_NUM_THREADS": share}
     with (folder / f"{label}.out").open("w") as out, (folder / f"{label}.err").open("w") as error:

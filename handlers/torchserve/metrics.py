@@ -1,11 +1,14 @@
 """A worker's measurements in TorchServe's metrics cache, which prints a line for each: handed over once a second."""
 
+import logging
 import threading
 import time
 from collections.abc import Iterable
 from typing import Any
 
 from handlers.metrics import COUNTER, HISTOGRAM, Measurement
+
+logger = logging.getLogger(__name__)
 
 SECONDS = 1.0  # between two times that what was measured is handed over
 
@@ -45,7 +48,10 @@ class Gathered:
             sums, self._sums = self._sums, {}
             values, self._values = self._values, []
         for found in (*sums.values(), *values):
-            _put(self._cache, found)
+            try:
+                _put(self._cache, found)
+            except Exception:  # whatever TorchServe finds in one number: the others are handed over all the same
+                logger.exception("the measurement %s could not be handed over", found.name)
 
     def _run(self) -> None:
         while True:

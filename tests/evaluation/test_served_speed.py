@@ -58,6 +58,32 @@ def test_workers_add_up_and_batches_hold_what_64_clients_send(tmp_path: Path) ->
     assert not (tmp_path / "inputs.json").exists()
 
 
+def test_large_archives_are_opened_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = {name: archive(tmp_path / name, 0.0001, {"minWorkers": 2}) for name in ("one", "two")}
+    for folder in folders.values():
+        (folder / "model.bin").write_bytes(bytes(100))
+    open_now: list[str] = []
+    most: list[int] = []
+    enter, leave = served_speed._Side.__enter__, served_speed._Side.__exit__
+
+    def entered(side: served_speed._Side) -> served_speed._Side:
+        open_now.append("")
+        most.append(len(open_now))
+        return enter(side)
+
+    def left(side: served_speed._Side, *error: object) -> None:
+        open_now.pop()
+        leave(side, *error)
+
+    monkeypatch.setattr(served_speed._Side, "__enter__", entered)
+    monkeypatch.setattr(served_speed._Side, "__exit__", left)
+    for together, expected in ((400, [1, 2]), (399, [1, 1])):
+        monkeypatch.setattr(served_speed, "TOGETHER", together)
+        most.clear()
+        assert served_rates(folders, [{"value": 1}], {"top": 2}, tmp_path).keys() == folders.keys()
+        assert most == expected
+
+
 def test_without_a_number_of_workers_there_is_one_for_each_core(tmp_path: Path) -> None:
     folder = archive(tmp_path / "a", 0.0001, {"batchSize": 1})
     served_rates({"a": folder}, [{"value": 1}], {"top": 2}, tmp_path)

@@ -49,6 +49,19 @@ def test_counters_add_up_and_histograms_keep_each_value() -> None:
     assert len(cache.found) == 4
 
 
+def test_a_number_that_is_refused_takes_no_other_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    gathered = metrics.Gathered(cache := Cache())
+
+    def refuse(name: str, value: float) -> None:
+        raise ValueError(f"{name} is no name")
+
+    monkeypatch.setattr(cache, "add_counter", refuse)
+    for _ in range(2):
+        gathered.add(of(1, 7, 0.5))
+        gathered.hand_over()
+    assert cache.found == [("size", 7, "count", "GAUGE"), ("seconds", 0.5, "s", "HISTOGRAM")] * 2
+
+
 def test_the_last_ones_do_not_wait_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "SECONDS", 0.05)
     cache = Cache()
