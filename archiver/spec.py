@@ -95,12 +95,15 @@ class GateSpec:
 
 @dataclass(frozen=True)
 class ServeSpec:
-    """How the archive is served. `max_batch_delay_ms` starts at 1: TorchServe takes 0 for 100 ms."""
+    """How the archive is served.
+
+    max_batch_delay_ms: of recipes from when TorchServe made the batches; nothing waits for company any more.
+    """
 
     runtime: str = option("string", "auto", help="auto, or a name from RUNTIMES")
     device: str = option("string", "cpu", choices=("cpu", "cuda"))
     workers: int | str = option("integer", "auto", choices=("auto",), minimum=1, maximum=1024)
-    batch_size: int = option("integer", 32, minimum=1, maximum=4096, help="requests TorchServe hands over at once")
+    batch_size: int = option("integer", 32, minimum=1, maximum=4096, help="inputs that run together at most")
     max_batch_delay_ms: int = option("integer", 2, minimum=1, maximum=60_000)
     max_length: int = option("integer", 128, minimum=4, maximum=1_000_000, help="tokens, special ones included")
     max_inputs: int = option("integer", 64, minimum=1, maximum=65_536, help="most inputs in one request")
@@ -117,7 +120,7 @@ class ServeSpec:
     )
     skip_silence: bool = option("boolean", False, help="parts of a recording where nobody speaks are not run")
     chunk_seconds: float = option("number", 30.0, minimum=1, maximum=600, help="of sound in one pass; longer is cut")
-    max_queue: int = option("integer", 128, minimum=0, maximum=100_000, help="prompts that may wait for a place")
+    max_queue: int = option("integer", 128, minimum=0, maximum=100_000, help="requests that may wait for a place")
     deadline_s: float = option(
         "number", 120.0, above=0, maximum=86_400, help="a request's text ends here at the latest"
     )

@@ -32,6 +32,9 @@ from handlers.runtimes.base import Session
 from handlers.torchserve import metrics
 from handlers.torchserve.receiving import buffer_reads
 from handlers.torchserve.requests import STREAM, is_rest, reason_of
+from handlers.torchserve.service import Service, is_asynchronous, take_over
+from handlers.torchserve.standby import Standby
+from handlers.torchserve.unanswered import frontend_socket
 
 logger = logging.getLogger(__name__)
 
@@ -90,11 +93,16 @@ class TaskHandler(ABC, Generic[Value]):
         config = context.model_yaml_config or {}
         workers = config.get("minWorkers")
         try:
-            self.open(Path(context.system_properties["model_dir"]), threads=threads_per_worker(workers))
+            threads = self.threads_of(threads_per_worker(workers), config.get("deviceType", "cpu"))
+            self.open(Path(context.system_properties["model_dir"]), threads=threads)
         except RuntimeError:
             raise
         except Exception as error:
             raise UnsoundArchive(f"the archive {context.model_name!r} cannot be loaded: {error!r}") from error
+
+    def threads_of(self, cores: int, device: str) -> int:
+        """Threads for one run in a worker that has so many cores. device: TorchServe's word, "cpu" or "gpu"."""
+        return cores
 
     def open(self, folder: Path, *, threads: int, trust_files: bool = False) -> None:
         """Load an extracted archive, after checking every digest, and answer its examples once.
@@ -150,10 +158,23 @@ class BatchHandler(TaskHandler[Value]):
     """What comes together is run together: the items of all requests in sub-batches of like size, one pass each."""
 
     session: Session
+    streams: int = 1  # sub-batches that run at once
+    makes_batches: bool = False  # whether the worker does, else TorchServe
 
     def initialize(self, context: Any) -> None:
-        super().initialize(context)
-        buffer_reads()
+        if not is_asynchronous(context):
+            super().initialize(context)
+            buffer_reads()
+            return
+        service = Service(self, Standby(frontend_socket()), context.metrics)
+        self.makes_batches = True
+        take_over(service, lambda: super(BatchHandler, self).initialize(context))
+
+    def threads_of(self, cores: int, device: str) -> int:
+        if not self.makes_batches or device != "cpu":
+            return cores
+        self.streams = cores  # one core to each: all of them on one small sub-batch would be little faster than one
+        return 1
 
     def prepare(self, values: Sequence[Value], parameters: Mapping[str, Any]) -> list[Sequence[Any]]:
         """The items to run for each of [n] inputs, at least one each; windows or questions of an input are several.
@@ -183,7 +204,7 @@ class BatchHandler(TaskHandler[Value]):
         """
 
     def load(self, folder: Path, threads: int) -> None:
-        self.session = self.runtime(folder, self.serving["session"], threads)
+        self.session = self.runtime(folder, self.serving["session"], threads, self.streams)
 
     def respond(self, inputs: Sequence[Value], parameters: Mapping[str, Any] | None = None) -> list[Any]:
         given = dict(parameters or {})
@@ -220,18 +241,29 @@ class BatchHandler(TaskHandler[Value]):
         ran = Ran([None] * len(items), size=sum(sizes), computed=sum(batch.computed_tokens for batch in batches))
         for batch in batches:
             members = list(batch.members)
-            try:
-                output = self.session.run(self.input.collate([items[i] for i in members], batch.length, batch.rows))
-            except Exception as error:  # the runtime failed on this sub-batch: the others are still answered
-                logger.exception("a sub-batch of %d items of size %d failed", len(members), batch.length)
-                ran.failed |= dict.fromkeys(members, error)
+            output, broken = self.run_batch([items[i] for i in members], batch.length, batch.rows)
+            if broken is not None or output is None:
+                ran.failed |= {index: broken or RuntimeError("no output") for index in members}
                 continue
             for row, index in enumerate(members):
                 ran.outputs[index] = self.keep(items[index], output[row])
         return ran
 
+    def run_batch(self, items: Sequence[Any], size: int, rows: int) -> tuple[np.ndarray | None, Exception | None]:
+        """One run of the model.
+
+        Args:
+            items: [n] of size ≤ `size`, which they are padded to. rows: ≥ n, those beyond n filled.
+        Returns: (the session's output [rows, …], None), or (None, why there is none).
+        """
+        try:
+            return self.session.run(self.input.collate(items, size, rows)), None
+        except Exception as error:  # the runtime failed on this sub-batch: the others are still answered
+            logger.exception("a sub-batch of %d items of size %d failed", len(items), size)
+            return None, error
+
     def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
-        """TorchServe's batch of requests; a request's mistake is that request's alone.
+        """A batch that TorchServe made, where it does; a request's mistake is that request's alone.
 
         Args:
             data: [n] requests. context: TorchServe's own, which gets each answer's status and content type.
@@ -246,7 +278,7 @@ class BatchHandler(TaskHandler[Value]):
                 if not is_rest(headers):
                     # A call of StreamPredictions without it ends the worker; the others do not look at it.
                     context.set_response_header(index, STREAM, "false")
-                accepted[index] = self._accept(row, headers)
+                accepted[index] = self.accept(row, headers)
             except BadRequest as error:
                 bodies[index] = _refuse(context, index, error.code, str(error))
             except Exception as error:  # one request must not take the batch with it, whatever it found
@@ -258,7 +290,11 @@ class BatchHandler(TaskHandler[Value]):
         for index, (request, prepared) in accepted.items():
             span = range(position, position + sum(map(len, prepared)))
             position = span.stop
-            bodies[index] = self._answer(context, index, request, prepared, ran, span)
+            broken = next((ran.failed[i] for i in span if i in ran.failed), None)
+            status, bodies[index] = self.answer(request, prepared, ran.outputs[span.start : span.stop], broken)
+            context.set_response_content_type(index, JSON)
+            if status != 200:
+                context.set_response_status(status, reason_of(status), index)
         found = batch_measurements(
             requests=len(data),
             errors=sum(context.get_response_status(index)[0] not in (None, 200) for index in range(len(data))),
@@ -270,7 +306,13 @@ class BatchHandler(TaskHandler[Value]):
         metrics.emit(context.metrics, found)
         return bodies
 
-    def _accept(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> tuple[Request, list[Sequence[Any]]]:
+    def accept(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> tuple[Request, list[Sequence[Any]]]:
+        """A request as it came to what it asks and the items to run for each of its inputs.
+
+        Args:
+            row, headers: as TorchServe hands them over.
+        Raises: BadRequest saying what is wrong and what is allowed.
+        """
         allowed = self.input.allowed
         request = hf.parse(
             read_document(row, headers, allowed, self.input.max_bytes),
@@ -290,19 +332,28 @@ class BatchHandler(TaskHandler[Value]):
             )
         return request, prepared
 
-    def _answer(
-        self, context: Any, index: int, request: Request, prepared: Sequence[Sequence[Any]], ran: Ran, span: range
-    ) -> bytes:
-        broken = next((ran.failed[i] for i in span if i in ran.failed), None)
+    def answer(
+        self,
+        request: Request,
+        prepared: Sequence[Sequence[Any]],
+        outputs: Sequence[np.ndarray | None],
+        broken: Exception | None,
+    ) -> tuple[int, bytes]:
+        """(HTTP status, body) of a request whose items have run.
+
+        Args:
+            prepared: the items of each input. outputs: one an item, as `keep` left it. broken: why there are none.
+        """
         if broken is not None:
-            return _refuse(context, index, 500, f"the model failed on this request: {type(broken).__name__}")
-        found = self._found(request.inputs, prepared, ran.outputs[span.start : span.stop])
+            return 500, error_body(500, f"the model failed on this request: {type(broken).__name__}")
         try:
-            answers = self.answers(found, request.parameters)
+            answers = self.answers(self._found(request.inputs, prepared, outputs), request.parameters)
+            return 200, to_json(hf.render(answers, request.single))
         except ArithmeticError as error:
-            return _refuse(context, index, 500, str(error))
-        context.set_response_content_type(index, JSON)
-        return to_json(hf.render(answers, request.single))
+            return 500, error_body(500, str(error))
+        except Exception as error:  # one request's answer must not cost the others theirs
+            logger.exception("an answer could not be made")
+            return 500, error_body(500, f"the answer could not be made: {type(error).__name__}")
 
 
 def _refuse(context: Any, index: int, code: int, message: str) -> bytes:

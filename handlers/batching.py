@@ -47,16 +47,20 @@ def plan(
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     padded = [_fill(lengths[i], length_sizes) for i in order]
-    best = [0.0] + [float("inf")] * len(order)
-    cut = [0] * (len(order) + 1)
-    for end in range(1, len(order) + 1):
-        for start in range(end - 1, max(-1, end - 1 - max_rows), -1):
-            tokens = _fill(end - start, row_sizes) * padded[end - 1]
-            if tokens > token_budget and start < end - 1:
+    rows = [_fill(count, row_sizes) for count in range(min(max_rows, len(order)) + 1)]
+    best = [0.0]
+    cut = [0]
+    for end, length in enumerate(padded, 1):
+        cheapest, place = best[end - 1] + rows[1] * length + run_cost, end - 1
+        for count in range(2, min(max_rows, end) + 1):
+            tokens = rows[count] * length
+            if tokens > token_budget:
                 break
-            cost = best[start] + tokens + run_cost
-            if cost < best[end]:
-                best[end], cut[end] = cost, start
+            cost = best[end - count] + tokens + run_cost
+            if cost < cheapest:
+                cheapest, place = cost, end - count
+        best.append(cheapest)
+        cut.append(place)
     batches = []
     end = len(order)
     while end:

@@ -3,6 +3,7 @@
 Times are in seconds. The server needs `model_metrics_auto_detect=true` or these names in its metrics.yaml.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
@@ -48,3 +49,9 @@ def batch_measurements(
         waste = round(1 - tokens / computed_tokens, 4)
         found.append(Measurement("marpress_padding_waste", waste, GAUGE, "ratio"))
     return found
+
+
+def queue_measurements(waits: Sequence[float], waiting: int) -> list[Measurement]:
+    """How long requests waited for their last run, in seconds, and how many wait now."""
+    found = [Measurement("marpress_wait_seconds", round(seconds, 6), HISTOGRAM, "s") for seconds in waits]
+    return [*found, Measurement("marpress_waiting", waiting, GAUGE)]

@@ -32,22 +32,27 @@ _WARM = 1.5  # seconds at most that a worker runs before it is timed
 # A worker: opens the archive, says so, and runs for as many seconds as each line of its input says.
 _WORKER = """
 import importlib, json, sys, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 folder, entry, inputs, workers, rows, warm = sys.argv[1:]
 sys.path.insert(0, folder)
 handler = importlib.import_module(entry).Handler()
 from handlers.cpu import threads_per_worker
-handler.open(Path(folder), threads=threads_per_worker(int(workers)), trust_files=True)
+handler.streams = threads_per_worker(int(workers))
+handler.open(Path(folder), threads=1, trust_files=True)
 asked = json.loads(Path(inputs).read_text(encoding="utf-8"))
 values = [handler.input.from_stored(one) for one in asked["inputs"]]
 batches = [values[start : start + int(rows)] for start in range(0, len(values), int(rows))]
-def run(seconds):
-    place, done, started = 0, 0, time.perf_counter()
+def stream(place, seconds):
+    done, started = 0, time.perf_counter()
     while not done or time.perf_counter() - started < seconds:
         handler.find(batches[place % len(batches)], asked["parameters"])
         done += len(batches[place % len(batches)])
         place += 1
     return done / (time.perf_counter() - started)
+pool = ThreadPoolExecutor(handler.streams)
+def run(seconds):
+    return sum(pool.map(lambda place: stream(place, seconds), range(handler.streams)))
 run(float(warm))
 print("ready", flush=True)
 for line in sys.stdin:
@@ -92,7 +97,7 @@ class _Side:
     def __init__(self, folder: Path, inputs: Path) -> None:
         config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
         workers = int(config.get("minWorkers") or container_cores())
-        rows = max(1, min(int(config.get("batchSize", 1)), -(-CLIENTS // workers)))
+        rows = -(-CLIENTS // max(workers, container_cores()))  # what one of the streams on all cores gets of them
         words = [folder.resolve(), ENTRY.removesuffix(".py"), inputs.resolve(), workers, rows, _WARM]
         self._command = [sys.executable, "-P", "-s", "-B", "-c", _WORKER, *map(str, words)]
         self._count = workers

@@ -70,7 +70,10 @@ def stage_archive(workload: Workload, runtime: Runtime, folder: Path) -> Staged:
         "max_inputs": recipe.serve.max_inputs,
         **workload.serving(session),
     }
-    serving |= {"batching": {**BATCHING, **task.batching, **exported.batching}} if task.batched else {}
+    if task.batched:
+        batching = {**BATCHING, **task.batching, **exported.batching}
+        batching["max_rows"] = min(batching["max_rows"], recipe.serve.batch_size)
+        serving |= {"batching": batching, "max_queue": recipe.serve.max_queue}
     add_requirements(folder, [*(["safetensors"] if "weights" in session else []), *workload.serving_packages(serving)])
     write_serving(folder, serving)
     handler = make_handler(task.handler, way.session)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from archiver.tasks.workload import Arrays, Workload
 
 SERVE_BATCHES = """\
-  batch_size: 32                # requests that one worker gets at once
-  max_batch_delay_ms: 2         # a lone request waits this long for company"""
+  batch_size: 32                # inputs that run together at most; none waits for company
+  max_queue: 128                # requests that may wait in a worker; beyond, 503"""
 
 
 @dataclass(frozen=True)
@@ -163,13 +163,14 @@ class ForwardTask(Task):
     # ---- serving ------------------------------------------------------------------------------------------------------
 
     def server_config(self, serve: ServeSpec) -> dict[str, Any]:
-        """TorchServe's settings. Without minWorkers it starts one worker per core of the container."""
-        config: dict[str, Any] = {}
-        if serve.workers != "auto":
-            config |= {"minWorkers": serve.workers, "maxWorkers": serve.workers}
-        return config | {
-            "batchSize": serve.batch_size,
-            "maxBatchDelay": serve.max_batch_delay_ms,
+        """TorchServe's settings: every request goes to the worker at once, which makes its own batches for all cores."""
+        workers = 1 if serve.workers == "auto" else serve.workers
+        return {
+            "minWorkers": workers,
+            "maxWorkers": workers,
+            "asyncCommunication": True,
+            "batchSize": 1,
+            "maxBatchDelay": 1,
             "responseTimeout": 60,
             "startupTimeout": 120,
             "deviceType": device_type(serve.device),

@@ -122,6 +122,8 @@ def predict_grpc(
 
 def grpc_status(code: str, details: str) -> int | None:
     """The HTTP status that TorchServe gives the same failure over REST; None when no server answered at all."""
+    if code == "UNAVAILABLE" and "InternalServerException" in details:
+        return 503  # TorchServe's own words on a request that a dead worker had
     if code in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
         return None
     if "Token Authorization failed" in details:

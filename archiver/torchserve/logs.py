@@ -26,6 +26,8 @@ LOG4J = (
     + "".join(_ROLLING.format(name=name) for name in ("ts_log", *_FILES.values()))
     + "  </Appenders>\n  <Loggers>\n"
     + "".join(_LOGGER.format(logger=logger, file=file) for logger, file in _FILES.items())
+    # The asynchronous channel tells of every request that it waits for the next one.
+    + '    <Logger name="org.pytorch.serve.wlm.AsyncBatchAggregator" level="warn"/>\n'
     + '    <Logger name="io.netty" level="error"/>\n    <Logger name="org.apache" level="off"/>\n'
     + '    <Root level="info"><AppenderRef ref="ts_log"/></Root>\n  </Loggers>\n</Configuration>\n'
 )

@@ -205,12 +205,14 @@ class TorchServe:
         ]
 
     def memory_per_worker(self, name: str | None = None) -> list[int]:
-        """Resident bytes of each worker of a model (default: the first), its child processes included."""
+        """Bytes of each worker of a model (default: the first), its child processes included.
+
+        What several processes share counts once, divided among them (PSS); where the kernel does not tell, resident bytes.
+        """
         sizes = []
         for worker in self.workers(name or self.models[0]):
             process = psutil.Process(worker.pid)
-            family = [process, *process.children(recursive=True)]
-            sizes.append(sum(member.memory_info().rss for member in family))
+            sizes.append(sum(map(_memory, [process, *process.children(recursive=True)])))
         return sizes
 
     def processes(self) -> list[psutil.Process]:
@@ -261,3 +263,11 @@ def model_name(archive: Path) -> str:
             return str(json.loads(contents.read("MAR-INF/MANIFEST.json"))["model"]["modelName"])
     except (zipfile.BadZipFile, KeyError, ValueError) as broken:
         raise ServerError(f"{archive}: not a TorchServe archive ({broken}); build it again") from broken
+
+
+def _memory(process: psutil.Process) -> int:
+    try:
+        lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    except (OSError, StopIteration):
+        return int(process.memory_info().rss)

@@ -16,11 +16,12 @@ class Session(Protocol):
 
     name: str
 
-    def __init__(self, folder: Path, spec: Mapping[str, Any], threads: int) -> None:
+    def __init__(self, folder: Path, spec: Mapping[str, Any], threads: int, streams: int = 1) -> None:
         """Open the model of an extracted archive.
 
         Args:
             folder: the archive. spec: serving.json's `session`. threads: for one run.
+            streams: runs at once, each called from a thread of its own.
         Raises: UnsoundArchive saying which package or device is missing, or what is wrong with the files.
         """
         ...

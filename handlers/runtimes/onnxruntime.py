@@ -16,7 +16,7 @@ class OnnxRuntimeSession:
 
     name = "onnxruntime"
 
-    def __init__(self, folder: Path, spec: Mapping[str, Any], threads: int) -> None:
+    def __init__(self, folder: Path, spec: Mapping[str, Any], threads: int, streams: int = 1) -> None:
         ort: Any = require("onnxruntime", spec["requirement"])
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads

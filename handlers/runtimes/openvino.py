@@ -1,5 +1,6 @@
 """OpenVINO."""
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,13 @@ class OpenVinoSession:
 
     name = "openvino"
 
-    def __init__(self, folder: Path, spec: Mapping[str, Any], threads: int) -> None:
+    def __init__(self, folder: Path, spec: Mapping[str, Any], threads: int, streams: int = 1) -> None:
         ov: Any = require("openvino", spec["requirement"])
         config = {
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": threads,
-            # One stream: the worker runs one sub-batch at a time. Pinning would put every worker on core 0.
-            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": threads * streams,
+            # A stream for each sub-batch that runs at once. Pinning would put every worker on core 0.
+            "NUM_STREAMS": streams,
             "ENABLE_CPU_PINNING": False,
             **spec.get("config", {}),
         }
@@ -31,9 +32,13 @@ class OpenVinoSession:
         core = ov.Core()
         path, weights = folder / spec["model"], weights_of(folder, spec)
         model = core.read_model(path) if weights is None else core.read_model(path.read_bytes(), ov.Tensor(weights))
-        self._request = core.compile_model(model, "CPU", config).create_infer_request()
-        self._inputs = {name for port in self._request.model_inputs for name in port.get_names()}
+        self._compiled = core.compile_model(model, "CPU", config)
+        self._inputs = {name for port in self._compiled.inputs for name in port.get_names()}
+        self._own = threading.local()
 
     def run(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-        outputs = self._request.infer({k: v for k, v in arrays.items() if k in self._inputs}, share_inputs=True)
+        request = vars(self._own).get("request")
+        if request is None:  # one for each thread that runs
+            request = self._own.request = self._compiled.create_infer_request()
+        outputs = request.infer({k: v for k, v in arrays.items() if k in self._inputs}, share_inputs=True)
         return np.array(outputs[0])

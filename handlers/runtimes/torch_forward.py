@@ -17,7 +17,7 @@ class TorchSession:
 
     name = "torch"
 
-    def __init__(self, folder: Path, spec: Mapping[str, Any], threads: int) -> None:
+    def __init__(self, folder: Path, spec: Mapping[str, Any], threads: int, streams: int = 1) -> None:
         torch: Any = require("torch", "torch>=2.0")
         require("transformers", spec["requirement"])
         from handlers.architecture.loading import load_module

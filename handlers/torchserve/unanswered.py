@@ -1,11 +1,13 @@
-"""Requests that a worker has not answered yet, noted in files that outlive it: the worker after it tells their clients.
+"""Requests that a worker has not answered yet, noted in memory that outlives it: who comes after it tells their clients.
 
 TorchServe forgets nothing in asynchronous mode: what a dead worker held stays on its list, unanswered, and the worker that
-takes its place talks to the same list. One file for a request, of one letter that says how it can be answered, in a folder
-that names the frontend's process and the worker's socket. A request that the dead worker had not read is not among them.
+takes its place talks to the same list. The notes are a file that is mapped into memory, in a folder that names the
+frontend's process and the worker's socket: a place for a request, with one letter that says how it can be answered. A
+request that the dead worker had not read is not among them.
 """
 
 import logging
+import mmap
 import os
 import shutil
 import sys
@@ -24,66 +26,117 @@ logger = logging.getLogger(__name__)
 MESSAGE = "the worker died while it wrote this answer; another one has taken its place: send the request again"
 _PREFIX = "marpress-unanswered"
 _LOADED_SECONDS = 1.0  # after the load, the frontend takes this worker's messages
-_WHOLE, _STREAM, _GRPC = "w", "s", "g"
+WHOLE, STREAM, GRPC = b"w", b"s", b"g"
+_FREE = b"\0"
+_PLACE = 64  # bytes: the letter, the id's length, the id
+_PLACES = 4096  # more requests at once than any queue lets in
 
 
 class Unanswered:
     """One worker's notes. Without a TorchServe around it (a build, a test) it notes nothing."""
 
     def __init__(self) -> None:
-        self._folder = _folder()
-        if self._folder is not None:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = _path()
+        self._memory = _mapped(path) if path is not None else None
+        self._at: dict[str, int] = {}
+        self._free: list[int] = []
 
     def begin(self, request_id: str, rest: bool) -> None:
         """Note a request that has been read; rest: whether it came over HTTP."""
-        if self._folder is not None:
-            (self._folder / _safe(request_id)).write_text(_WHOLE if rest else _GRPC)
+        name = request_id.encode()[: _PLACE - 2]
+        if self._memory is None or not self._free:
+            return
+        self._at[request_id] = place = self._free.pop()
+        self._memory[place + 1 : place + 2 + len(name)] = bytes([len(name)]) + name
+        self._memory[place : place + 1] = WHOLE if rest else GRPC  # last: it makes the note count
 
     def streams(self, request_id: str) -> None:
         """Note that the status of a request over REST is sent: what follows can only be pieces."""
-        if self._folder is not None:
-            (self._folder / _safe(request_id)).write_text(_STREAM)
+        if self._memory is not None and (place := self._at.get(request_id)) is not None:
+            self._memory[place : place + 1] = STREAM
 
     def end(self, request_id: str) -> None:
         """Take the note of an answered request away."""
-        if self._folder is not None:
-            (self._folder / _safe(request_id)).unlink(missing_ok=True)
+        if self._memory is not None and (place := self._at.pop(request_id, None)) is not None:
+            self._memory[place : place + 1] = _FREE
+            self._free.append(place)
+
+    @property
+    def served(self) -> bool:
+        """Whether a worker has served over this socket before."""
+        return self._memory is not None and self._memory[_PLACE * _PLACES] == 1
+
+    def serves(self) -> None:
+        """One does now."""
+        if self._memory is not None:
+            self._memory[_PLACE * _PLACES] = 1
+
+    def take(self) -> list[tuple[str, bytes]]:
+        """(id, letter) of what was left by the one before this; from now on the notes are this one's."""
+        if self._memory is None:
+            return []
+        left = []
+        for place in range(0, _PLACE * _PLACES, _PLACE):
+            kind = self._memory[place : place + 1]
+            if kind in (WHOLE, STREAM, GRPC):
+                length = self._memory[place + 1]
+                left.append((self._memory[place + 2 : place + 2 + length].decode("utf-8", "replace"), kind))
+                self._memory[place : place + 1] = _FREE
+        self._at = {}
+        self._free = list(range(0, _PLACE * _PLACES, _PLACE))[::-1]
+        return left
 
     def answer_left(self) -> None:
         """Answer what the worker before this one left, in a thread, once the frontend listens to this one.
 
         To be called while TorchServe initializes the handler: its own code then holds the socket.
         """
-        if self._folder is None or (socket := _socket()) is None:
-            return
-        left = [(path.name, path.read_text()) for path in sorted(self._folder.iterdir())]
-        for name, _ in left:
-            (self._folder / name).unlink(missing_ok=True)
-        if left:
-            threading.Thread(target=_answer, args=(socket, left), name=_PREFIX, daemon=True).start()
+        left, link = self.take(), frontend_socket()
+        if left and link is not None:
+            threading.Thread(target=_answer_later, args=(link, left), name=_PREFIX, daemon=True).start()
 
 
-def _answer(socket: Any, left: list[tuple[str, str]]) -> None:
+def _mapped(path: Path) -> mmap.mmap | None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        with path.open("ab") as file:
+            file.truncate(_PLACE * _PLACES + 1)
+        with path.open("r+b") as file:
+            return mmap.mmap(file.fileno(), 0)
+    except OSError:
+        logger.exception("unanswered requests cannot be noted: should this worker die, their clients wait in vain")
+        return None
+
+
+def _answer_later(link: Any, left: list[tuple[str, bytes]]) -> None:
     time.sleep(_LOADED_SECONDS)
+    tell_lost(link, left)
+
+
+def tell_lost(link: Any, left: list[tuple[str, bytes]]) -> None:
+    """Answer requests that a dead worker had read: 503.
+
+    Args:
+        link: the frontend's socket. left: as `Unanswered.take` gives them.
+    """
     logger.warning("%d requests were lost with the worker before this one: their clients are told", len(left))
     body = error_body(503, MESSAGE)
     for request_id, kind in left:
         try:
-            if kind == _WHOLE:
+            if kind == WHOLE:
                 whole = Message(stream=False)
                 whole.add(request_id, body, JSON, 503)
-                whole.send(socket)
+                whole.send(link)
             last = Message(stream=False, last=True)
-            last.add(request_id, {_WHOLE: b"", _STREAM: event_of(body)}.get(kind, body), JSON)
-            last.send(socket)
+            last.add(request_id, {WHOLE: b"", STREAM: event_of(body)}.get(kind, body), JSON)
+            last.send(link)
         except OSError:
             logger.exception("a client could not be told")
             return
 
 
-def _folder() -> Path | None:
-    """A folder of the frontend's process, which is this one's parent, and of the socket that this worker was given."""
+def _path() -> Path | None:
+    """The notes: in a folder of the frontend's process, which is this one's parent, named for this worker's socket."""
     named = [
         part
         for flag in ("--sock-name", "--port")
@@ -109,11 +162,6 @@ def _alive(name: str) -> bool:
     return len(parts) == 4 and Path(f"/proc/{parts[2]}").exists()
 
 
-def _safe(request_id: str) -> str:
-    """Request ids are the frontend's own UUIDs; whatever else comes is no path."""
-    return "".join(sign if sign.isalnum() or sign == "-" else "_" for sign in request_id)[:64]
-
-
 def _frames() -> Iterator[Any]:
     frame: Any = sys._getframe()
     while frame is not None:
@@ -121,6 +169,6 @@ def _frames() -> Iterator[Any]:
         frame = frame.f_back
 
 
-def _socket() -> Any:
+def frontend_socket() -> Any:
     """The connection to the frontend, from the frame of TorchServe's code that initializes the handler; else None."""
     return next((frame.f_locals["cl_socket"] for frame in _frames() if "cl_socket" in frame.f_locals), None)

@@ -18,7 +18,7 @@ class Handler:
     def open(self, folder, threads, trust_files):
         assert trust_files
         self.input = SimpleNamespace(from_stored=lambda stored: stored["value"])
-        (folder / "opened").open("a").write(f"{threads}\\n")
+        (folder / "opened").open("a").write(f"{threads}x{self.streams}\\n")
     def find(self, values, parameters):
         assert parameters == {"top": 2} and set(values) <= set(range(600)), parameters
         (FOLDER / "rows").open("a").write(f"{len(values)}\\n")
@@ -30,7 +30,7 @@ def archive(folder: Path, seconds: float, config: dict[str, int], entry: str = E
     folder.mkdir()
     (folder / "handlers").mkdir()
     (folder / "handlers/__init__.py").touch()
-    (folder / "handlers/cpu.py").write_text("def threads_per_worker(workers):\n    return 100 + workers\n")
+    (folder / "handlers/cpu.py").write_text("def threads_per_worker(workers):\n    return 4 // workers\n")
     code = f"from pathlib import Path\nFOLDER, SECONDS = Path({str(folder)!r}), {seconds}\n{entry}"
     (folder / "marpress_entry.py").write_text(code)
     (folder / "model-config.yaml").write_text(yaml.safe_dump(config))
@@ -43,18 +43,20 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(served_speed, "_WARM", 0.05)
 
 
-def test_workers_add_up_and_batches_hold_what_64_clients_send(tmp_path: Path) -> None:
+def test_streams_add_up_and_batches_hold_what_64_clients_send(tmp_path: Path) -> None:
     folders = {
-        "two": archive(tmp_path / "two", 0.0002, {"minWorkers": 2, "batchSize": 100}),
-        "one": archive(tmp_path / "one", 0.0004, {"minWorkers": 1, "batchSize": 16}),
+        "two": archive(tmp_path / "two", 0.0002, {"minWorkers": 2}),
+        "one": archive(tmp_path / "one", 0.0004, {"minWorkers": 1}),
     }
     inputs = [{"value": number} for number in range(600)]
     found = served_rates(folders, inputs, {"top": 2}, tmp_path)
-    # A worker that sleeps for 0.2 ms an input answers 5000 a second at most, and two of them 10 000.
-    assert 5000 < found["two"] <= 10_000 and 1250 < found["one"] <= 2500
-    assert (folders["two"] / "opened").read_text() == "102\n102\n"
-    assert set((folders["two"] / "rows").read_text().split()) == {"32"}
-    assert set((folders["one"] / "rows").read_text().split()) == {"16"}
+    # A stream that sleeps for 0.2 ms an input answers 5000 a second at most, and four of them 20 000.
+    assert 10_000 < found["two"] <= 20_000 and 5000 < found["one"] <= 10_000
+    assert (folders["two"] / "opened").read_text() == "1x2\n1x2\n" and (
+        folders["one"] / "opened"
+    ).read_text() == "1x4\n"
+    for name, workers in (("two", 2), ("one", 1)):
+        assert set((folders[name] / "rows").read_text().split()) == {str(-(-64 // max(workers, container_cores())))}
     assert not (tmp_path / "inputs.json").exists()
 
 

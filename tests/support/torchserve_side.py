@@ -135,3 +135,18 @@ async def ask(handler: Any, row: Mapping[str, Any], headers: Mapping[str, Any] =
     context = Context(wire, headers)
     (last,) = await handler.handle([row], context)
     return Told(wire.responses(context.request_id), last, context)
+
+
+def request_message(requests: list[tuple[str, dict[str, str], list[tuple[str, str, bytes]]]]) -> bytes:
+    """A prediction as the frontend encodes it: (id, headers, fields as (name, content type, value)) each."""
+
+    def part(content: bytes) -> bytes:
+        return struct.pack("!i", len(content)) + content
+
+    end = struct.pack("!i", -1)
+    wire = b"I"
+    for request_id, headers, fields in requests:
+        wire += part(request_id.encode())
+        wire += b"".join(part(name.encode()) + part(value.encode()) for name, value in headers.items()) + end
+        wire += b"".join(part(name.encode()) + part(kind.encode()) + part(value) for name, kind, value in fields) + end
+    return wire + end

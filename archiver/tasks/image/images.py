@@ -34,7 +34,7 @@ class ImageTask(ForwardTask):
     columns = KEYS
     data_folders = True
     fallback = PICTURES
-    serve_keys = ("max_pixels", "precision")
+    serve_keys = ("max_pixels", "precision", "max_queue")
     packages = ("pillow",)
     unit = "images"
     batches = "batches of 16"

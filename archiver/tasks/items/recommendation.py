@@ -92,7 +92,7 @@ class Recommendation(ForwardTask):
     fallback = None
     new_models = {"sasrec": SasRec}
     data_keys = ("items", "min_count")
-    serve_keys = ("max_length", "precision")
+    serve_keys = ("max_length", "precision", "max_queue")
     unit = "histories"
     workload = "archiver.tasks.items.workload:RecommendationWorkload"
     handler = "handlers.tasks.items.recommendation:RecommendationHandler"

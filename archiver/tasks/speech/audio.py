@@ -32,7 +32,7 @@ class AudioTask(ForwardTask):
     packages = ("soundfile", "soxr")
     data_suffixes = (".tsv", ".csv", ".jsonl", ".ndjson")
     fallback = None
-    serve_keys: ClassVar[tuple[str, ...]] = ("max_seconds", "precision")
+    serve_keys: ClassVar[tuple[str, ...]] = ("max_seconds", "precision", "max_queue")
     default_seconds: ClassVar[float] = 60.0  # attention over a recording takes memory by the square of its length
     # In samples: a pass of at most a minute of sound at 16 kHz; starting one more costs as much as some 50 ms of it.
     batching: ClassVar[dict[str, Any]] = {"token_budget": 960_000, "max_rows": 32, "run_cost": 8_000}

@@ -42,7 +42,7 @@ class CtcRecognition(AudioTask):
     headlines = HEADLINES
     fine = FINE
     columns = COLUMNS
-    serve_keys = ("max_seconds", "chunk_seconds", "skip_silence", "precision")
+    serve_keys = ("max_seconds", "chunk_seconds", "skip_silence", "precision", "max_queue")
     default_seconds = 600.0
     unit = "seconds of sound"
     handler = "handlers.tasks.speech.recognition:CtcHandler"

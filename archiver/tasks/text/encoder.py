@@ -29,7 +29,7 @@ class EncoderTask(ForwardTask):
 
     labels: ClassVar[Literal["class", "score"]] = "class"
     module = "handlers.architecture.outputs.encoder:EncoderWithHead"
-    serve_keys = ("max_length", "precision")
+    serve_keys = ("max_length", "precision", "max_queue")
 
     def read(self, where: Path | str, recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[Any]:
         columns = None if where == FALLBACK_VALIDATION else recipe.data.columns

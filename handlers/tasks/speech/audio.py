@@ -18,6 +18,6 @@ class AudioHandler(BatchHandler[Recording]):
     def make_input(self, folder: Path) -> Audio:
         return Audio.open(folder, self.serving)
 
-    def _accept(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> tuple[Request, list[Sequence[Any]]]:
+    def accept(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> tuple[Request, list[Sequence[Any]]]:
         with self.input.one_request():
-            return super()._accept(row, headers)
+            return super().accept(row, headers)

@@ -23,22 +23,33 @@ def worker(monkeypatch, tmp_path) -> Path:
     return tmp_path
 
 
-def notes(folder: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in folder.rglob("*") if path.is_file()}
-
-
 def test_noted_until_it_is_answered(worker) -> None:
     mine = Unanswered()
+    assert mine.take() == []
     mine.begin("a", rest=True)
     mine.begin("b", rest=True)
     mine.streams("b")
     mine.begin("c", rest=False)
-    assert notes(worker) == {"a": "w", "b": "s", "c": "g"}
     mine.end("b")
+    mine.streams("b")
     mine.end("never there")
-    assert notes(worker) == {"a": "w", "c": "g"}
-    mine.begin("../../etc/x", rest=True)
-    assert all(path.is_relative_to(worker) for path in worker.rglob("*")) and "etc" in "".join(notes(worker))
+    mine.begin("d" * 100, rest=True)  # longer than any of the frontend's
+    mine.begin("e", rest=True)
+    mine.streams("e")
+    assert sorted(Unanswered().take()) == [("a", b"w"), ("c", b"g"), ("d" * 62, b"w"), ("e", b"s")]
+    assert Unanswered().take() == []
+
+
+def test_more_than_there_are_places_for_are_not_noted(worker, monkeypatch) -> None:
+    monkeypatch.setattr(unanswered, "_PLACES", 2)
+    mine = Unanswered()
+    mine.take()
+    for name in ("a", "b", "c"):
+        mine.begin(name, rest=True)
+    mine.end("c")
+    mine.end("a")
+    mine.begin("d", rest=False)
+    assert sorted(mine.take()) == [("b", b"w"), ("d", b"g")]
 
 
 def test_without_a_torchserve_nothing_is_noted(monkeypatch, tmp_path) -> None:
@@ -60,6 +71,7 @@ def test_a_dead_frontend_s_folder_goes(worker) -> None:
 
 def test_the_next_worker_answers(worker) -> None:
     before = Unanswered()
+    before.take()
     before.begin("whole", rest=True)
     before.begin("stream", rest=True)
     before.streams("stream")
@@ -77,7 +89,7 @@ def test_the_next_worker_answers(worker) -> None:
     assert len(found["stream"]) == len(found["grpc"]) == 1
     assert found["stream"][0].body.startswith(b"data: {") and found["stream"][0].headers == {"ts_stream_next": "false"}
     assert found["grpc"][0].body.startswith(b'{"error"') and found["grpc"][0].headers == {"ts_stream_next": "false"}
-    assert not notes(worker)
+    assert Unanswered().take() == []
 
 
 def _started(pid: int) -> str:

@@ -1,0 +1,152 @@
+"""TorchServe's messages between its frontend and a worker, as bytes: what is asked, and what is answered.
+
+Source: ts/protocol/otf_message_handler.py of 0.12, and the frontend's ModelRequestEncoder and ModelResponseDecoder. Numbers
+are 32 bits, big end first; a text is its length and its bytes; a list of texts or requests ends with −1.
+"""
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from handlers.torchserve.requests import STREAM, is_rest, reason_of
+
+_NUMBER = struct.Struct("!i")
+_PREDICT = ord("I")
+_END = -1
+
+
+class Incomplete(Exception):
+    """The message is not whole yet. needed: bytes from its begin that there must be at least."""
+
+    def __init__(self, needed: int) -> None:
+        super().__init__(f"{needed} bytes are needed")
+        self.needed = needed
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """One request.
+
+    id: the frontend's. row: its fields, as bytes. headers: its own, and of each field its content type, as TorchServe's
+    context has them.
+    """
+
+    id: str
+    row: Mapping[str, bytes]
+    headers: Mapping[str, Any]
+
+    @property
+    def rest(self) -> bool:
+        """Whether it came over HTTP, else gRPC."""
+        return is_rest(self.headers)
+
+    @property
+    def bytes(self) -> int:
+        """Of its fields."""
+        return sum(map(len, self.row.values()))
+
+
+def read_message(data: bytearray | memoryview, start: int, end: int) -> tuple[list[Incoming], int]:
+    """The requests of the message that begins at `start`.
+
+    Args:
+        data: what has arrived. start, end: the part that counts.
+    Returns: (its requests, where it ends).
+    Raises: Incomplete while bytes of it are missing. ValueError for another message than a prediction.
+    """
+    reader = _Reader(data, start, end)
+    reader.want(1)
+    if data[start] != _PREDICT:
+        raise ValueError(f"a message of the unknown kind {data[start]:#x} came from the frontend")
+    reader.place += 1
+    found = []
+    while (length := reader.number()) != _END:
+        found.append(reader.request(length))
+    return found, reader.place
+
+
+class _Reader:
+    def __init__(self, data: bytearray | memoryview, start: int, end: int) -> None:
+        self._data, self._start, self._end = data, start, end
+        self.place = start
+
+    def want(self, count: int) -> None:
+        if self.place + count > self._end:
+            raise Incomplete(self.place + count - self._start)
+
+    def number(self) -> int:
+        self.want(4)
+        (found,) = _NUMBER.unpack_from(self._data, self.place)
+        self.place += 4
+        return int(found)
+
+    def content(self, length: int) -> bytes:
+        if length < 0:
+            raise ValueError(f"a length of {length} came from the frontend")
+        self.want(length)
+        self.place += length
+        return bytes(self._data[self.place - length : self.place])
+
+    def text(self) -> str:
+        return self.content(self.number()).decode("utf-8", "replace")
+
+    def request(self, length: int) -> Incoming:
+        request_id = self.content(length).decode("ascii", "replace")
+        own = {}
+        while (length := self.number()) != _END:
+            name = self.content(length).decode("utf-8", "replace")
+            own[name] = self.text()
+        row, headers = {}, dict[str, Any]()
+        while (length := self.number()) != _END:
+            name = self.content(length).decode("utf-8", "replace")
+            headers[name] = {"content-type": self.text()}
+            row[name] = self.content(self.number())
+        return Incoming(request_id, row, headers | own)
+
+
+class Answers:
+    """Answers to several requests in one message; see handlers.torchserve.channel for why each of them has this form."""
+
+    _HEAD = _NUMBER.pack(200) + _NUMBER.pack(2) + b"ok"
+
+    def __init__(self) -> None:
+        self._parts = [self._HEAD]
+        self.ids: list[str] = []
+
+    def add(self, request_id: str, rest: bool, body: bytes, content_type: str, status: int = 200) -> None:
+        """The whole answer to a request, with which the frontend forgets it.
+
+        Args:
+            rest: whether it came over HTTP, else gRPC. status: HTTP's, which gRPC cannot carry.
+        """
+        self.ids.append(request_id)
+        if not rest:
+            self._put(request_id, body, content_type, 200, "false")
+        else:
+            self._put(request_id, body, content_type, status, "true" if status == 200 else None)
+            self._put(request_id, b"", content_type, 200, "false")
+
+    def _put(self, request_id: str, body: bytes, content_type: str, status: int, more: str | None) -> None:
+        headers = _NUMBER.pack(0) if more is None else _NUMBER.pack(1) + _text(STREAM) + _text(more)
+        head = (_text(request_id), _text(content_type), _NUMBER.pack(status), _text(reason_of(status)), headers)
+        self._parts += (*head, _NUMBER.pack(len(body)), body)
+
+    def message(self) -> bytes:
+        """The message's bytes."""
+        return b"".join((*self._parts, _NUMBER.pack(_END)))
+
+
+def loaded_message() -> bytes:
+    """What the frontend takes for the answer to the command to load; it forgets that command with it."""
+    return _NUMBER.pack(200) + _text("loads") + _NUMBER.pack(_END)
+
+
+def lost_message(reason: str) -> bytes:
+    """With it the frontend answers 503 to everything that it has given to this worker and has no answer for."""
+    return _NUMBER.pack(503) + _text(reason) + _NUMBER.pack(_END)
+
+
+def _text(value: str) -> bytes:
+    content = value.encode()
+    return _NUMBER.pack(len(content)) + content

@@ -1,0 +1,261 @@
+"""A worker that makes its own batches: TorchServe hands every request over at once, and the engine never waits for company.
+
+Each thread leads in turn: it reads what has come and chooses a sub-batch, lets the next one lead, runs it, and answers
+whose items have all run. What arrives while all are busy forms the next batches. (Leader and followers: Schmidt et al.,
+Pattern languages of program design 4, 2000.) Takes the place of TorchServe's asynchronous service (ts/async_service.py,
+0.12), which passes each request through four threads.
+"""
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from handlers.batching import SubBatch
+from handlers.errors import BadRequest
+from handlers.metrics import batch_measurements, counters, queue_measurements
+from handlers.protocols.reply import JSON, error_body
+from handlers.protocols.request import Request
+from handlers.torchserve import metrics
+from handlers.torchserve.frames import Answers, Incoming
+from handlers.torchserve.inbox import FrontendGone
+from handlers.torchserve.standby import Standby
+from handlers.torchserve.unanswered import frontend_socket
+from handlers.waiting import Member, Queue, Waiting
+
+logger = logging.getLogger(__name__)
+
+DEADLINE = "x-deadline-ms"
+_LONGEST = 3_600_000  # milliseconds that a request may say
+_LEAST_BYTES = 64 << 20  # bodies that may wait together, whatever one of them may have
+
+
+class Handler(Protocol):
+    """What answers: a handlers.base.BatchHandler, whose methods say more."""
+
+    streams: int
+    serving: dict[str, Any]
+    input: Any
+
+    def accept(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> tuple[Request, list[Sequence[Any]]]:
+        """A request, read, and the items to run for each of its inputs."""
+        ...
+
+    def run_batch(self, items: Sequence[Any], size: int, rows: int) -> tuple[np.ndarray | None, Exception | None]:
+        """One run of the model, or why it failed."""
+        ...
+
+    def keep(self, item: Any, output: np.ndarray) -> np.ndarray:
+        """What of an item's output is needed further."""
+        ...
+
+    def answer(
+        self,
+        request: Request,
+        prepared: Sequence[Sequence[Any]],
+        outputs: Sequence[np.ndarray | None],
+        broken: Exception | None,
+    ) -> tuple[int, bytes]:
+        """HTTP status and body."""
+        ...
+
+
+def is_asynchronous(context: Any) -> bool:
+    """Whether TorchServe hands requests over one by one, as they come.
+
+    Args:
+        context: its own, while it initializes the handler.
+    """
+    return bool((context.model_yaml_config or {}).get("asyncCommunication")) and frontend_socket() is not None
+
+
+def take_over(service: "Service", load: Any) -> None:
+    """Load the model, and let `service` take the place of TorchServe's own from now on; see handlers.torchserve.standby.
+
+    Args:
+        load: opens the handler; what it raises is raised, in the process that TorchServe started.
+    """
+    import ts.async_service
+
+    service.standby.fork(load, service.run)
+    if service.standby.unanswered.served:
+        logger.error("a worker and its standby died before: their clients are told")
+        service.standby.restart()
+    service.standby.unanswered.take()
+    load()
+    ts.async_service.AsyncService.run = lambda theirs: service.run()
+
+
+class Service:
+    """Answers what comes over one connection.
+
+    Args:
+        handler: opened before `run`. metrics: TorchServe's cache.
+    """
+
+    def __init__(self, handler: Handler, standby: Standby, cache: Any) -> None:
+        self.standby = standby
+        self._handler = handler
+        self._cache = cache
+        self._queue: Queue
+        self._most_requests = 0
+        self._most_bytes = 0
+        self._leading = threading.Lock()  # held by the one thread that reads and chooses
+        self._state = threading.Lock()  # of the queue, and of what is sent
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        """Until the frontend has gone; then this process ends."""
+        self.begin()
+        for number in range(self._handler.streams):
+            threading.Thread(target=self._work, name=f"marpress-stream-{number}", daemon=True).start()
+        self._over.wait()
+        logger.info("Frontend disconnected.")
+        sys.exit(0)
+
+    def begin(self) -> None:
+        """The handler is loaded by now."""
+        handler = self._handler
+        self._queue = Queue(handler.input.size, handler.serving["batching"])
+        self._most_requests = handler.serving["max_queue"]
+        self._most_bytes = max(_LEAST_BYTES, 2 * handler.input.max_bytes)
+        self.standby.serves()
+
+    def turn(self) -> None:
+        """Lead, run what was found, answer."""
+        with self._leading:
+            batch, members = self._next()
+        self._run(batch, members)
+
+    def _work(self) -> None:
+        """One stream's life."""
+        try:
+            while True:
+                self.turn()
+        except (FrontendGone, ConnectionError):
+            self._over.set()
+        except BaseException:  # nothing that is known; a successor begins anew
+            logger.exception("a stream of this worker failed")
+            os._exit(1)
+
+    def _next(self) -> tuple[SubBatch, list[Member]]:
+        """What to run next, read from the connection if nothing waits."""
+        while True:
+            standby = self.standby
+            arrived = standby.inbox.requests(standby.link, not self._queue.open, self._note)
+            answers = Answers()
+            for incoming in arrived:
+                self._admit(incoming, answers)
+            with self._state:
+                now = time.monotonic()
+                self._drop_late(now, answers)
+                self._send(answers)
+                taken = self._queue.take(now)
+                waiting = len(self._queue)
+            if answers.ids:
+                metrics.emit(self._cache, counters(requests=len(answers.ids), request_errors=len(answers.ids)))
+            if taken is not None:
+                waits = [now - request.arrived for request, item in taken[1] if not item]
+                metrics.emit(self._cache, queue_measurements(waits, waiting))
+                return taken
+
+    def _note(self, incoming: Incoming) -> None:
+        self.standby.unanswered.begin(incoming.id, incoming.rest)
+
+    def _admit(self, incoming: Incoming, answers: Answers) -> None:
+        """Into the queue with it, or an answer why not."""
+        try:
+            here, held = len(self._queue), self._queue.bytes
+            if here > self._most_requests or (here and held + incoming.bytes > self._most_bytes):
+                raise BadRequest(
+                    f"the queue is full: {here} requests with {held} bytes wait; at most {self._most_requests} with "
+                    f"{self._most_bytes} bytes may: try again later",
+                    503,
+                )
+            deadline = time.monotonic() + _seconds_of(incoming.headers)
+            request, prepared = self._handler.accept(incoming.row, incoming.headers)
+            waiting = Waiting(incoming, request, prepared, incoming.bytes, deadline)
+            with self._state:
+                self._queue.add(waiting)
+        except BadRequest as error:
+            self._refuse(answers, incoming, error.code, str(error))
+        except Exception as error:  # one request must not take the others with it, whatever it found
+            logger.exception("a request failed")
+            self._refuse(answers, incoming, 500, f"the request could not be read: {type(error).__name__}")
+
+    def _drop_late(self, now: float, answers: Answers) -> None:
+        for request in self._queue.late(now):
+            self._queue.remove(request)
+            waited = (now - request.arrived) * 1e3
+            self._refuse(
+                answers, request.caller, 504, f"the request's deadline passed after {waited:.0f} ms in the queue"
+            )
+
+    def _run(self, batch: SubBatch, members: list[Member]) -> None:
+        """Run one sub-batch and answer the requests of which nothing is left to run."""
+        started = time.monotonic()
+        handler = self._handler
+        outputs, broken = handler.run_batch(
+            [request.items[item] for request, item in members], batch.length, batch.rows
+        )
+        answers = Answers()
+        with self._state:
+            done = self._done(members, outputs, broken)
+        failed = 0
+        for request in done:
+            status, body = handler.answer(request.request, request.prepared, request.outputs, broken)
+            failed += status != 200
+            answers.add(request.caller.id, request.caller.rest, body, JSON, status)
+        with self._state:
+            self._send(answers)
+        found = batch_measurements(
+            requests=len(done),
+            errors=failed,
+            inputs=sum(len(request.prepared) for request in done),
+            tokens=sum(handler.input.size(request.items[item]) for request, item in members),
+            computed_tokens=batch.computed_tokens,
+            seconds=time.monotonic() - started,
+        )
+        metrics.emit(self._cache, found)
+
+    def _done(self, members: list[Member], outputs: np.ndarray | None, broken: Exception | None) -> list[Waiting]:
+        """The requests that these outputs complete, or that their failure ends; others ended before."""
+        done: dict[Waiting, None] = {}
+        for row, (request, item) in enumerate(members):
+            if outputs is not None:
+                request.outputs[item] = self._handler.keep(request.items[item], outputs[row])
+            request.left -= 1
+            if (broken is not None or not request.left) and request in self._queue:
+                done[request] = None
+        for request in done:
+            self._queue.remove(request)
+        return list(done)
+
+    @staticmethod
+    def _refuse(answers: Answers, incoming: Incoming, code: int, message: str) -> None:
+        answers.add(incoming.id, incoming.rest, error_body(code, message), JSON, code)
+
+    def _send(self, answers: Answers) -> None:
+        if not answers.ids:
+            return
+        message = answers.message()
+        self.standby.sending(True)  # until they are sent, it is not known what the frontend has of them
+        for request_id in answers.ids:
+            self.standby.unanswered.end(request_id)
+        self.standby.link.sendall(message)
+        self.standby.sending(False)
+
+
+def _seconds_of(headers: Mapping[str, Any]) -> float:
+    """How long a request may wait, by its own header; inf without one."""
+    stated = next((v for k, v in headers.items() if isinstance(v, str) and k.lower() == DEADLINE), None)
+    if stated is None:
+        return float("inf")
+    if not (stated.isascii() and stated.isdigit() and 1 <= int(stated[:8]) <= _LONGEST and len(stated) < 8):
+        raise BadRequest(f"the header {DEADLINE} is {stated[:40]!r}; an integer from 1 to {_LONGEST} is expected")
+    return int(stated) / 1000

@@ -1,0 +1,176 @@
+"""A process that takes a dead worker's place without TorchServe noticing.
+
+In asynchronous mode TorchServe (0.12) leaves a dead worker's requests unanswered, loses those that it had sent and nobody
+had read, and shows the worker's successor as not READY for ever; and a request that comes while that one loads breaks the
+load off. So a worker is two processes: the one that TorchServe started loads the model and serves; the other was forked
+from it before that, has nothing but the connection, and waits. When the first dies, the second tells the clients of what
+was being computed, forks a successor from itself and waits on. What had not been read is still in the socket, or in the
+inbox that both map, and is answered by the successor.
+
+Linux alone (pidfd); elsewhere, and where the second process dies first, a worker is as mortal as TorchServe makes it.
+"""
+
+import contextlib
+import gc
+import logging
+import mmap
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+from handlers.torchserve.frames import Incoming, loaded_message, lost_message
+from handlers.torchserve.inbox import FrontendGone, Inbox
+from handlers.torchserve.unanswered import GRPC, WHOLE, Unanswered, tell_lost
+
+logger = logging.getLogger(__name__)
+
+LOADS = 3  # successors that may die while they load, one after the other
+_CLOSING_SECONDS = 0.2  # a frontend that ends closes the connection about when it ends its workers
+_HANDLED_SECONDS = 0.02  # until the frontend has handled a message, and sends what comes after it
+_AMBIGUOUS = "the worker died while it sent answers; send the request again"
+
+
+class Standby:
+    """What the processes of one worker share.
+
+    Args:
+        link: the connection to the frontend.
+    """
+
+    def __init__(self, link: socket.socket) -> None:
+        self.link = link
+        self.inbox = Inbox()
+        self.unanswered = Unanswered()
+        self._memory = mmap.mmap(-1, 2)  # whether it serves, and whether it is sending
+
+    def serves(self) -> None:
+        """From now on a death is no longer a failure to load."""
+        self._memory[0] = 1
+        self.unanswered.serves()
+
+    def sending(self, now: bool) -> None:
+        """Whether answers are on their way: a process that died then may have sent them or not."""
+        self._memory[1] = now
+
+    def fork(self, load: Callable[[], None], serve: Callable[[], None]) -> None:
+        """Let a process stand by, and return in this one.
+
+        Args:
+            load, serve: what a successor does; `serve` returns when the frontend has gone.
+        """
+        if not hasattr(os, "pidfd_open"):
+            return
+        worker = os.getpid()
+        gc.collect()
+        gc.freeze()  # what is there by now stays shared between the processes
+        sys.stdout.flush()
+        if os.fork() == 0:
+            self._end(lambda: self._stand_by(worker, load, serve))
+
+    def _end(self, work: Callable[[], None]) -> NoReturn:
+        """Do the work of a forked process and leave, past everything that its parent would have done."""
+        code = 1
+        try:
+            work()
+            code = 0
+        except SystemExit:
+            code = 0
+        except BaseException:
+            logger.exception("a process of this worker failed")
+        finally:
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+            os._exit(code)
+
+    def _stand_by(self, worker: int, load: Callable[[], None], serve: Callable[[], None]) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        started, failures = worker, 0
+        while True:
+            _wait_for(worker)
+            time.sleep(_CLOSING_SECONDS)
+            if self._closed():
+                return
+            if not self._memory[0]:
+                failures += 1
+                if worker == started or failures > LOADS:
+                    return  # TorchServe sees the connection close, and says what it always says
+                time.sleep(2.0**failures / 2)
+            else:
+                failures = 0
+                logger.error("the worker's process %d has died; another one takes its place", worker)
+                if not self._settle():
+                    return
+            self._memory[0] = 0
+            worker = os.fork()
+            if worker == 0:
+                self._end(lambda: self._succeed(load, serve))
+
+    def _settle(self) -> bool:
+        """Tell the clients of what the dead process had read; False where what comes next cannot be read any more."""
+        if self.inbox.moving:
+            logger.error("it died within a message: the worker has to be started anew")
+            self.link.sendall(lost_message(_AMBIGUOUS))
+            return False
+        if self._memory[1]:
+            self.settle_all()
+        tell_lost(self.link, self.unanswered.take())
+        self._memory[1] = 0
+        return True
+
+    def restart(self) -> None:
+        """In a worker that TorchServe has started after one that had served died with its standby: tell all clients.
+
+        The first message lets the frontend forget the command to load: it stumbles over it at the next request otherwise,
+        loses that, and starts the worker anew.
+        """
+        self.link.sendall(loaded_message())
+        self.settle_all()
+
+    def settle_all(self) -> None:
+        """Where it is not known what the frontend waits for: it is told that all of that is lost.
+
+        So it is when a process died while it sent answers (a second one to a request that the frontend has forgotten closes
+        the connection), and when a worker died with its standby. What nobody has read yet is lost with it: over REST a
+        second answer to that does no harm, as the first one has closed the client's connection; a gRPC call must not get
+        one.
+        """
+        self.link.sendall(lost_message(_AMBIGUOUS))
+        time.sleep(_HANDLED_SECONDS)
+        unread: list[Incoming] = []
+        with contextlib.suppress(FrontendGone):
+            unread = self.inbox.requests(self.link, False, lambda request: None)
+        noted = self.unanswered.take()
+        rest = [(request.id, WHOLE) for request in unread if request.rest] + [one for one in noted if one[1] != GRPC]
+        tell_lost(self.link, rest)
+
+    def _succeed(self, load: Callable[[], None], serve: Callable[[], None]) -> None:
+        self.unanswered.take()
+        load()
+        serve()
+
+    def _closed(self) -> bool:
+        """Whether the frontend has closed the connection and nothing is left in it."""
+        try:
+            return self.link.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+
+def _wait_for(process: int) -> None:
+    """Until a process has ended, a child's end taken note of."""
+    try:
+        handle = os.pidfd_open(process)
+    except ProcessLookupError:
+        handle = None
+    if handle is not None:
+        select.select([handle], [], [])
+        os.close(handle)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(process, 0)

@@ -1,0 +1,193 @@
+"""A worker that makes its own batches: every request is answered once, and each mistake is its own."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from torchserve_side import Response, request_message, responses
+
+from handlers.errors import BadRequest
+from handlers.protocols.request import Request
+from handlers.torchserve.inbox import FrontendGone
+from handlers.torchserve.service import Service
+from handlers.torchserve.standby import Standby
+
+
+class Doubles:
+    """A handler whose model doubles numbers; an item's size is the number. It fails where a 50 is among them."""
+
+    streams = 1
+
+    def __init__(self, max_queue: int = 8) -> None:
+        self.serving = {"batching": {"token_budget": 64, "max_rows": 4, "run_cost": 16}, "max_queue": max_queue}
+        self.input = SimpleNamespace(size=int, max_bytes=100)
+        self.ran: list[list[int]] = []
+        self.wait = threading.Event()
+        self.wait.set()
+
+    def accept(self, row: Mapping[str, bytes], headers: Mapping[str, Any]) -> tuple[Request, list[list[int]]]:
+        numbers = json.loads(row["body"])
+        if not isinstance(numbers, list):
+            raise BadRequest("no list")
+        if numbers == [0]:
+            raise KeyError("unexpected")
+        return Request(tuple(numbers), False, {}), [[number] for number in numbers]
+
+    def run_batch(self, items: Sequence[int], size: int, rows: int) -> tuple[np.ndarray | None, Exception | None]:
+        self.ran.append(list(items))
+        assert self.wait.wait(10) and all(item <= size for item in items) and rows >= len(items)
+        return (None, ArithmeticError("50")) if 50 in items else (np.array(items) * 2, None)
+
+    def keep(self, item: int, output: Any) -> Any:
+        return output
+
+    def answer(
+        self, request: Request, prepared: Sequence[Any], outputs: Sequence[Any], broken: Exception | None
+    ) -> tuple[int, bytes]:
+        return (500, b'"broken"') if broken else (200, json.dumps([int(output) for output in outputs]).encode())
+
+
+class Frontend:
+    """The other end of the connection."""
+
+    def __init__(self, handler: Doubles) -> None:
+        self.handler = handler
+        ours, self.link = socket.socketpair()
+        self.service = Service(handler, Standby(ours), None)
+        self.service.begin()
+
+    def ask(self, name: str, body: Any, rest: bool = True, **headers: str) -> None:
+        own = {"Host": "x", **headers} if rest else {}
+        self.link.sendall(request_message([(name, own, [("body", "application/json", json.dumps(body).encode())])]))
+
+    def answers(self) -> dict[str, list[Response]]:
+        found: dict[str, list[Response]] = {}
+        self.link.setblocking(False)
+        wire = b""
+        try:
+            while part := self.link.recv(1 << 16):
+                wire += part
+        except BlockingIOError:
+            pass
+        for one in responses(wire):
+            found.setdefault(one.request_id, []).append(one)
+        return found
+
+    def outcome(self) -> dict[str, tuple[int, Any]]:
+        """status and body of each answer over REST, which is whole and with which TorchServe forgets the request."""
+        found = {}
+        for name, (first, last) in self.answers().items():
+            assert last.more == "false" and last.body == b"" and first.more == ("true" if first.status == 200 else None)
+            found[name] = (first.status, json.loads(first.body))
+        return found
+
+    def close(self) -> None:
+        self.link.close()
+        self.service.standby.link.close()
+
+
+@pytest.fixture
+def frontend(request: pytest.FixtureRequest) -> Iterator[Frontend]:
+    with closing(Frontend(Doubles(**getattr(request, "param", {})))) as made:
+        yield made
+
+
+def test_what_is_there_runs_together_and_each_gets_its_own(frontend: Frontend) -> None:
+    frontend.ask("a", [1, 3])
+    frontend.ask("b", [2])
+    frontend.ask("bad", {"no": "list"})
+    frontend.ask("worse", [0])
+    frontend.service.turn()
+    outcome = frontend.outcome()
+    assert outcome["a"] == (200, [2, 6]) and outcome["b"] == (200, [4])
+    assert outcome["bad"][0] == 400 and outcome["bad"][1]["error"]["message"] == "no list"
+    assert outcome["worse"][0] == 500 and "KeyError" in outcome["worse"][1]["error"]["message"]
+
+
+def test_grpc_gets_one_answer(frontend: Frontend) -> None:
+    frontend.ask("a", [1], rest=False)
+    frontend.ask("b", {}, rest=False)
+    frontend.service.turn()
+    found = frontend.answers()
+    assert [(one.body, one.more) for one in found["a"]] == [(b"[2]", "false")]
+    assert [(json.loads(one.body)["error"]["code"], one.more) for one in found["b"]] == [(400, "false")]
+
+
+def test_a_run_that_fails_takes_only_its_own_requests_with_it(frontend: Frontend) -> None:
+    frontend.ask("long", [50, 60])
+    frontend.ask("short", [1])
+    for _ in range(2):
+        frontend.service.turn()
+    assert frontend.outcome() == {"short": (200, [2]), "long": (500, "broken")}
+    frontend.ask("next", [4])
+    frontend.service.turn()  # the other item of the failed request has left with it
+    assert frontend.outcome() == {"next": (200, [8])}
+
+
+def test_deadlines(frontend: Frontend) -> None:
+    frontend.ask("patient", [1], **{"X-Deadline-Ms": "60000"})
+    frontend.ask("wrong", [1], **{"x-deadline-ms": "soon"})
+    frontend.service.turn()
+    outcome = frontend.outcome()
+    assert outcome["patient"] == (200, [2])
+    assert outcome["wrong"][0] == 400 and "from 1 to 3600000" in outcome["wrong"][1]["error"]["message"]
+    frontend.ask("long", [64])
+    frontend.ask("short", [1])
+    frontend.ask("late", [64], **{"x-deadline-ms": "1"})
+    frontend.service.turn()
+    time.sleep(0.01)
+    frontend.service.turn()
+    outcome = frontend.outcome()
+    assert outcome["late"][0] == 504 and outcome["short"] == (200, [2]) and outcome["long"] == (200, [128])
+
+
+@pytest.mark.parametrize("frontend", [{"max_queue": 2}], indirect=True)
+def test_beyond_the_queue_503_comes_at_once(frontend: Frontend) -> None:
+    for number in range(5):
+        frontend.ask(str(number), [1])
+    frontend.service.turn()
+    outcome = frontend.outcome()
+    assert [outcome[str(number)][0] for number in range(5)] == [200, 200, 200, 503, 503]
+    assert "the queue is full: 3 requests" in outcome["4"][1]["error"]["message"]
+
+
+def test_streams_run_at_once_and_what_comes_meanwhile_is_read(frontend: Frontend) -> None:
+    handler = frontend.handler
+    handler.wait.clear()
+    streams = [threading.Thread(target=lambda: [frontend.service.turn() for _ in range(2)]) for _ in range(2)]
+    for stream in streams:
+        stream.start()
+    for name, number in (("a", 1), ("b", 2)):
+        frontend.ask(name, [number])
+        until = time.monotonic() + 5
+        while [number] not in handler.ran:  # each of the streams runs one, none has ended
+            assert time.monotonic() < until
+    for name, number in (("c", 3), ("d", 4)):
+        frontend.ask(name, [number])
+    handler.wait.set()
+    outcome: dict[str, Any] = {}
+    while len(outcome) < 4:
+        assert time.monotonic() < until
+        outcome |= frontend.outcome()
+    assert outcome == {"a": (200, [2]), "b": (200, [4]), "c": (200, [6]), "d": (200, [8])}
+    for name in ("e", "f"):  # a stream that has run both may have left the other one leading
+        frontend.ask(name, [1])
+        frontend.ask(name, [64])
+    for stream in streams:
+        stream.join(10)
+        assert not stream.is_alive()
+
+
+def test_a_frontend_that_has_gone(frontend: Frontend) -> None:
+    frontend.link.close()
+    with pytest.raises((FrontendGone, ConnectionError)):
+        frontend.service.turn()

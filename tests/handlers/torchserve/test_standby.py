@@ -1,0 +1,138 @@
+"""A dead worker is replaced by the process that stands by: what was read is answered 503, what was not is answered."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from places import ROOT
+
+# A worker that answers with its process id, unless it is asked to wait. It is the process that prints nothing.
+_SCRIPT = """
+import os, signal, socket, sys, time
+sys.path[:0] = [{root!r}, {support!r}]
+sys.argv = ["worker", "--sock-type", "unix", "--sock-name", {name!r}]
+from torchserve_side import request_message, responses
+from handlers.torchserve.frames import Answers
+from handlers.torchserve.standby import Standby
+
+theirs, ours = socket.socketpair()
+
+def worker():
+    theirs.close()
+    standby = Standby(ours)
+
+    def load():
+        standby.unanswered.take()
+        if os.path.exists({broken!r}):
+            os._exit(3)
+
+    def serve():
+        standby.serves()
+        while True:
+            for one in standby.inbox.requests(ours, True, lambda one: standby.unanswered.begin(one.id, one.rest)):
+                while one.row["body"] == b"wait":
+                    time.sleep(0.1)
+                answers = Answers()
+                answers.add(one.id, True, str(os.getpid()).encode(), "text/plain")
+                if one.row["body"] == b"die":
+                    standby.sending(True)
+                    os.kill(os.getpid(), signal.SIGKILL)
+                standby.unanswered.end(one.id)
+                ours.sendall(answers.message())
+
+    standby.fork(load, serve)
+    load()
+    serve()
+
+pid = os.fork()
+if pid == 0:
+    try:
+        worker()
+    finally:
+        os._exit(0)
+ours.close()
+theirs.settimeout(20)
+
+def ask(name, body=b""):
+    theirs.sendall(request_message([(name, {{"Host": "x"}}, [("body", "", body)])]))
+
+def answers(count):
+    found, wire = {{}}, b""
+    while len(found) < count:
+        part = theirs.recv(1 << 16)
+        if not part:
+            return None
+        wire += part
+        try:
+            found = {{}}
+            for one in responses(wire):
+                found.setdefault(one.request_id, one)
+        except AssertionError:
+            continue
+    return {{name: (one.status, one.body) for name, one in found.items()}}
+"""
+_CASES = {
+    "read and unread": """
+ask("a")
+first = int(answers(1)["a"][1])
+assert first == pid
+for _ in range(3):
+    ask("busy", b"wait")
+    time.sleep(0.3)
+    ask("unread")
+    os.kill(first, signal.SIGKILL)
+    found = answers(2)
+    assert found["busy"][0] == 503 and b"the worker died" in found["busy"][1], found
+    second = int(found["unread"][1])
+    assert second != first, found
+    first = second
+theirs.close()
+""",
+    "while it sends": """
+ask("sent", b"die")
+head = theirs.recv(8)
+assert head[:4] == (503).to_bytes(4, "big"), head  # everything that the frontend waits for is lost
+theirs.recv(int.from_bytes(head[4:], "big") + 4)
+time.sleep(1)  # what comes at once is counted among what the frontend was told of
+ask("next")
+assert answers(2)["next"][0] == 200
+theirs.close()
+""",
+    "successors that do not load": """
+ask("a")
+answers(1)
+open({broken!r}, "w").close()
+os.kill(pid, signal.SIGKILL)
+theirs.settimeout(60)
+assert theirs.recv(1) == b""  # in the end the connection closes, and TorchServe starts a worker itself
+""",
+    "before it has loaded": """
+open({broken!r}, "w").close()
+assert answers(1) is None
+""",
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes stand by on Linux alone")
+@pytest.mark.parametrize("case", _CASES)
+def test_a_dead_worker(tmp_path: Path, case: str) -> None:
+    places = {
+        "root": str(ROOT),
+        "support": str(ROOT / "tests/support"),
+        "name": str(tmp_path / "s.sock"),
+        "broken": str(tmp_path / "broken"),
+    }
+    begin = f"open({places['broken']!r}, 'w').close()\n" if case == "before it has loaded" else ""
+    script = begin + (_SCRIPT + _CASES[case]).format(**places)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={"TMPDIR": str(tmp_path), "PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
