@@ -12,6 +12,7 @@ import torch
 
 from archiver.architecture import Cut, cut_layer, cuts_of, keep_layers, layer_list, layer_parts, removable
 from archiver.compression.context import StageContext
+from archiver.compression.prune.compensation import compensate
 from archiver.compression.prune.importance import block_scores, layer_order
 from archiver.compression.prune.structured_options import Structured
 from archiver.compression.report import StageReport, report_stage
@@ -119,13 +120,16 @@ def _cut(model: torch.nn.Module, what: str, share: float, options: Structured, c
     cuts = cuts_of(model, what)
     scores = block_scores(model, cuts, options.importance, context, options.samples)
     keep = choose(scores, share, what, options.scope)
+    if options.compensate:
+        compensate(model, cuts, keep, context, options.samples)
     counts = []
     for cut, kept in zip(cuts, keep, strict=True):
         counts.append(f"{len(kept)} of {cut.blocks}")
         cut_out(model, cut, kept)
     groups = " (groups of queries that share keys and values)" if _grouped(cuts) else ""
     same = counts[0] if len(set(counts)) == 1 else ", ".join(counts)
-    return f"{what}{groups}: {same} stay{' in each layer' if len(set(counts)) == 1 else ''}"
+    refitted = ", what reads them is refitted" if options.compensate else ""
+    return f"{what}{groups}: {same} stay{' in each layer' if len(set(counts)) == 1 else ''}{refitted}"
 
 
 def cut_out(model: torch.nn.Module, cut: Cut, kept: Tensor) -> None:

@@ -49,18 +49,25 @@ class Structured:
     scope: str = option(
         "string", "layer", choices=("layer", "global"), help="the share holds in each layer, or overall"
     )
+    compensate: bool = option(
+        "boolean",
+        False,
+        help="what reads heads and neurons is refitted to those that stay, by least squares over the same texts",
+    )
     samples: int = option("integer", 300, minimum=1, maximum=100_000, help="training texts that importance is seen on")
 
     @property
     def needs_data(self) -> bool:
         """Whether it cannot work without data.train."""
         listed = isinstance(self.layers, tuple) and self.heads is None and self.neurons is None
-        return self.importance != "magnitude" and not listed
+        return (self.importance != "magnitude" and not listed) or self.compensate
 
     def mistakes(self, bounded: bool) -> list[str]:
         """What its options say together that cannot work."""
         if self.heads is None and self.neurons is None and self.layers is None:
             return ["it cuts nothing: set heads, neurons or layers"]
+        if self.compensate and self.heads is None and self.neurons is None:
+            return ["compensate is for heads and neurons: a layer that is dropped has nothing that reads it alone"]
         return []
 
 
