@@ -58,15 +58,18 @@ def refitted(weight: Tensor, gram: Tensor, stays: Tensor, damping: float = DAMPI
         stays: [in] bool.
         damping: λ as a share of G's mean diagonal.
     Returns: V [out, in].
-    Source: removal of rows of inputs with their optimal update, for a whole set at once: Kurtić et al. 2023, ZipLM,
-        arXiv:2302.04089, eq. 3.
+    Source: structures removed with the optimal update of what stays: Kurtić et al. 2023, ZipLM, arXiv:2302.04089; here
+        all of a layer's at once.
     """
     gram = gram.double()
-    inner = gram[stays][:, stays]
-    # The mean is never zero where any input ever was one.
-    inner.diagonal().add_(damping * gram.diagonal().mean().clamp(min=1e-12))
+    inner = damped(gram, damping)[stays][:, stays]
     given = weight.double()
     found = torch.zeros_like(given)
     lost = given[:, ~stays] @ gram[~stays][:, stays]
     found[:, stays] = given[:, stays] + torch.cholesky_solve(lost.T, torch.linalg.cholesky(inner)).T
     return found.to(weight.dtype)
+
+
+def damped(gram: Tensor, damping: float = DAMPING) -> Tensor:
+    """G + λI, λ as a share of G's mean diagonal; above zero also where all inputs were zero."""
+    return gram + damping * gram.diagonal().mean().clamp(min=1e-12) * torch.eye(len(gram), dtype=gram.dtype)

@@ -15,6 +15,7 @@ from archiver.compression.context import StageContext
 from archiver.compression.prune.compensation import compensate
 from archiver.compression.prune.importance import block_scores, layer_order
 from archiver.compression.prune.structured_options import Structured
+from archiver.compression.prune.surgeon import surgeon_scores
 from archiver.compression.report import StageReport, report_stage
 from archiver.errors import UnsupportedModelError
 from archiver.state.constraints import free, state_of
@@ -118,8 +119,11 @@ def _drop_layers(model: torch.nn.Module, kept: Sequence[int]) -> None:
 
 def _cut(model: torch.nn.Module, what: str, share: float, options: Structured, context: StageContext) -> str:
     cuts = cuts_of(model, what)
-    scores = block_scores(model, cuts, options.importance, context, options.samples)
-    keep = choose(scores, share, what, options.scope)
+    if options.importance == "surgeon":
+        scores = surgeon_scores(model, cuts, context, options.samples)
+    else:
+        scores = block_scores(model, cuts, options.importance, context, options.samples)
+    keep = choose(scores, share, what, options.scope, comparable=options.importance == "surgeon")
     if options.compensate:
         compensate(model, cuts, keep, context, options.samples)
     counts = []
@@ -143,15 +147,17 @@ def _grouped(cuts: Sequence[Cut]) -> bool:
     return any(cut.grouped for cut in cuts)
 
 
-def choose(scores: Sequence[Tensor], share: float, what: str, scope: str) -> list[Tensor]:
+def choose(
+    scores: Sequence[Tensor], share: float, what: str, scope: str, *, comparable: bool = False
+) -> list[Tensor]:  # fmt: skip
     """Indices that stay in each layer, rising: the highest scores, layer by layer or overall.
 
-    Overall, each layer's scores are first divided by their mean: gradients and norms differ between layers by more than
-    their importance does. At least one structure of a layer stays.
+    Overall, each layer's scores are first divided by their mean unless they are comparable between layers: gradients and
+    norms differ between layers by more than their importance does. At least one structure of a layer stays.
     """
     if scope == "layer":
         return [score.topk(kept_of(len(score), share, what)).indices.sort().values for score in scores]
-    scaled = [score / score.mean().clamp(min=1e-12) for score in scores]
+    scaled = list(scores) if comparable else [score / score.mean().clamp(min=1e-12) for score in scores]
     total = sum(len(score) for score in scores)
     border = torch.cat(scaled).topk(max(len(scores), total - round(total * share))).values[-1]
     kept = []

@@ -45,7 +45,7 @@ class Structured:
         search=(0.33, 0.5),
         help="share of the layers removed, or the list of those kept",
     )
-    importance: str = option("string", "taylor", choices=("taylor", "magnitude", "activation"))
+    importance: str = option("string", "taylor", choices=("taylor", "magnitude", "activation", "surgeon"))
     scope: str = option(
         "string", "layer", choices=("layer", "global"), help="the share holds in each layer, or overall"
     )
@@ -68,6 +68,10 @@ class Structured:
             return ["it cuts nothing: set heads, neurons or layers"]
         if self.compensate and self.heads is None and self.neurons is None:
             return ["compensate is for heads and neurons: a layer that is dropped has nothing that reads it alone"]
+        if self.importance == "surgeon" and isinstance(self.layers, float):
+            return [
+                "importance surgeon is of heads and neurons: list the layers that stay, or drop them in a stage before"
+            ]
         return []
 
 
