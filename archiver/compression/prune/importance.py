@@ -6,6 +6,8 @@ heads and neurons are blocks of its input features:
   (Michel et al. 2019, arXiv:1905.10650, eq. 2; Molchanov et al. 2019, arXiv:1906.10771, eq. 7)
 - activation: Σ over tokens of |x_j|·‖W[:, j]‖, how much the block adds to what comes behind
 - magnitude: the norm of the block's weights, those that produce it and those that consume it
+
+A fourth, surgeon, is in surgeon.py.
 """
 
 from __future__ import annotations

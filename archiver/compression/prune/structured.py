@@ -12,8 +12,10 @@ import torch
 
 from archiver.architecture import Cut, cut_layer, cuts_of, keep_layers, layer_list, layer_parts, removable
 from archiver.compression.context import StageContext
+from archiver.compression.prune.compensation import compensate
 from archiver.compression.prune.importance import block_scores, layer_order
 from archiver.compression.prune.structured_options import Structured
+from archiver.compression.prune.surgeon import surgeon_scores
 from archiver.compression.report import StageReport, report_stage
 from archiver.errors import UnsupportedModelError
 from archiver.state.constraints import free, state_of
@@ -117,15 +119,21 @@ def _drop_layers(model: torch.nn.Module, kept: Sequence[int]) -> None:
 
 def _cut(model: torch.nn.Module, what: str, share: float, options: Structured, context: StageContext) -> str:
     cuts = cuts_of(model, what)
-    scores = block_scores(model, cuts, options.importance, context, options.samples)
-    keep = choose(scores, share, what, options.scope)
+    if options.importance == "surgeon":
+        scores = surgeon_scores(model, cuts, context, options.samples)
+    else:
+        scores = block_scores(model, cuts, options.importance, context, options.samples)
+    keep = choose(scores, share, what, options.scope, comparable=options.importance == "surgeon")
+    if options.compensate:
+        compensate(model, cuts, keep, context, options.samples)
     counts = []
     for cut, kept in zip(cuts, keep, strict=True):
         counts.append(f"{len(kept)} of {cut.blocks}")
         cut_out(model, cut, kept)
     groups = " (groups of queries that share keys and values)" if _grouped(cuts) else ""
     same = counts[0] if len(set(counts)) == 1 else ", ".join(counts)
-    return f"{what}{groups}: {same} stay{' in each layer' if len(set(counts)) == 1 else ''}"
+    refitted = ", what reads them is refitted" if options.compensate else ""
+    return f"{what}{groups}: {same} stay{' in each layer' if len(set(counts)) == 1 else ''}{refitted}"
 
 
 def cut_out(model: torch.nn.Module, cut: Cut, kept: Tensor) -> None:
@@ -139,15 +147,17 @@ def _grouped(cuts: Sequence[Cut]) -> bool:
     return any(cut.grouped for cut in cuts)
 
 
-def choose(scores: Sequence[Tensor], share: float, what: str, scope: str) -> list[Tensor]:
+def choose(
+    scores: Sequence[Tensor], share: float, what: str, scope: str, *, comparable: bool = False
+) -> list[Tensor]:  # fmt: skip
     """Indices that stay in each layer, rising: the highest scores, layer by layer or overall.
 
-    Overall, each layer's scores are first divided by their mean: gradients and norms differ between layers by more than
-    their importance does. At least one structure of a layer stays.
+    Overall, each layer's scores are first divided by their mean unless they are comparable between layers: gradients and
+    norms differ between layers by more than their importance does. At least one structure of a layer stays.
     """
     if scope == "layer":
         return [score.topk(kept_of(len(score), share, what)).indices.sort().values for score in scores]
-    scaled = [score / score.mean().clamp(min=1e-12) for score in scores]
+    scaled = list(scores) if comparable else [score / score.mean().clamp(min=1e-12) for score in scores]
     total = sum(len(score) for score in scores)
     border = torch.cat(scaled).topk(max(len(scores), total - round(total * share))).values[-1]
     kept = []

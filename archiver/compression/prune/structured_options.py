@@ -45,9 +45,14 @@ class Structured:
         search=(0.33, 0.5),
         help="share of the layers removed, or the list of those kept",
     )
-    importance: str = option("string", "taylor", choices=("taylor", "magnitude", "activation"))
+    importance: str = option("string", "taylor", choices=("taylor", "magnitude", "activation", "surgeon"))
     scope: str = option(
         "string", "layer", choices=("layer", "global"), help="the share holds in each layer, or overall"
+    )
+    compensate: bool = option(
+        "boolean",
+        False,
+        help="what reads heads and neurons is refitted to those that stay, by least squares over the same texts",
     )
     samples: int = option("integer", 300, minimum=1, maximum=100_000, help="training texts that importance is seen on")
 
@@ -55,12 +60,18 @@ class Structured:
     def needs_data(self) -> bool:
         """Whether it cannot work without data.train."""
         listed = isinstance(self.layers, tuple) and self.heads is None and self.neurons is None
-        return self.importance != "magnitude" and not listed
+        return (self.importance != "magnitude" and not listed) or self.compensate
 
     def mistakes(self, bounded: bool) -> list[str]:
         """What its options say together that cannot work."""
         if self.heads is None and self.neurons is None and self.layers is None:
             return ["it cuts nothing: set heads, neurons or layers"]
+        if self.compensate and self.heads is None and self.neurons is None:
+            return ["compensate is for heads and neurons: a layer that is dropped has nothing that reads it alone"]
+        if self.importance == "surgeon" and isinstance(self.layers, float):
+            return [
+                "importance surgeon is of heads and neurons: list the layers that stay, or drop them in a stage before"
+            ]
         return []
 
 

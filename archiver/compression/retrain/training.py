@@ -235,6 +235,7 @@ class _Teacher:
 
     def __init__(self, context: StageContext, options: Retrain, device: torch.device) -> None:
         self._module = context.teacher.eval().to(device)
+        self._bf16 = computes_in_bf16(options.precision, device)
         self._hidden = options.distill.hidden > 0
         self._predicts_tokens = context.objective.predicts_tokens
         self._device = device
@@ -253,7 +254,9 @@ class _Teacher:
         if state.old_ids is not None:  # the original knows the tokens by their old ids
             inputs["input_ids"] = state.old_ids.to(self._device)[inputs["input_ids"]]
         with torch.no_grad(), _hidden_states(self._model, self._hidden) as hidden:
-            outputs = self._module(**inputs).float()
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+                outputs = self._module(**inputs)
+            outputs = outputs.float()
         if state.old_ids is not None and self._predicts_tokens:
             outputs = outputs[..., state.old_ids.to(self._device)]
         layers = state.layer_origin if state.layer_origin is not None else range(len(hidden))

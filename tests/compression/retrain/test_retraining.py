@@ -242,3 +242,13 @@ def test_divergence_and_distance_by_hand():
     hidden, mask = torch.tensor([[[3.0, 4.0], [9.0, 9.0]]]), torch.tensor([[1, 0]])
     assert hidden_distance(torch.zeros(1, 2, 2), hidden, mask).item() == pytest.approx(1.0)
     assert hidden_distance(hidden + torch.tensor([0.0, 5.0]), hidden, mask).item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_original_answers_in_the_precision_of_the_training(made, precision):
+    model, context = made()
+    seen = []
+    linear = next(item for item in context.teacher.modules() if isinstance(item, torch.nn.Linear))
+    linear.register_forward_hook(lambda module, arguments, output: seen.append(output.dtype))
+    train(model, Retrain(epochs=1, precision=precision, distill=Distill(1.0, 1.0)), context)
+    assert set(seen) == {torch.bfloat16 if precision == "bf16" else torch.float32}
