@@ -204,7 +204,8 @@ class BatchHandler(TaskHandler[Value]):
         """
 
     def load(self, folder: Path, threads: int) -> None:
-        self.session = self.runtime(folder, self.serving["session"], threads, self.streams)
+        streams = {"streams": self.streams} if self.streams > 1 else {}
+        self.session = self.runtime(folder, self.serving["session"], threads, **streams)
 
     def respond(self, inputs: Sequence[Value], parameters: Mapping[str, Any] | None = None) -> list[Any]:
         given = dict(parameters or {})

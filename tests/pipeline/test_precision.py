@@ -28,7 +28,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def computes_in(folder: Any) -> str:
     handler: Any = handler_of(folder)
     handler.open(folder, threads=1)
-    compiled = handler.session._request.get_compiled_model()
+    compiled = handler.session._compiled
     return str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
 
 

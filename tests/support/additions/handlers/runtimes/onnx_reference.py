@@ -14,7 +14,7 @@ class OnnxReferenceSession:
 
     name = "onnx-reference"
 
-    def __init__(self, folder: Path, spec: Mapping[str, Any], threads: int) -> None:
+    def __init__(self, folder: Path, spec: Mapping[str, Any], threads: int, streams: int = 1) -> None:
         require("onnx", spec["requirement"])
         from onnx.reference import ReferenceEvaluator
 
