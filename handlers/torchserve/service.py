@@ -207,8 +207,8 @@ class Service:
         with self._state:
             done = self._done(members, outputs, broken)
         failed = 0
-        for request in done:
-            status, body = handler.answer(request.request, request.prepared, request.outputs, broken)
+        for request, why in done.items():
+            status, body = handler.answer(request.request, request.prepared, request.outputs, why)
             failed += status != 200
             answers.add(request.caller.id, request.caller.rest, body, JSON, status)
         with self._state:
@@ -223,18 +223,25 @@ class Service:
         )
         metrics.emit(self._cache, found)
 
-    def _done(self, members: list[Member], outputs: np.ndarray | None, broken: Exception | None) -> list[Waiting]:
-        """The requests that these outputs complete, or that their failure ends; others ended before."""
-        done: dict[Waiting, None] = {}
+    def _done(
+        self, members: list[Member], outputs: np.ndarray | None, broken: Exception | None
+    ) -> dict[Waiting, Exception | None]:
+        """The requests that these outputs complete, or that a failure ends, with why; others ended before."""
+        done: dict[Waiting, Exception | None] = {}
         for row, (request, item) in enumerate(members):
+            why = broken
             if outputs is not None:
-                request.outputs[item] = self._handler.keep(request.items[item], outputs[row])
+                try:
+                    request.outputs[item] = self._handler.keep(request.items[item], outputs[row])
+                except Exception as error:  # what one request's output is must not end the worker
+                    logger.exception("an output could not be kept")
+                    why = error
             request.left -= 1
-            if (broken is not None or not request.left) and request in self._queue:
-                done[request] = None
+            if (why is not None or not request.left) and request in self._queue:
+                done[request] = done.get(request) or why
         for request in done:
             self._queue.remove(request)
-        return list(done)
+        return done
 
     @staticmethod
     def _refuse(answers: Answers, incoming: Incoming, code: int, message: str) -> None:

@@ -48,6 +48,8 @@ class Doubles:
         return (None, ArithmeticError("50")) if 50 in items else (np.array(items) * 2, None)
 
     def keep(self, item: int, output: Any) -> Any:
+        if item == 7:
+            raise ValueError("7")
         return output
 
     def answer(
@@ -131,6 +133,13 @@ def test_a_run_that_fails_takes_only_its_own_requests_with_it(frontend: Frontend
     frontend.ask("next", [4])
     frontend.service.turn()  # the other item of the failed request has left with it
     assert frontend.outcome() == {"next": (200, [8])}
+
+
+def test_an_output_that_cannot_be_kept_is_its_request_s_failure_alone(frontend: Frontend) -> None:
+    frontend.ask("seven", [6, 7])
+    frontend.ask("six", [6])
+    frontend.service.turn()
+    assert frontend.outcome() == {"seven": (500, "broken"), "six": (200, [12])}
 
 
 def test_deadlines(frontend: Frontend) -> None:
