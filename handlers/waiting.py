@@ -85,8 +85,8 @@ class Queue:
             self._plan = None
 
     def late(self, now: float) -> list[Waiting]:
-        """Requests for which nobody waits any more. now: time.monotonic()."""
-        return [request for request in self._requests if request.deadline <= now]
+        """Requests for which nobody waits any more, and of which something is still to begin. now: time.monotonic()."""
+        return [request for request in self._requests if request.deadline <= now and request.open]
 
     def take(self, now: float) -> tuple[SubBatch, list[Member]] | None:
         """The sub-batch to run next, its items taken out; None where no item waits.

@@ -260,9 +260,9 @@ def load_object(place: str) -> Any:
 
 
 def engine_server(serve: ServeSpec) -> dict[str, Any]:
-    """TorchServe's settings where the worker batches by itself: it gets each request at once.
+    """TorchServe's settings: the worker gets each request at once, and batches by itself.
 
-    One worker a model unless the recipe says otherwise, as what it writes together fills all cores.
+    One worker a model unless the recipe says otherwise, as it uses all cores.
     """
     workers = 1 if serve.workers == "auto" else serve.workers
     return {

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from archiver.tasks.base import Task, device_type
+from archiver.tasks.base import Task, engine_server
 from handlers.base import BatchHandler, Found
 from handlers.inputs.base import Input
 from handlers.tasks.rows import rows_of
@@ -163,15 +163,5 @@ class ForwardTask(Task):
     # ---- serving ------------------------------------------------------------------------------------------------------
 
     def server_config(self, serve: ServeSpec) -> dict[str, Any]:
-        """TorchServe's settings: every request goes to the worker at once, which makes its own batches for all cores."""
-        workers = 1 if serve.workers == "auto" else serve.workers
-        return {
-            "minWorkers": workers,
-            "maxWorkers": workers,
-            "asyncCommunication": True,
-            "batchSize": 1,
-            "maxBatchDelay": 1,
-            "responseTimeout": 60,
-            "startupTimeout": 120,
-            "deviceType": device_type(serve.device),
-        }
+        """TorchServe's settings."""
+        return engine_server(serve)

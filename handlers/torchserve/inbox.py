@@ -5,11 +5,14 @@ place goes on there. While bytes are on their way between the socket and this me
 then has left nothing that can be trusted.
 """
 
+import contextlib
 import mmap
+import os
 import select
 import socket
 import struct
 from collections.abc import Callable
+from typing import Any
 
 from handlers.torchserve.frames import Incoming, Incomplete, read_message
 
@@ -33,27 +36,45 @@ class Inbox:
         self._size = size
         self._memory = mmap.mmap(-1, _AT + size)  # anonymous and shared: what is forked from here has the same
         self._data = memoryview(self._memory)[_AT:]
+        self._woken, self._waker = os.pipe()
+        os.set_blocking(self._woken, False)
+        os.set_blocking(self._waker, False)
+        self._waiting = False
 
     @property
     def moving(self) -> bool:
         """Whether bytes are between the socket and here."""
         return bool(self._memory[0])
 
-    def requests(self, link: socket.socket, wait: bool, note: Callable[[Incoming], None]) -> list[Incoming]:
+    def requests(
+        self, link: socket.socket, idle: Callable[[], bool], note: Callable[[Incoming], None]
+    ) -> list[Incoming]:
         """All requests that are there.
 
         Args:
-            link: the connection to the frontend, blocking. wait: for one, where there is none.
+            link: the connection to the frontend, blocking.
+            idle: whether to wait for a request, or for `wake`, where there is none.
             note: called with each before it counts as read.
         Raises: FrontendGone. ValueError for what is no request.
         """
         found = self._read(link, note)
+        watched: list[Any] = [link, self._woken]
         while True:
-            ready, _, _ = select.select([link], [], [], None if wait and not found else 0)
-            if not ready:
+            self._waiting = True  # before `idle` is asked: who changes that sees this, or is seen
+            ready, _, _ = select.select(watched, [], [], None if not found and idle() else 0)
+            self._waiting = False
+            if self._woken in ready:
+                os.read(self._woken, 1 << 12)
+            if link not in ready:
                 return found
             self._receive(link)
             found += self._read(link, note)
+
+    def wake(self) -> None:
+        """Let a thread that waits in `requests` return, if there is one."""
+        if self._waiting:
+            with contextlib.suppress(BlockingIOError):  # it is told already
+                os.write(self._waker, b"w")
 
     def _receive(self, link: socket.socket) -> None:
         _, start, end = self._get()
@@ -74,8 +95,7 @@ class Inbox:
                 requests, place = read_message(self._data, start, end)
             except Incomplete as incomplete:
                 if incomplete.needed > self._size:
-                    requests, place = self._large(link, note, incomplete.needed), end
-                    found += requests
+                    found += self._large(link, note, incomplete.needed)
                     continue
                 return found
             for request in requests:

@@ -1,9 +1,10 @@
 """A worker that makes its own batches: TorchServe hands every request over at once, and the engine never waits for company.
 
-Each thread leads in turn: it reads what has come and chooses a sub-batch, lets the next one lead, runs it, and answers
-whose items have all run. What arrives while all are busy forms the next batches. (Leader and followers: Schmidt et al.,
-Pattern languages of program design 4, 2000.) Takes the place of TorchServe's asynchronous service (ts/async_service.py,
-0.12), which passes each request through four threads.
+Each stream is a thread that leads in turn: it takes what has come from the connection and lets the next one lead; decodes
+and tokenizes it beside others that do the same, chooses a sub-batch, runs it, and answers whose items have all run. What
+arrives while all are busy forms the next batches. (Leader and followers: Schmidt et al., Pattern languages of program
+design 4, 2000.) Takes the place of TorchServe's asynchronous service (ts/async_service.py, 0.12), which passes each request
+through four threads.
 """
 
 import logging
@@ -11,7 +12,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 DEADLINE = "x-deadline-ms"
 _LONGEST = 3_600_000  # milliseconds that a request may say
+_ADMITTING_SECONDS = 0.005  # of reading requests while something could run: large images take as long each
 _LEAST_BYTES = 64 << 20  # bodies that may wait together, whatever one of them may have
 
 
@@ -74,7 +77,7 @@ def is_asynchronous(context: Any) -> bool:
     return bool((context.model_yaml_config or {}).get("asyncCommunication")) and frontend_socket() is not None
 
 
-def take_over(service: "Service", load: Any) -> None:
+def take_over(service: "Service", load: Callable[[], None]) -> None:
     """Load the model, and let `service` take the place of TorchServe's own from now on; see handlers.torchserve.standby.
 
     Args:
@@ -105,7 +108,8 @@ class Service:
         self._queue: Queue
         self._most_requests = 0
         self._most_bytes = 0
-        self._leading = threading.Lock()  # held by the one thread that reads and chooses
+        self._arrived: deque[tuple[Incoming, float]] = deque()  # with when; neither decoded nor queued
+        self._leading = threading.Lock()  # held by the one thread that reads the connection
         self._state = threading.Lock()  # of the queue, and of what is sent
         self._over = threading.Event()
 
@@ -127,9 +131,8 @@ class Service:
         self.standby.serves()
 
     def turn(self) -> None:
-        """Lead, run what was found, answer."""
-        with self._leading:
-            batch, members = self._next()
+        """Read, choose, run, answer."""
+        batch, members = self._next()
         self._run(batch, members)
 
     def _work(self) -> None:
@@ -146,17 +149,21 @@ class Service:
     def _next(self) -> tuple[SubBatch, list[Member]]:
         """What to run next, read from the connection if nothing waits."""
         while True:
-            standby = self.standby
-            arrived = standby.inbox.requests(standby.link, not self._queue.open, self._note)
+            if self._leading.acquire(blocking=self._idle()):
+                try:
+                    self._receive()
+                finally:
+                    self._leading.release()
             answers = Answers()
-            for incoming in arrived:
-                self._admit(incoming, answers)
+            self._admit_some(answers)
             with self._state:
                 now = time.monotonic()
                 self._drop_late(now, answers)
                 self._send(answers)
                 taken = self._queue.take(now)
                 waiting = len(self._queue)
+            if not self._idle():
+                self.standby.inbox.wake()  # whoever leads waits for the connection alone
             if answers.ids:
                 metrics.emit(self._cache, counters(requests=len(answers.ids), request_errors=len(answers.ids)))
             if taken is not None:
@@ -164,22 +171,49 @@ class Service:
                 metrics.emit(self._cache, queue_measurements(waits, waiting))
                 return taken
 
-    def _note(self, incoming: Incoming) -> None:
-        self.standby.unanswered.begin(incoming.id, incoming.rest)
+    def _idle(self) -> bool:
+        """Whether there is nothing to do but to wait for the connection."""
+        return not self._queue.open and not self._arrived
 
-    def _admit(self, incoming: Incoming, answers: Answers) -> None:
+    def _receive(self) -> None:
+        """What the connection holds, into the list of what has arrived; beyond the queue's bounds it is refused at once."""
+        standby, answers, now = self.standby, Answers(), time.monotonic
+        for incoming in standby.inbox.requests(standby.link, self._idle, self._note):
+            here = len(self._queue) + len(self._arrived)
+            held = self._queue.bytes + sum(one.bytes for one, _ in self._arrived)
+            if here > self._most_requests or (here and held + incoming.bytes > self._most_bytes):
+                message = (
+                    f"the queue is full: {here} requests with {held} bytes wait; at most {self._most_requests} with "
+                    f"{self._most_bytes} bytes may: try again later"
+                )
+                self._refuse(answers, incoming, 503, message)
+            else:
+                self._arrived.append((incoming, now()))
+        if answers.ids:
+            with self._state:
+                self._send(answers)
+            metrics.emit(self._cache, counters(requests=len(answers.ids), request_errors=len(answers.ids)))
+
+    def _admit_some(self, answers: Answers) -> None:
+        """Read what has arrived, beside other streams that do the same; not all of it where that takes long."""
+        until = time.monotonic() + _ADMITTING_SECONDS
+        while not self._queue.open or time.monotonic() < until:
+            try:
+                incoming, arrived = self._arrived.popleft()
+            except IndexError:
+                return
+            self._admit(incoming, arrived, answers)
+
+    def _note(self, incoming: Incoming) -> None:
+        with self._state:
+            self.standby.unanswered.begin(incoming.id, incoming.rest)
+
+    def _admit(self, incoming: Incoming, arrived: float, answers: Answers) -> None:
         """Into the queue with it, or an answer why not."""
         try:
-            here, held = len(self._queue), self._queue.bytes
-            if here > self._most_requests or (here and held + incoming.bytes > self._most_bytes):
-                raise BadRequest(
-                    f"the queue is full: {here} requests with {held} bytes wait; at most {self._most_requests} with "
-                    f"{self._most_bytes} bytes may: try again later",
-                    503,
-                )
-            deadline = time.monotonic() + _seconds_of(incoming.headers)
+            deadline = arrived + _seconds_of(incoming.headers)
             request, prepared = self._handler.accept(incoming.row, incoming.headers)
-            waiting = Waiting(incoming, request, prepared, incoming.bytes, deadline)
+            waiting = Waiting(incoming, request, prepared, incoming.bytes, deadline, arrived)
             with self._state:
                 self._queue.add(waiting)
         except BadRequest as error:

@@ -143,7 +143,7 @@ class Standby:
         time.sleep(_HANDLED_SECONDS)
         unread: list[Incoming] = []
         with contextlib.suppress(FrontendGone):
-            unread = self.inbox.requests(self.link, False, lambda request: None)
+            unread = self.inbox.requests(self.link, lambda: False, lambda request: None)
         noted = self.unanswered.take()
         rest = [(request.id, WHOLE) for request in unread if request.rest] + [one for one in noted if one[1] != GRPC]
         tell_lost(self.link, rest)

@@ -119,7 +119,8 @@ def tell_lost(link: Any, left: list[tuple[str, bytes]]) -> None:
     Args:
         link: the frontend's socket. left: as `Unanswered.take` gives them.
     """
-    logger.warning("%d requests were lost with the worker before this one: their clients are told", len(left))
+    if left:
+        logger.warning("%d requests were lost with the worker before this one: their clients are told", len(left))
     body = error_body(503, MESSAGE)
     for request_id, kind in left:
         try:

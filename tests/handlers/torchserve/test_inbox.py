@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -34,12 +35,12 @@ def ids(found: list[Incoming]) -> list[str]:
 def test_all_that_is_there_is_read_and_noted_first(link: Link) -> None:
     noted: list[str] = []
     inbox = Inbox()
-    assert inbox.requests(link[0], False, lambda one: noted.append(one.id)) == []
+    assert inbox.requests(link[0], lambda: False, lambda one: noted.append(one.id)) == []
     link[1].sendall(message("a") + message("b") + message("c")[:-5])
-    assert ids(inbox.requests(link[0], True, lambda one: noted.append(one.id))) == ["a", "b"]
-    assert inbox.requests(link[0], False, lambda one: noted.append(one.id)) == []
+    assert ids(inbox.requests(link[0], lambda: True, lambda one: noted.append(one.id))) == ["a", "b"]
+    assert inbox.requests(link[0], lambda: False, lambda one: noted.append(one.id)) == []
     link[1].sendall(message("c")[-5:])
-    (found,) = inbox.requests(link[0], False, lambda one: noted.append(one.id))
+    (found,) = inbox.requests(link[0], lambda: False, lambda one: noted.append(one.id))
     assert found.row == {"body": b"c" * 10} and noted == ["a", "b", "c"] and not inbox.moving
 
 
@@ -51,10 +52,24 @@ def test_messages_of_all_sizes_in_pieces_of_all_sizes(link: Link, size: int) -> 
     writer.start()
     found: list[Incoming] = []
     while len(found) < 60:
-        found += inbox.requests(link[0], True, lambda one: None)
+        found += inbox.requests(link[0], lambda: True, lambda one: None)
     writer.join()
     assert ids(found) == [str(number) for number in range(60)]
     assert all(one.row["body"] == one.id.encode() * (number * 7 % 90) for number, one in enumerate(found))
+
+
+def test_a_thread_that_waits_is_woken_where_something_else_is_to_be_done(link: Link) -> None:
+    inbox = Inbox()
+    inbox.wake()  # nobody waits
+    idle = [True]
+    thread = threading.Thread(target=lambda: inbox.requests(link[0], lambda: idle[0], lambda one: None))
+    thread.start()
+    thread.join(0.2)
+    assert thread.is_alive()
+    idle[0] = False
+    inbox.wake()
+    thread.join(5)
+    assert not thread.is_alive() and inbox.requests(link[0], lambda: False, lambda one: None) == []
 
 
 def test_a_successor_goes_on_where_the_dead_process_was(link: Link) -> None:
@@ -62,10 +77,10 @@ def test_a_successor_goes_on_where_the_dead_process_was(link: Link) -> None:
     link[1].sendall(message("a") + message("b")[:20])
     child = os.fork()
     if child == 0:  # reads one request, has the begin of another, and is gone
-        os._exit(ids(inbox.requests(link[0], True, lambda one: None)) != ["a"])
+        os._exit(ids(inbox.requests(link[0], lambda: True, lambda one: None)) != ["a"])
     assert os.waitpid(child, 0)[1] == 0
     link[1].sendall(message("b")[20:])
-    assert ids(inbox.requests(link[0], False, lambda one: None)) == ["b"]
+    assert ids(inbox.requests(link[0], lambda: False, lambda one: None)) == ["b"]
 
 
 def test_a_process_that_dies_while_it_reads_leaves_a_sign(link: Link) -> None:
@@ -73,8 +88,11 @@ def test_a_process_that_dies_while_it_reads_leaves_a_sign(link: Link) -> None:
     link[1].sendall(message("a", 500)[:200])
     child = os.fork()
     if child == 0:
-        inbox.requests(link[0], True, lambda one: None)  # waits for the rest of a message that has no room
-    while not inbox.moving:
+        inbox.requests(link[0], lambda: True, lambda one: None)  # waits for the rest of a message that has no room
+    seen = 0
+    while seen < 20:  # it is so for a moment at every read, and stays so in a message that is not whole
+        time.sleep(0.01)
+        seen = seen + 1 if inbox.moving else 0
         assert os.waitpid(child, os.WNOHANG) == (0, 0)
     os.kill(child, 9)
     os.waitpid(child, 0)
@@ -87,4 +105,4 @@ def test_a_closed_connection(link: Link) -> None:
     inbox = Inbox()
     with pytest.raises(FrontendGone):
         while True:
-            inbox.requests(link[0], True, lambda one: None)
+            inbox.requests(link[0], lambda: True, lambda one: None)

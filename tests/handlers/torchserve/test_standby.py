@@ -32,7 +32,7 @@ def worker():
     def serve():
         standby.serves()
         while True:
-            for one in standby.inbox.requests(ours, True, lambda one: standby.unanswered.begin(one.id, one.rest)):
+            for one in standby.inbox.requests(ours, lambda: True, lambda one: standby.unanswered.begin(one.id, one.rest)):
                 while one.row["body"] == b"wait":
                     time.sleep(0.1)
                 answers = Answers()
