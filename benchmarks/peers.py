@@ -190,7 +190,11 @@ def _torchserve(archive: Path) -> Iterator[Running]:
     with TorchServe([archive], config=ROOT / "config.properties") as server:
         server.wait_ready(READY_SECONDS)
         host, port = addresses(server.properties)["inference_address"]
-        yield Running(host, port, server.inference_key, lambda: [one.pid for one in server.workers(server.models[0])])
+        yield Running(host, port, server.inference_key, lambda: _below(server))
+
+
+def _below(server: TorchServe) -> list[int]:
+    return [pid for worker in server.workers(server.models[0]) for pid in _tree(worker.pid)]
 
 
 @contextmanager

@@ -9,7 +9,6 @@ through four threads.
 
 import logging
 import os
-import sys
 import threading
 import time
 from collections import deque
@@ -26,7 +25,7 @@ from handlers.protocols.request import Request
 from handlers.torchserve import metrics
 from handlers.torchserve.frames import Answers, Incoming
 from handlers.torchserve.inbox import FrontendGone
-from handlers.torchserve.standby import Standby
+from handlers.torchserve.standby import Standby, leave
 from handlers.torchserve.unanswered import frontend_socket
 from handlers.waiting import Member, Queue, Waiting
 
@@ -91,7 +90,7 @@ def take_over(service: "Service", load: Callable[[], None]) -> None:
         service.standby.restart()
     service.standby.unanswered.take()
     load()
-    ts.async_service.AsyncService.run = lambda theirs: service.run()
+    ts.async_service.AsyncService.run = lambda theirs: leave(service.run)
 
 
 class Service:
@@ -111,16 +110,14 @@ class Service:
         self._arrived: deque[tuple[Incoming, float]] = deque()  # with when; neither decoded nor queued
         self._leading = threading.Lock()  # held by the one thread that reads the connection
         self._state = threading.Lock()  # of the queue, and of what is sent
-        self._over = threading.Event()
 
     def run(self) -> None:
-        """Until the frontend has gone; then this process ends."""
+        """Until the frontend has gone."""
         self.begin()
         for number in range(self._handler.streams):
             threading.Thread(target=self._work, name=f"marpress-stream-{number}", daemon=True).start()
-        self._over.wait()
+        self.standby.closed()
         logger.info("Frontend disconnected.")
-        sys.exit(0)
 
     def begin(self) -> None:
         """The handler is loaded by now."""
@@ -141,7 +138,7 @@ class Service:
             while True:
                 self.turn()
         except (FrontendGone, ConnectionError):
-            self._over.set()
+            return
         except BaseException:  # nothing that is known; a successor begins anew
             logger.exception("a stream of this worker failed")
             os._exit(1)

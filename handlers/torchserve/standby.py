@@ -1,13 +1,14 @@
-"""A process that takes a dead worker's place without TorchServe noticing.
+"""A worker whose death TorchServe does not notice.
 
 In asynchronous mode TorchServe (0.12) leaves a dead worker's requests unanswered, loses those that it had sent and nobody
 had read, and shows the worker's successor as not READY for ever; and a request that comes while that one loads breaks the
-load off. So a worker is two processes: the one that TorchServe started loads the model and serves; the other was forked
-from it before that, has nothing but the connection, and waits. When the first dies, the second tells the clients of what
-was being computed, forks a successor from itself and waits on. What had not been read is still in the socket, or in the
-inbox that both map, and is answered by the successor.
+load off. So a worker is two processes: the one that TorchServe started stands by; it has nothing but the connection, and
+forked the other, which loads the model and serves. When that one dies, the first tells the clients of what was being
+computed, and forks the next. What had not been read is still in the socket, or in the inbox that both map, and is answered
+by the successor. It is the first that lives on because TorchServe reads what a worker prints, its log and metrics, only
+while the process lives that it started.
 
-Linux alone (pidfd); elsewhere, and where the second process dies first, a worker is as mortal as TorchServe makes it.
+Linux alone; elsewhere, and where the first process dies, a worker is as mortal as TorchServe makes it.
 """
 
 import contextlib
@@ -30,7 +31,8 @@ from handlers.torchserve.unanswered import GRPC, WHOLE, Unanswered, tell_lost
 logger = logging.getLogger(__name__)
 
 LOADS = 3  # successors that may die while they load, one after the other
-_CLOSING_SECONDS = 0.2  # a frontend that ends closes the connection about when it ends its workers
+_CLOSING_MS = 100  # a frontend that ends closes the connection about when it ends its workers
+_CLOSED = getattr(select, "POLLRDHUP", select.POLLHUP)
 _HANDLED_SECONDS = 0.02  # until the frontend has handled a message, and sends what comes after it
 _AMBIGUOUS = "the worker died while it sent answers; send the request again"
 
@@ -58,47 +60,33 @@ class Standby:
         self._memory[1] = now
 
     def fork(self, load: Callable[[], None], serve: Callable[[], None]) -> None:
-        """Let a process stand by, and return in this one.
+        """Stand by in this process, for as long as it lives, and return in another that serves.
 
         Args:
-            load, serve: what a successor does; `serve` returns when the frontend has gone.
+            load, serve: what its successors do; `serve` returns when the frontend has gone.
         """
-        if not hasattr(os, "pidfd_open"):
+        if sys.platform != "linux":
             return
-        worker = os.getpid()
         gc.collect()
         gc.freeze()  # what is there by now stays shared between the processes
         sys.stdout.flush()
-        if os.fork() == 0:
-            self._end(lambda: self._stand_by(worker, load, serve))
-
-    def _end(self, work: Callable[[], None]) -> NoReturn:
-        """Do the work of a forked process and leave, past everything that its parent would have done."""
-        code = 1
-        try:
-            work()
-            code = 0
-        except SystemExit:
-            code = 0
-        except BaseException:
-            logger.exception("a process of this worker failed")
-        finally:
-            with contextlib.suppress(Exception):
-                sys.stdout.flush()
-            os._exit(code)
+        worker = os.fork()
+        if worker:
+            leave(lambda: self._stand_by(worker, load, serve))
 
     def _stand_by(self, worker: int, load: Callable[[], None], serve: Callable[[], None]) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         started, failures = worker, 0
         while True:
-            _wait_for(worker)
-            time.sleep(_CLOSING_SECONDS)
-            if self._closed():
+            _, status = os.waitpid(worker, 0)
+            if self.closed(_CLOSING_MS):
                 return
             if not self._memory[0]:
                 failures += 1
                 if worker == started or failures > LOADS:
-                    return  # TorchServe sees the connection close, and says what it always says
+                    _die_of(
+                        status
+                    )  # TorchServe sees how it ended and the connection close, and says what it always says
                 time.sleep(2.0**failures / 2)
             else:
                 failures = 0
@@ -108,7 +96,7 @@ class Standby:
             self._memory[0] = 0
             worker = os.fork()
             if worker == 0:
-                self._end(lambda: self._succeed(load, serve))
+                leave(lambda: self._succeed(load, serve))
 
     def _settle(self) -> bool:
         """Tell the clients of what the dead process had read; False where what comes next cannot be read any more."""
@@ -153,24 +141,31 @@ class Standby:
         load()
         serve()
 
-    def _closed(self) -> bool:
-        """Whether the frontend has closed the connection and nothing is left in it."""
-        try:
-            return self.link.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
+    def closed(self, milliseconds: int | None = None) -> bool:
+        """Whether the frontend has closed the connection, or does within this time (None: wait until it does)."""
+        poller = select.poll()
+        poller.register(self.link, _CLOSED)
+        return bool(poller.poll(milliseconds))
 
 
-def _wait_for(process: int) -> None:
-    """Until a process has ended, a child's end taken note of."""
+def leave(work: Callable[[], None]) -> NoReturn:
+    """Do the rest of this process's work and end it, past all that it would have done after that."""
+    code = 1
     try:
-        handle = os.pidfd_open(process)
-    except ProcessLookupError:
-        handle = None
-    if handle is not None:
-        select.select([handle], [], [])
-        os.close(handle)
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(process, 0)
+        work()
+        code = 0
+    except SystemExit as ending:
+        code = ending.code if isinstance(ending.code, int) else 0
+    except BaseException:
+        logger.exception("a process of this worker failed")
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+        os._exit(code)
+
+
+def _die_of(status: int) -> NoReturn:
+    """End as another process did, by its wait status: of a worker that was killed while it loaded TorchServe says so."""
+    if os.WIFSIGNALED(status):
+        os.kill(os.getpid(), signal.SIGKILL)
+    os._exit(os.waitstatus_to_exitcode(status) or 1)

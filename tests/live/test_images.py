@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import yaml
 from huggingface_hub import InferenceClient
@@ -148,7 +147,8 @@ def test_a_thousand_broken_images_harm_no_neighbour(gallery: TorchServe, handler
     right = [encoded(picture(50 + 7 * index, 40, seed=index)) for index in range(6)]
     known = {name: [answer(handler, body) for body in right] for name, handler in handlers.items()}
     before = {name: gallery.workers(name) for name in ("animals", "likeness")}
-    sizes = [psutil.Process(worker.pid).memory_info().rss for found in before.values() for worker in found]
+    processes = {process.pid for process in gallery.processes()}
+    sizes = [size for name in before for size in gallery.memory_per_worker(name)]
 
     def client(number: int) -> list[str]:
         wrong, names = [], list(made)
@@ -177,7 +177,8 @@ def test_a_thousand_broken_images_harm_no_neighbour(gallery: TorchServe, handler
         wrong = [line for found in pool.map(client, range(CLIENTS)) for line in found]
     assert not wrong, "\n".join(wrong[:10])
     assert {name: gallery.workers(name) for name in before} == before
-    after = [psutil.Process(worker.pid).memory_info().rss for found in before.values() for worker in found]
+    assert {process.pid for process in gallery.processes()} == processes
+    after = [size for name in before for size in gallery.memory_per_worker(name)]
     assert max(b - a for a, b in zip(sizes, after, strict=True)) < 100_000_000
 
 

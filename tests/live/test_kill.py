@@ -1,6 +1,6 @@
 """kill -9 of a worker under load: the service comes back, and no answer is ever a wrong one.
 
-A worker is two processes, see handlers.torchserve.standby: whichever is killed, TorchServe does not notice.
+A worker is two processes, see handlers.torchserve.standby: where the one that serves is killed, TorchServe does not notice.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import psutil
 import pytest
-from live_client import Grpc, Rest
+from live_client import Grpc, Rest, metrics
 from served import Served
 
 from archiver.torchserve.server import TorchServe
 from handlers.inputs.text import TextInput
+from handlers.torchserve.metrics import SECONDS
 
 BACK_SECONDS = 15
 CLIENTS = 6
@@ -38,7 +40,7 @@ class Seen:
 def test_a_killed_worker_is_replaced_and_no_answer_is_wrong(
     server: TorchServe, archives: dict[str, Served], name: str, count: int
 ) -> None:
-    before = [worker.pid for worker in server.workers(name)]
+    before = server.workers(name)
     assert len(before) == count
     seen, stopping = Seen(), threading.Event()
     answers = archives[name].handler.respond([TextInput(text) for text in TEXTS])
@@ -52,9 +54,9 @@ def test_a_killed_worker_is_replaced_and_no_answer_is_wrong(
     try:
         time.sleep(1)
         killed = time.monotonic()
-        successor = _kill(server, before[0])
+        _kill(before[0].pid)
         time.sleep(1)
-        _kill(server, successor)  # what took its place is as mortal, and as replaceable
+        _kill(before[0].pid)  # what took its place is as mortal, and as replaceable
         back = time.monotonic()
         time.sleep(1)
         after = time.monotonic()
@@ -70,42 +72,58 @@ def test_a_killed_worker_is_replaced_and_no_answer_is_wrong(
     assert sum(moment > back for moment in answered) > 10
     longest = max(b - a for a, b in zip([killed, *answered], [*answered, after], strict=True))
     assert longest < BACK_SECONDS
-    assert [(worker.pid, worker.status) for worker in server.workers(name)] == [(pid, "READY") for pid in before]
+    assert server.workers(name) == before
+    assert all(worker.status == "READY" for worker in before)
+
+
+def test_what_took_a_killed_workers_place_is_measured(server: TorchServe) -> None:
+    """TorchServe reads metrics from what the process prints that it started, and no more once that has died."""
+    (worker,) = server.workers("tags")
+    with Rest(server) as rest:
+        assert rest.post("tags", {"inputs": TEXTS[0]}).status == 200
+        _kill(worker.pid)
+        assert rest.post("tags", {"inputs": TEXTS[0]}).status == 200
+        time.sleep(2 * SECONDS)
+        before = metrics(server, "tags")["marpress_requests"]
+        assert [rest.post("tags", {"inputs": text}).status for text in TEXTS] == [200] * len(TEXTS)
+    until = time.monotonic() + 10
+    while metrics(server, "tags")["marpress_requests"] < before + len(TEXTS):
+        assert time.monotonic() < until, "what it measures does not reach the frontend"
+        time.sleep(0.1)
 
 
 def test_a_worker_whose_standby_is_killed_serves_on_and_when_it_dies_too_all_clients_are_told(
-    server: TorchServe, archives: dict[str, Served]
+    server: TorchServe,
 ) -> None:
-    (worker,) = _workers(server, "plain")
-    (standby,) = [process for process in server.processes() if process.ppid() == worker]
-    standby.kill()
+    (worker,) = server.workers("plain")
+    serving = _serving(worker.pid)
+    os.kill(worker.pid, signal.SIGKILL)
     with Rest(server) as rest:
         assert [rest.post("plain", {"inputs": TEXTS[0]}).status for _ in range(5)] == [200] * 5
-        os.kill(worker, signal.SIGSTOP)  # so that it has read nothing of what comes now
+        serving.suspend()  # so that it has read nothing of what comes now
         with ThreadPoolExecutor(1) as pool, Rest(server) as other:
             lost = pool.submit(other.post, "plain", {"inputs": TEXTS[0]})
             time.sleep(1)
-            os.kill(worker, signal.SIGKILL)
+            serving.kill()
             assert lost.result(BACK_SECONDS).status == 503
         # What comes in the hundredth of a second after that is told the same.
         assert 200 in [rest.post("plain", {"inputs": TEXTS[0]}).status for _ in range(2)]
 
 
-def _workers(server: TorchServe, name: str) -> set[int]:
-    return {worker.pid for worker in server.workers(name)}
+def _serving(worker: int) -> psutil.Process:
+    """The process that serves, which the worker's other one has forked."""
+    (found,) = psutil.Process(worker).children()
+    return found
 
 
-def _kill(server: TorchServe, pid: int) -> int:
-    """kill -9; the process that takes the place of `pid`, once it is there."""
-    there = {process.pid for process in server.processes()}
-    os.kill(pid, signal.SIGKILL)
+def _kill(worker: int) -> None:
+    """kill -9 of the process that serves; returns when another one has taken its place."""
+    serving = _serving(worker)
+    serving.kill()
     until = time.monotonic() + BACK_SECONDS
-    while time.monotonic() < until:
-        new = {process.pid for process in server.processes()} - there
-        if len(new) == 1:
-            return new.pop()
+    while [process.pid for process in psutil.Process(worker).children()] in ([serving.pid], []):
+        assert time.monotonic() < until, f"nothing took the place of {serving.pid} within {BACK_SECONDS} s"
         time.sleep(0.05)
-    raise AssertionError(f"nothing took the place of {pid} within {BACK_SECONDS} s")
 
 
 def _ask(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
-# A worker that answers with its process id, unless it is asked to wait. It is the process that prints nothing.
+# A worker that answers with its process id, unless it is asked to wait.
 _SCRIPT = """
 import os, signal, socket, sys, time
 sys.path[:0] = [{root!r}, {support!r}]
@@ -26,6 +26,8 @@ def worker():
 
     def load():
         standby.unanswered.take()
+        while os.path.exists({stuck!r}):
+            time.sleep(0.1)
         if os.path.exists({broken!r}):
             os._exit(3)
 
@@ -78,7 +80,7 @@ _CASES = {
     "read and unread": """
 ask("a")
 first = int(answers(1)["a"][1])
-assert first == pid
+assert first != pid  # that one stands by
 for _ in range(3):
     ask("busy", b"wait")
     time.sleep(0.3)
@@ -103,17 +105,40 @@ theirs.close()
 """,
     "successors that do not load": """
 ask("a")
-answers(1)
+first = int(answers(1)["a"][1])
 open({broken!r}, "w").close()
-os.kill(pid, signal.SIGKILL)
+os.kill(first, signal.SIGKILL)
 theirs.settimeout(60)
 assert theirs.recv(1) == b""  # in the end the connection closes, and TorchServe starts a worker itself
 """,
     "before it has loaded": """
-open({broken!r}, "w").close()
 assert answers(1) is None
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3  # as the one that loaded
+""",
+    "killed before it has loaded": """
+until = time.monotonic() + 10
+while not (below := open(f"/proc/{{pid}}/task/{{pid}}/children").read().split()):
+    assert time.monotonic() < until
+os.kill(int(below[0]), signal.SIGKILL)
+assert answers(1) is None
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL  # TorchServe says that memory was short
+""",
+    "the one that stands by": """
+ask("a")
+first = int(answers(1)["a"][1])
+os.kill(pid, signal.SIGKILL)
+ask("b")
+assert int(answers(1)["b"][1]) == first
+theirs.close()
+until = time.monotonic() + 10
+while os.path.exists(f"/proc/{{first}}"):
+    assert time.monotonic() < until, "it outlives the frontend"
+    time.sleep(0.05)
 """,
 }
+
+# Files that are there from the start.
+_FIRST = {"before it has loaded": ("broken",), "killed before it has loaded": ("stuck",)}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes stand by on Linux alone")
@@ -124,8 +149,9 @@ def test_a_dead_worker(tmp_path: Path, case: str) -> None:
         "support": str(ROOT / "tests/support"),
         "name": str(tmp_path / "s.sock"),
         "broken": str(tmp_path / "broken"),
+        "stuck": str(tmp_path / "stuck"),
     }
-    begin = f"open({places['broken']!r}, 'w').close()\n" if case == "before it has loaded" else ""
+    begin = "".join(f"open({places[file]!r}, 'w').close()\n" for file in _FIRST.get(case, ()))
     script = begin + (_SCRIPT + _CASES[case]).format(**places)
     done = subprocess.run(
         [sys.executable, "-c", script],
