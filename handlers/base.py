@@ -32,8 +32,8 @@ from handlers.runtimes.base import Session
 from handlers.torchserve import metrics
 from handlers.torchserve.receiving import buffer_reads
 from handlers.torchserve.requests import STREAM, is_rest, reason_of
-from handlers.torchserve.service import Service, is_asynchronous, take_over
-from handlers.torchserve.standby import Standby
+from handlers.torchserve.service import Service
+from handlers.torchserve.standby import Standby, is_asynchronous, take_over
 from handlers.torchserve.unanswered import frontend_socket
 
 logger = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ class BatchHandler(TaskHandler[Value]):
             return
         service = Service(self, Standby(frontend_socket()), context.metrics)
         self.makes_batches = True
-        take_over(service, lambda: super(BatchHandler, self).initialize(context))
+        take_over(service.standby, lambda: super(BatchHandler, self).initialize(context), service.run)
 
     def threads_of(self, cores: int, device: str) -> int:
         if not self.makes_batches or device != "cpu":

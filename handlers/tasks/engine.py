@@ -1,6 +1,6 @@
-"""What tasks share whose answers are written token by token: a request of TorchServe's asynchronous service, and its jobs.
+"""What tasks share whose answers are written token by token: a request, and its jobs.
 
-TorchServe hands every request over at once (asyncCommunication, batchSize 1); the batch is the engine's.
+TorchServe hands every request over at once (asyncCommunication); the batch is the engine's.
 See docs/generation.md for why, and handlers.torchserve for what TorchServe makes necessary.
 """
 
@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from handlers.base import TaskHandler
-from handlers.errors import BadRequest
+from handlers.errors import BadRequest, UnsoundArchive
 from handlers.generation.backend import Stepping
 from handlers.generation.engine import Engine, Job
 from handlers.generation.metrics import request_measurements
 from handlers.protocols.continuation import FAILED, TIME
-from handlers.protocols.reply import error_body, event_of, to_json
+from handlers.protocols.reply import to_json
 from handlers.torchserve import metrics
-from handlers.torchserve.conversation import Conversation, Frontend
+from handlers.torchserve.conversation import Conversation, Conversations
+from handlers.torchserve.standby import Standby, is_asynchronous, take_over
+from handlers.torchserve.unanswered import frontend_socket
 
 logger = logging.getLogger(__name__)
 
@@ -61,24 +63,43 @@ class EngineHandler(TaskHandler[Value]):
     backend: Any
     engine: Engine
     model_name: str = ""
+    conversations: Conversations | None = None  # in a worker
 
     def start(self, backend: Stepping, tokenizer: Any, *, max_running: int) -> None:
         """Make the engine that the requests share."""
         self.backend = backend
-        self._frontend = Frontend()
         self.engine = Engine(
             backend,
             tokenizer,
             max_running=max_running,
             max_waiting=self.serving["max_queue"],
-            before_step=self._frontend.before_step,
-            after_step=self._frontend.after_step,
+            before_step=self._before_step,
+            after_step=self._after_step,
         )
 
     def initialize(self, context: Any) -> None:
-        super().initialize(context)
         self.model_name = context.model_name
-        self._frontend.attach(context)
+        if not is_asynchronous(context):
+            raise UnsoundArchive(
+                f"the archive {context.model_name!r} writes its answers token by token: it needs asyncCommunication: true "
+                "in its model-config.yaml, as it was built"
+            )
+        standby = Standby(frontend_socket())
+        conversations = self.serve_by(standby, context.metrics)
+        take_over(standby, lambda: super(EngineHandler, self).initialize(context), conversations.run)
+
+    def serve_by(self, standby: Standby, cache: Any) -> Conversations:
+        """Take requests from a connection from now on. cache: TorchServe's metrics cache, or None."""
+        self.conversations = Conversations(standby, self.converse, lambda: self.engine.room[1], cache)
+        return self.conversations
+
+    def _before_step(self) -> None:
+        if self.conversations is not None:
+            self.conversations.before_step()
+
+    def _after_step(self) -> None:
+        if self.conversations is not None:
+            self.conversations.after_step()
 
     def deadline(self, seconds: float | None) -> float:
         """time.monotonic() at which a request ends. seconds: what it asks for."""
@@ -87,48 +108,33 @@ class EngineHandler(TaskHandler[Value]):
 
     # ---- serving ------------------------------------------------------------------------------------------------------
 
-    async def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
-        """One request of TorchServe's asynchronous service.
+    def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
+        """TorchServe looks for this; a worker reads its requests itself.
 
-        Args:
-            data: one request. context: TorchServe's own of it.
-        Returns: its last response; what comes before it goes out directly.
-        Raises: ValueError for more than one request.
+        Raises: RuntimeError.
         """
-        if len(data) != 1:
-            raise ValueError(f"{len(data)} requests in one batch: this archive needs batchSize 1")
-        conversation = self._frontend.begin(context)
-        try:
-            return [await self._handle(data[0], conversation)]
-        finally:
-            conversation.end()
+        raise RuntimeError("this archive takes its requests one by one: see asyncCommunication")
 
-    async def _handle(self, row: Mapping[str, Any], conversation: Conversation) -> bytes:
+    async def converse(self, conversation: Conversation) -> None:
+        """Answer one request, and count it."""
         started = time.monotonic()
         jobs: list[Job] = []
-        code = 200
+        refused = True
         try:
-            body, jobs = await self.serve(row, conversation)
+            jobs = await self.serve(conversation)
+            refused = False
         except BadRequest as error:
-            code = error.code
-            body = conversation.refuse(code, str(error))
-        except Exception as error:  # whatever it found, the answer is this request's alone
-            logger.exception("a request failed")
-            code = 500
-            body = conversation.refuse(code, f"the request failed: {type(error).__name__}")
-        conversation.close()
-        seconds = time.monotonic() - started
-        found = request_measurements(jobs, self.engine.load(), failed=code != 200, seconds=seconds)
-        metrics.emit(conversation.metrics, found)
-        return body
+            conversation.refuse(error.code, str(error))
+        finally:
+            seconds = time.monotonic() - started
+            found = request_measurements(jobs, self.engine.load(), failed=refused, seconds=seconds)
+            metrics.emit(conversation.metrics, found)
 
     @abstractmethod
-    async def serve(self, row: Mapping[str, Any], conversation: Conversation) -> tuple[bytes, list[Job]]:
+    async def serve(self, conversation: Conversation) -> list[Job]:
         """Answer one request.
 
-        Args:
-            row: as TorchServe hands it over, like the conversation's headers.
-        Returns: (the last response, the jobs that were run for it).
+        Returns: the jobs that were run for it.
         Raises: BadRequest saying what is wrong and what is allowed, or why there is no answer.
         """
 
@@ -140,8 +146,10 @@ class EngineHandler(TaskHandler[Value]):
         conversation: Conversation,
     ) -> None:
         """Until all jobs are done. BadRequest with the HTTP status where they cannot be."""
+        latest = time.monotonic() + conversation.patience
         for job in jobs:
             job.listener = listener
+            job.deadline = min(job.deadline, latest)
         if not self.engine.submit(jobs):
             here, room = self.engine.room
             raise BadRequest(f"the queue is full: {here} of {room} places are taken; try again later", 503)
@@ -180,13 +188,15 @@ class RequestHandler(EngineHandler[Value]):
             raise ArithmeticError(broken.error or "the model failed")
         return asked.renderer.whole(asked.jobs)
 
-    async def serve(self, row: Mapping[str, Any], conversation: Conversation) -> tuple[bytes, list[Job]]:
-        asked = self.read(row, conversation.headers)
-        if asked.stream and conversation.may_stream(row):
-            return await self._stream(asked.jobs[0], asked.renderer, conversation), asked.jobs
-        return await self._whole(asked.jobs, asked.renderer, conversation), asked.jobs
+    async def serve(self, conversation: Conversation) -> list[Job]:
+        asked = self.read(conversation.row, conversation.headers)
+        if asked.stream and conversation.may_stream():
+            await self._stream(asked.jobs[0], asked.renderer, conversation)
+        else:
+            await self._whole(asked.jobs, asked.renderer, conversation)
+        return asked.jobs
 
-    async def _whole(self, jobs: list[Job], renderer: JobsRenderer, conversation: Conversation) -> bytes:
+    async def _whole(self, jobs: list[Job], renderer: JobsRenderer, conversation: Conversation) -> None:
         left = [len(jobs)]
         finished = asyncio.get_running_loop().create_future()
 
@@ -196,9 +206,9 @@ class RequestHandler(EngineHandler[Value]):
                 conversation.resolve(finished)
 
         await self._run(jobs, listener, finished, conversation)
-        return conversation.answer(to_json(renderer.whole(jobs)))
+        conversation.answer(to_json(renderer.whole(jobs)))
 
-    async def _stream(self, job: Job, renderer: JobsRenderer, conversation: Conversation) -> bytes:
+    async def _stream(self, job: Job, renderer: JobsRenderer, conversation: Conversation) -> None:
         finished = asyncio.get_running_loop().create_future()
         ending = [b""]
 
@@ -209,14 +219,8 @@ class RequestHandler(EngineHandler[Value]):
             elif piece := renderer.piece(job, text):
                 conversation.piece(piece)
 
-        try:
-            await self._run([job], listener, finished, conversation)
-        except BadRequest as error:
-            if not conversation.streaming:
-                raise
-            # The status is out already: the stream says itself that it broke.
-            ending[0] = event_of(error_body(error.code, str(error)))
-        return conversation.finish_stream(ending[0])
+        await self._run([job], listener, finished, conversation)
+        conversation.finish_stream(ending[0])
 
 
 def random_seed() -> int:

@@ -7,42 +7,22 @@ What its source (0.12, AsyncBatchAggregator, RestJob, GRPCJob) makes necessary:
   finds the connection closed and only takes the job off the list.
 - A unary gRPC call ends with its first response, and a second one would close the worker's connection; over the wire it
   looks like StreamPredictions. So gRPC gets one response, unless its inputs say `stream`, which only StreamPredictions may.
-- Two threads write to the worker's socket: this one and TorchServe's own.
 """
 
 import asyncio
 import select
-import socket
-import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
-from handlers.torchserve.requests import STREAM, reason_of
-
-
-class LockedSocket(socket.socket):
-    """A socket that several threads may write to: each message is written whole."""
-
-    __slots__ = ()
-    _writing = threading.Lock()
-
-    def sendall(self, *message: Any) -> None:
-        """Write a whole message while no other thread writes."""
-        with self._writing:
-            super().sendall(*message)
-
-
-def lock_socket(found: Any) -> None:
-    """Make an open socket, which TorchServe holds too, one of these."""
-    if type(found) is socket.socket:
-        found.__class__ = LockedSocket
+Request = TypeVar("Request")
 
 
 class Arrivals:
     """A pause between two steps in which requests reach the engine, and answers leave it.
 
-    OpenVINO GenAI's `step` holds Python's global interpreter lock until it is done: any other thread waits for a whole
-    step, and a request passes through four threads. So between two steps there is a pause, as short as it can be.
+    OpenVINO GenAI's `step` holds Python's global interpreter lock until it is done: the thread that reads and answers waits
+    for a whole step. So between two steps there is a pause, as short as it can be.
     """
 
     MOST = 0.02  # seconds that arrivals may hold up what runs
@@ -55,7 +35,7 @@ class Arrivals:
         self._news = 0.0
 
     def watch(self, found: Any) -> None:
-        """The worker's socket, from the first request on."""
+        """The worker's socket."""
         self._socket = found
 
     def begin(self, request_id: str) -> None:
@@ -83,68 +63,22 @@ class Arrivals:
         return self._socket is not None and bool(select.select([self._socket], [], [], 0)[0])
 
 
-class Message:
-    """Answers to several requests in one message, with the interface of the context that TorchServe's encoder takes.
+class Outbox(Generic[Request]):
+    """What goes out after a step of the engine: pieces of streams, all in one message, then the requests that are done.
 
-    stream: more follows on each. Without, the responses are whole, and the frontend keeps the jobs. last: it forgets them
+    Args:
+        send: takes the pieces, each with whose it is.
     """
 
-    stopping_criteria = None
-
-    def __init__(self, stream: bool = True, last: bool = False) -> None:
-        self._stream = stream
-        self._last = last
-        self.ids: dict[int, str] = {}
-        self.bodies: list[bytes] = []
-        self._types: list[str] = []
-        self._statuses: list[int] = []
-        self._headers: list[dict[str, str]] = []
-
-    def add(self, request_id: str, body: bytes, content_type: str, status: int = 200) -> None:
-        """One more answer."""
-        self.ids[len(self.bodies)] = request_id
-        self.bodies.append(body)
-        self._types.append(content_type)
-        self._statuses.append(status)
-        self._headers.append({STREAM: "false"} if self._last else {})
-
-    def get_response_headers(self, index: int) -> dict[str, str]:
-        """As TorchServe's context has it."""
-        return self._headers[index]
-
-    def set_response_header(self, index: int, key: str, value: str) -> None:
-        """As TorchServe's context has it."""
-        self._headers[index][key] = value
-
-    def get_response_content_type(self, index: int) -> str:
-        """As TorchServe's context has it."""
-        return self._types[index]
-
-    def get_response_status(self, index: int) -> tuple[int, str]:
-        """As TorchServe's context has it."""
-        status = self._statuses[index]
-        return status, reason_of(status)
-
-    def send(self, to: Any) -> None:
-        """Write it to the worker's socket."""
-        from ts.protocol.otf_message_handler import create_predict_response
-
-        to.sendall(create_predict_response(self.bodies, self.ids, "ok", 200, self, self._stream))
-
-
-class Outbox:
-    """What goes out after a step of the engine: pieces of streams, all in one message, then the requests that are done."""
-
-    def __init__(self, arrivals: Arrivals) -> None:
+    def __init__(self, arrivals: Arrivals, send: Callable[[list[tuple[Request, bytes]]], None]) -> None:
         self._arrivals = arrivals
-        self._message = Message()
-        self._socket: Any = None
+        self._send = send
+        self._pieces: list[tuple[Request, bytes]] = []
         self._done: list[tuple[str, asyncio.Future[None]]] = []
 
-    def put(self, to: Any, request_id: str, body: bytes, content_type: str) -> None:
-        """Send one more piece of a stream to the socket `to` at the next flush."""
-        self._socket = to
-        self._message.add(request_id, body, content_type)
+    def put(self, request: Request, body: bytes) -> None:
+        """Send one more piece of a stream at the next flush."""
+        self._pieces.append((request, body))
 
     def done(self, request_id: str, future: "asyncio.Future[None]") -> None:
         """All of the request's texts are there: `future` is resolved behind the pieces."""
@@ -152,11 +86,11 @@ class Outbox:
 
     def flush(self) -> None:
         """Send the pieces, then resolve the futures: the last response of a request follows behind its pieces."""
-        message, self._message = self._message, Message()
+        pieces, self._pieces = self._pieces, []
         done, self._done = self._done, []
         try:
-            if message.bodies:
-                message.send(self._socket)
+            if pieces:
+                self._send(pieces)
         finally:
             for request_id, future in done:
                 if not future.done():

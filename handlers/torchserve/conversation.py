@@ -1,118 +1,205 @@
-"""One request in TorchServe's asynchronous service: read, answered in pieces or whole, ended.
+"""Requests whose answers are written token by token: each read, answered in pieces or whole, ended, beside the others.
 
-See handlers.torchserve.channel for what TorchServe makes necessary.
+One thread reads the connection and answers, in a coroutine for each request; the engine's thread sends the pieces of
+streams. Takes the place of TorchServe's asynchronous service (ts/async_service.py, 0.12), which passes each request through
+four threads. See handlers.torchserve.channel for what TorchServe makes necessary.
 """
 
 import asyncio
-from collections.abc import Mapping
+import logging
+import os
+import threading
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from handlers.protocols.reply import EVENTS, JSON, error_body
+from handlers.metrics import counters
+from handlers.protocols.reply import EVENTS, JSON, error_body, event_of
 from handlers.torchserve import metrics
-from handlers.torchserve.channel import Arrivals, Message, Outbox, lock_socket
-from handlers.torchserve.requests import STREAM, asks_for_stream, is_rest
-from handlers.torchserve.unanswered import Unanswered
+from handlers.torchserve.channel import Arrivals, Outbox
+from handlers.torchserve.frames import Answers, Incoming
+from handlers.torchserve.inbox import FrontendGone
+from handlers.torchserve.requests import asks_for_stream, seconds_of
+from handlers.torchserve.standby import Standby
+
+logger = logging.getLogger(__name__)
 
 
-class Frontend:
-    """A worker's end of the channel. before_step and after_step are for the engine's thread, see `Engine`."""
+class Conversations:
+    """All requests of a worker.
 
-    def __init__(self) -> None:
+    Args:
+        answer: answers one; what it raises is logged, and its client told 500.
+        room: how many may be open at once; beyond that one is refused as soon as it is read.
+        cache: TorchServe's metrics cache, or None.
+    before_step and after_step are for the engine's thread, see `Engine`.
+    """
+
+    def __init__(
+        self,
+        standby: Standby,
+        answer: Callable[["Conversation"], Awaitable[None]],
+        room: Callable[[], int],
+        cache: Any,
+    ) -> None:
+        self.standby = standby
+        self.metrics = cache
         self.arrivals = Arrivals()
-        self.outbox = Outbox(self.arrivals)
-        self.unanswered = Unanswered()
+        self.outbox = Outbox[Conversation](self.arrivals, self._send_pieces)
         self.before_step = self.arrivals.settle
         self.after_step = self.outbox.flush
+        self._answer = answer
+        self._room = room
+        self._open: set[asyncio.Task[None]] = set()
+        self._sending = threading.Lock()
 
-    def attach(self, context: Any) -> None:
-        """Begin to serve: called while TorchServe initializes the handler, with its context."""
-        self.unanswered = Unanswered()
-        self.unanswered.answer_left()
-        metrics.share(context.metrics)
+    def run(self) -> None:
+        """Until the frontend has gone."""
+        asyncio.run(self._serve())
+        logger.info("Frontend disconnected.")
 
-    def begin(self, context: Any) -> "Conversation":
-        """A request has come; its context is the only one of the batch."""
-        lock_socket(context.cl_socket)
-        self.arrivals.watch(context.cl_socket)
-        return Conversation(self, context)
+    async def _serve(self) -> None:
+        link, gone = self.standby.link, asyncio.Event()
+        self.arrivals.watch(link)
+        self.standby.serves()
+        asyncio.get_running_loop().add_reader(link.fileno(), self._read, gone)
+        self._read(gone)  # what the worker before this one left in the inbox
+        await gone.wait()
+
+    def _read(self, gone: asyncio.Event) -> None:
+        try:
+            found = self.standby.inbox.requests(self.standby.link, lambda: False, self._note)
+        except (FrontendGone, ConnectionError):
+            gone.set()
+            return
+        except BaseException:  # nothing that is known; a successor begins anew
+            logger.exception("the connection cannot be read")
+            os._exit(1)
+        for incoming in found:
+            if self.refused(incoming):
+                continue
+            task = asyncio.get_running_loop().create_task(self.converse(incoming))
+            self._open.add(task)  # the loop itself keeps none
+            task.add_done_callback(self._open.discard)
+
+    def _note(self, incoming: Incoming) -> None:
+        self.arrivals.begin(incoming.id)
+        with self._sending:
+            self.standby.unanswered.begin(incoming.id, incoming.rest)
+
+    def refused(self, incoming: Incoming) -> bool:
+        """Whether there is no room for it; then its client has been told so."""
+        here, room = len(self._open), self._room()
+        if here < room:
+            return False
+        message = f"the queue is full: {here} requests are open, and at most {room} may be; try again later"
+        Conversation(self, incoming).refuse(503, message)
+        self.arrivals.end(incoming.id)
+        metrics.emit(self.metrics, counters(requests=1, request_errors=1))
+        return True
+
+    async def converse(self, incoming: Incoming) -> None:
+        """Answer one request, whatever it holds."""
+        conversation = Conversation(self, incoming)
+        try:
+            await self._answer(conversation)
+        except ConnectionError:
+            logger.info("a request could not be answered: the frontend has gone")
+        except Exception as error:  # whatever it found, the answer is this request's alone
+            logger.exception("a request failed")
+            conversation.refuse(500, f"the request failed: {type(error).__name__}")
+        finally:
+            self.arrivals.end(incoming.id)
+
+    def end(self, conversation: "Conversation", answers: Answers) -> None:
+        """Send the last of a request's answer. Does nothing where that was sent already."""
+        with self._sending:
+            if not conversation.ended:
+                conversation.ended = True
+                self.standby.send(answers)
+
+    def _send_pieces(self, pieces: list[tuple["Conversation", bytes]]) -> None:
+        """From the engine's thread: all but those of requests that ended meanwhile, which the frontend has forgotten."""
+        with self._sending:
+            answers = Answers()
+            for conversation, body in pieces:
+                if not conversation.ended:
+                    answers.piece(conversation.id, body, EVENTS)
+            self.standby.send(answers)
 
 
 class Conversation:
-    """One request. Every method that ends it gives the bytes to return to TorchServe, the last response.
+    """One request.
 
-    headers: the request's and its fields'. rest: whether it came over HTTP, else gRPC.
+    id: the frontend's. row: its fields. headers: its own and its fields'. rest: whether it came over HTTP, else gRPC.
+    ended: whether its last response is sent.
     """
 
-    def __init__(self, frontend: Frontend, context: Any) -> None:
-        self.headers: Mapping[str, Any] = context.get_all_request_header(0)
-        self.rest = is_rest(self.headers)
-        self.metrics = context.metrics
-        self._context = context
-        self._frontend = frontend
-        self._id: str = context.get_request_id(0)
+    def __init__(self, all_of_them: Conversations, incoming: Incoming) -> None:
+        self.id = incoming.id
+        self.row = incoming.row
+        self.headers = incoming.headers
+        self.rest = incoming.rest
+        self.metrics = all_of_them.metrics
+        self.ended = False
+        self._all = all_of_them
         self._pieces = 0
-        frontend.arrivals.begin(self._id)
-        frontend.unanswered.begin(self._id, self.rest)
 
-    def end(self) -> None:
-        """The last response is made."""
-        self._frontend.arrivals.end(self._id)
-        self._frontend.unanswered.end(self._id)
+    @property
+    def patience(self) -> float:
+        """Seconds that its client waits, by its own header; inf without one. BadRequest for what is no such number."""
+        return seconds_of(self.headers)
 
-    def close(self) -> None:
-        """Let TorchServe forget the request with its last response."""
-        self._context.set_response_header(0, STREAM, "false")
-
-    def may_stream(self, row: Mapping[str, Any]) -> bool:
+    def may_stream(self) -> bool:
         """Whether a stream that the request asks for can be sent: over gRPC only a client of StreamPredictions takes it."""
-        return self.rest or asks_for_stream(row)
+        return self.rest or asks_for_stream(self.row)
 
     def wait(self) -> None:
         """The request waits for the engine now: steps may begin."""
-        self._frontend.arrivals.end(self._id)
+        self._all.arrivals.end(self.id)
 
     def resolve(self, future: "asyncio.Future[None]") -> None:
         """From the engine's thread: resolve `future` behind the pieces of this step."""
-        self._frontend.outbox.done(self._id, future)
+        self._all.outbox.done(self.id, future)
 
     def piece(self, body: bytes) -> None:
         """From the engine's thread: one more piece of the stream, sent behind this step."""
         if not self._pieces and self.rest:
-            self._frontend.unanswered.streams(self._id)
+            self._all.standby.unanswered.streams(self.id)
         self._pieces += 1
-        self._frontend.outbox.put(self._context.cl_socket, self._id, body, EVENTS)
+        self._all.outbox.put(self, body)
 
     @property
     def streaming(self) -> bool:
         """Whether pieces are out, and with them the status."""
         return self._pieces > 0
 
-    def finish_stream(self, ending: bytes) -> bytes:
+    def finish_stream(self, ending: bytes) -> None:
         """Answer with the stream's last events."""
+        last = Answers()
         if not self.streaming:
-            self._send(ending, EVENTS)
+            last.piece(self.id, ending, EVENTS)
             ending = b""
-        self._context.set_response_content_type(0, EVENTS)
-        return ending
+        last.end(self.id, ending, EVENTS)
+        self._end(last)
 
-    def answer(self, body: bytes) -> bytes:
+    def answer(self, body: bytes) -> None:
         """Answer with one JSON body."""
-        if self.rest:
-            self._send(body, JSON)
-            return b""
-        self._context.set_response_content_type(0, JSON)
-        return body
+        whole = Answers()
+        whole.add(self.id, self.rest, body, JSON)
+        self._end(whole)
 
-    def refuse(self, code: int, message: str) -> bytes:
-        """Answer with the error body, the same over REST and gRPC, and the HTTP status that only REST can carry."""
+    def refuse(self, code: int, message: str) -> None:
+        """Answer with the error body, the same over REST and gRPC, and the HTTP status that only REST can carry.
+
+        A stream that was begun has its status out already: it says itself, as its last event, that it broke.
+        """
         body = error_body(code, message)
-        if not self.rest:
-            return body
-        self._send(body, JSON, code)
-        return b""
+        if self.streaming:
+            self.finish_stream(event_of(body))
+            return
+        refusal = Answers()
+        refusal.add(self.id, self.rest, body, JSON, code)
+        self._end(refusal)
 
-    def _send(self, body: bytes, content_type: str, status: int = 200) -> None:
-        """All but the end of an answer over REST."""
-        message = Message(stream=status == 200)
-        message.add(self._id, body, content_type, status)
-        message.send(self._context.cl_socket)
+    def _end(self, answers: Answers) -> None:
+        self._all.end(self, answers)

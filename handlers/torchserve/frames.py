@@ -106,7 +106,10 @@ class _Reader:
 
 
 class Answers:
-    """Answers to several requests in one message; see handlers.torchserve.channel for why each of them has this form."""
+    """Answers to several requests in one message; see handlers.torchserve.channel for why each of them has this form.
+
+    ids: of the requests that the frontend forgets with it.
+    """
 
     _HEAD = _NUMBER.pack(200) + _NUMBER.pack(2) + b"ok"
 
@@ -120,12 +123,24 @@ class Answers:
         Args:
             rest: whether it came over HTTP, else gRPC. status: HTTP's, which gRPC cannot carry.
         """
-        self.ids.append(request_id)
-        if not rest:
-            self._put(request_id, body, content_type, 200, "false")
-        else:
+        if rest:
             self._put(request_id, body, content_type, status, "true" if status == 200 else None)
-            self._put(request_id, b"", content_type, 200, "false")
+            body = b""
+        self.end(request_id, body, content_type)
+
+    def piece(self, request_id: str, body: bytes, content_type: str) -> None:
+        """A part of an answer, behind which more follows."""
+        self._put(request_id, body, content_type, 200, "true")
+
+    def end(self, request_id: str, body: bytes, content_type: str) -> None:
+        """The last part of an answer that was begun."""
+        self.ids.append(request_id)
+        self._put(request_id, body, content_type, 200, "false")
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to send."""
+        return len(self._parts) == 1
 
     def _put(self, request_id: str, body: bytes, content_type: str, status: int, more: str | None) -> None:
         headers = _NUMBER.pack(0) if more is None else _NUMBER.pack(1) + _text(STREAM) + _text(more)

@@ -83,13 +83,3 @@ def _put(cache: Any, found: Measurement) -> None:
         cache.add_counter(found.name, found.value)
     else:
         cache.add_metric(found.name, found.value, found.unit, metric_type=MetricTypes[found.kind.upper()])
-
-
-def share(cache: Any) -> None:
-    """Keep TorchServe's asynchronous service from copying all metrics with the context of every request.
-
-    Args:
-        cache: `context.metrics` of the worker's start, or None. No request writes to it but through `emit`.
-    """
-    if cache is not None:
-        cache.__deepcopy__ = lambda memo: cache

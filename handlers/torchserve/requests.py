@@ -4,6 +4,10 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
+from handlers.errors import BadRequest
+
+DEADLINE = "x-deadline-ms"
+_LONGEST = 3_600_000  # milliseconds that a request may say
 STREAM = "ts_stream_next"  # TorchServe's response header: "true" where more follows, "false" at a stream's end
 _ANSWERED = (400, 413, 500, 503, 504)  # the statuses of errors that a handler answers
 
@@ -23,3 +27,16 @@ def asks_for_stream(row: Mapping[str, Any]) -> bool:
     value = row.get("stream", b"")
     text = bytes(value).decode("ascii", "replace") if isinstance(value, (bytes, bytearray)) else str(value)
     return text.strip().lower() in ("true", "1")
+
+
+def seconds_of(headers: Mapping[str, Any]) -> float:
+    """How long a request may wait, by its own header; inf without one.
+
+    Raises: BadRequest for what is no such number.
+    """
+    stated = next((v for k, v in headers.items() if isinstance(v, str) and k.lower() == DEADLINE), None)
+    if stated is None:
+        return float("inf")
+    if not (stated.isascii() and stated.isdigit() and 1 <= int(stated[:8]) <= _LONGEST and len(stated) < 8):
+        raise BadRequest(f"the header {DEADLINE} is {stated[:40]!r}; an integer from 1 to {_LONGEST} is expected")
+    return int(stated) / 1000

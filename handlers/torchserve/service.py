@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,14 +25,12 @@ from handlers.protocols.request import Request
 from handlers.torchserve import metrics
 from handlers.torchserve.frames import Answers, Incoming
 from handlers.torchserve.inbox import FrontendGone
-from handlers.torchserve.standby import Standby, leave
-from handlers.torchserve.unanswered import frontend_socket
+from handlers.torchserve.requests import seconds_of
+from handlers.torchserve.standby import Standby
 from handlers.waiting import Member, Queue, Waiting
 
 logger = logging.getLogger(__name__)
 
-DEADLINE = "x-deadline-ms"
-_LONGEST = 3_600_000  # milliseconds that a request may say
 _ADMITTING_SECONDS = 0.005  # of reading requests while something could run: large images take as long each
 _LEAST_BYTES = 64 << 20  # bodies that may wait together, whatever one of them may have
 
@@ -65,32 +63,6 @@ class Handler(Protocol):
     ) -> tuple[int, bytes]:
         """HTTP status and body."""
         ...
-
-
-def is_asynchronous(context: Any) -> bool:
-    """Whether TorchServe hands requests over one by one, as they come.
-
-    Args:
-        context: its own, while it initializes the handler.
-    """
-    return bool((context.model_yaml_config or {}).get("asyncCommunication")) and frontend_socket() is not None
-
-
-def take_over(service: "Service", load: Callable[[], None]) -> None:
-    """Load the model, and let `service` take the place of TorchServe's own from now on; see handlers.torchserve.standby.
-
-    Args:
-        load: opens the handler; what it raises is raised, in the process that TorchServe started.
-    """
-    import ts.async_service
-
-    service.standby.fork(load, service.run)
-    if service.standby.unanswered.served:
-        logger.error("a worker and its standby died before: their clients are told")
-        service.standby.restart()
-    service.standby.unanswered.take()
-    load()
-    ts.async_service.AsyncService.run = lambda theirs: leave(service.run)
 
 
 class Service:
@@ -156,7 +128,7 @@ class Service:
             with self._state:
                 now = time.monotonic()
                 self._drop_late(now, answers)
-                self._send(answers)
+                self.standby.send(answers)
                 taken = self._queue.take(now)
                 waiting = len(self._queue)
             if not self._idle():
@@ -188,7 +160,7 @@ class Service:
                 self._arrived.append((incoming, now()))
         if answers.ids:
             with self._state:
-                self._send(answers)
+                self.standby.send(answers)
             metrics.emit(self._cache, counters(requests=len(answers.ids), request_errors=len(answers.ids)))
 
     def _admit_some(self, answers: Answers) -> None:
@@ -208,7 +180,7 @@ class Service:
     def _admit(self, incoming: Incoming, arrived: float, answers: Answers) -> None:
         """Into the queue with it, or an answer why not."""
         try:
-            deadline = arrived + _seconds_of(incoming.headers)
+            deadline = arrived + seconds_of(incoming.headers)
             request, prepared = self._handler.accept(incoming.row, incoming.headers)
             waiting = Waiting(incoming, request, prepared, incoming.bytes, deadline, arrived)
             with self._state:
@@ -243,7 +215,7 @@ class Service:
             failed += status != 200
             answers.add(request.caller.id, request.caller.rest, body, JSON, status)
         with self._state:
-            self._send(answers)
+            self.standby.send(answers)
         found = batch_measurements(
             requests=len(done),
             errors=failed,
@@ -277,23 +249,3 @@ class Service:
     @staticmethod
     def _refuse(answers: Answers, incoming: Incoming, code: int, message: str) -> None:
         answers.add(incoming.id, incoming.rest, error_body(code, message), JSON, code)
-
-    def _send(self, answers: Answers) -> None:
-        if not answers.ids:
-            return
-        message = answers.message()
-        self.standby.sending(True)  # until they are sent, it is not known what the frontend has of them
-        for request_id in answers.ids:
-            self.standby.unanswered.end(request_id)
-        self.standby.link.sendall(message)
-        self.standby.sending(False)
-
-
-def _seconds_of(headers: Mapping[str, Any]) -> float:
-    """How long a request may wait, by its own header; inf without one."""
-    stated = next((v for k, v in headers.items() if isinstance(v, str) and k.lower() == DEADLINE), None)
-    if stated is None:
-        return float("inf")
-    if not (stated.isascii() and stated.isdigit() and 1 <= int(stated[:8]) <= _LONGEST and len(stated) < 8):
-        raise BadRequest(f"the header {DEADLINE} is {stated[:40]!r}; an integer from 1 to {_LONGEST} is expected")
-    return int(stated) / 1000

@@ -22,11 +22,11 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from handlers.torchserve.frames import Incoming, loaded_message, lost_message
+from handlers.torchserve.frames import Answers, Incoming, loaded_message, lost_message
 from handlers.torchserve.inbox import FrontendGone, Inbox
-from handlers.torchserve.unanswered import GRPC, WHOLE, Unanswered, tell_lost
+from handlers.torchserve.unanswered import GRPC, WHOLE, Unanswered, frontend_socket, tell_lost
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,32 @@ _CLOSING_MS = 100  # a frontend that ends closes the connection about when it en
 _CLOSED = getattr(select, "POLLRDHUP", select.POLLHUP)
 _HANDLED_SECONDS = 0.02  # until the frontend has handled a message, and sends what comes after it
 _AMBIGUOUS = "the worker died while it sent answers; send the request again"
+
+
+def is_asynchronous(context: Any) -> bool:
+    """Whether TorchServe hands requests over one by one, as they come.
+
+    Args:
+        context: its own, while it initializes the handler.
+    """
+    return bool((context.model_yaml_config or {}).get("asyncCommunication")) and frontend_socket() is not None
+
+
+def take_over(standby: "Standby", load: Callable[[], None], serve: Callable[[], None]) -> None:
+    """Load the model, and let `serve` take the place of TorchServe's own asynchronous service from now on.
+
+    Args:
+        load: opens the handler; what it raises is raised. serve: returns when the frontend has gone.
+    """
+    import ts.async_service
+
+    standby.fork(load, serve)
+    if standby.unanswered.served:
+        logger.error("a worker died with the process that stood by: their clients are told")
+        standby.restart()
+    standby.unanswered.take()
+    load()
+    ts.async_service.AsyncService.run = lambda theirs: leave(serve)
 
 
 class Standby:
@@ -55,9 +81,17 @@ class Standby:
         self._memory[0] = 1
         self.unanswered.serves()
 
-    def sending(self, now: bool) -> None:
-        """Whether answers are on their way: a process that died then may have sent them or not."""
-        self._memory[1] = now
+    def send(self, answers: Answers) -> None:
+        """Answers on their way to the frontend; one thread at a time, and none beside it that notes a request."""
+        if answers.empty:
+            return
+        message = answers.message()
+        # A process that died then may have sent them or not, and a second answer to a request does harm.
+        self._memory[1] = bool(answers.ids)
+        for request_id in answers.ids:
+            self.unanswered.end(request_id)
+        self.link.sendall(message)
+        self._memory[1] = 0
 
     def fork(self, load: Callable[[], None], serve: Callable[[], None]) -> None:
         """Stand by in this process, for as long as it lives, and return in another that serves.

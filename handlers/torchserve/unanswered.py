@@ -12,20 +12,17 @@ import os
 import shutil
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from handlers.protocols.reply import JSON, error_body, event_of
-from handlers.torchserve.channel import Message
+from handlers.torchserve.frames import Answers
 
 logger = logging.getLogger(__name__)
 
 MESSAGE = "the worker died while it wrote this answer; another one has taken its place: send the request again"
 _PREFIX = "marpress-unanswered"
-_LOADED_SECONDS = 1.0  # after the load, the frontend takes this worker's messages
 WHOLE, STREAM, GRPC = b"w", b"s", b"g"
 _FREE = b"\0"
 _PLACE = 64  # bytes: the letter, the id's length, the id
@@ -86,15 +83,6 @@ class Unanswered:
         self._free = list(range(0, _PLACE * _PLACES, _PLACE))[::-1]
         return left
 
-    def answer_left(self) -> None:
-        """Answer what the worker before this one left, in a thread, once the frontend listens to this one.
-
-        To be called while TorchServe initializes the handler: its own code then holds the socket.
-        """
-        left, link = self.take(), frontend_socket()
-        if left and link is not None:
-            threading.Thread(target=_answer_later, args=(link, left), name=_PREFIX, daemon=True).start()
-
 
 def _mapped(path: Path) -> mmap.mmap | None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -108,11 +96,6 @@ def _mapped(path: Path) -> mmap.mmap | None:
         return None
 
 
-def _answer_later(link: Any, left: list[tuple[str, bytes]]) -> None:
-    time.sleep(_LOADED_SECONDS)
-    tell_lost(link, left)
-
-
 def tell_lost(link: Any, left: list[tuple[str, bytes]]) -> None:
     """Answer requests that a dead worker had read: 503.
 
@@ -123,14 +106,13 @@ def tell_lost(link: Any, left: list[tuple[str, bytes]]) -> None:
         logger.warning("%d requests were lost with the worker before this one: their clients are told", len(left))
     body = error_body(503, MESSAGE)
     for request_id, kind in left:
+        answers = Answers()  # each by itself: one that the frontend does not know would take the others with it
+        if kind == STREAM:
+            answers.end(request_id, event_of(body), JSON)
+        else:
+            answers.add(request_id, kind == WHOLE, body, JSON, 503)
         try:
-            if kind == WHOLE:
-                whole = Message(stream=False)
-                whole.add(request_id, body, JSON, 503)
-                whole.send(link)
-            last = Message(stream=False, last=True)
-            last.add(request_id, {WHOLE: b"", STREAM: event_of(body)}.get(kind, body), JSON)
-            last.send(link)
+            link.sendall(answers.message())
         except OSError:
             logger.exception("a client could not be told")
             return

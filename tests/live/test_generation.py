@@ -67,7 +67,9 @@ def handler(archive: Path) -> Iterator[TextGenerationHandler]:
 
 
 def worker_pids(server: TorchServe) -> set[int]:
-    return {worker.pid for worker in server.workers(NAME)}
+    """The process that serves, which the worker's other one has forked."""
+    (worker,) = server.workers(NAME)
+    return {process.pid for process in psutil.Process(worker.pid).children()}
 
 
 def test_single_and_list(writer: TorchServe, handler: TextGenerationHandler, sentences: tuple[str, ...]) -> None:
@@ -266,7 +268,8 @@ def _noted(server: TorchServe) -> int:
 
 
 def test_when_the_worker_is_killed_its_clients_are_told(writer: TorchServe, sentences: tuple[str, ...]) -> None:
-    """TorchServe would leave them waiting: the next worker answers for the one before it, and serves on."""
+    """TorchServe would leave them waiting: the process that stands by answers for it, and forks the next one."""
+    shown = writer.workers(NAME)
     body = {"inputs": sentences[0], "parameters": {"max_new_tokens": 900}}
     (pid,) = worker_pids(writer)
     with ThreadPoolExecutor(3) as pool, Rest(writer) as whole, Rest(writer) as streamed, Grpc(writer) as grpc:
@@ -287,5 +290,32 @@ def test_when_the_worker_is_killed_its_clients_are_told(writer: TorchServe, sent
     assert found[2].value["error"]["code"] == 503 and told in found[2].message
     with Rest(writer) as rest:
         assert rest.post(NAME, body | {"parameters": {"max_new_tokens": 2}}).status == 200
+    assert writer.workers(NAME) == shown and shown[0].status == "READY"
+    assert worker_pids(writer) != {pid}
     java = next(process.pid for process in writer.processes() if process.name() == "java")
     assert instances(java, "org.pytorch.serve.job.RestJob") + instances(java, "org.pytorch.serve.job.GRPCJob") == 0
+
+
+def test_what_a_killed_worker_had_not_read_is_answered(
+    writer: TorchServe, handler: TextGenerationHandler, sentences: tuple[str, ...]
+) -> None:
+    """Requests that come while a successor loads wait for it: TorchServe would break the load off, and lose them."""
+    bodies = [{"inputs": text, "parameters": {"max_new_tokens": 6}} for text in sentences]
+    (pid,) = worker_pids(writer)
+    worker = psutil.Process(pid)
+    worker.suspend()
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        replies = [pool.submit(_post, writer, body) for body in bodies]
+        time.sleep(1)
+        worker.kill()
+        time.sleep(0.5)
+        late = pool.submit(_post, writer, bodies[0])
+        found = [reply.result(60) for reply in (*replies, late)]
+    texts = [handler.respond([TextInput(body["inputs"])], body["parameters"])[0] for body in (*bodies, bodies[0])]
+    assert [reply.status for reply in found] == [200] * len(found), [reply.body for reply in found]
+    assert [reply.value for reply in found] == texts
+
+
+def _post(server: TorchServe, body: dict[str, Any]) -> Reply:
+    with Rest(server) as rest:
+        return rest.post(NAME, body)

@@ -8,8 +8,11 @@ import socket
 import struct
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+from handlers.torchserve.frames import Incoming
+from handlers.torchserve.standby import Standby
 
 REST = {"host": "localhost", "content-type": "application/json"}
 _numbers = itertools.count()
@@ -83,58 +86,52 @@ def _close(*sockets: socket.socket) -> None:
         each.close()
 
 
-@dataclass
-class Context:
-    """What a handler needs of TorchServe's, for one request."""
-
-    cl_socket: Wire
-    headers: Mapping[str, Any]
-    model_name: str = "writer"
-    metrics: Any = None
-    content_type: str | None = None
-    response_headers: dict[str, str] = field(default_factory=dict)
-    request_id: str = field(default_factory=lambda: f"request-{next(_numbers)}")
-
-    def get_request_id(self, index: int = 0) -> str:
-        return self.request_id
-
-    def get_all_request_header(self, index: int) -> Mapping[str, Any]:
-        return self.headers
-
-    def set_response_content_type(self, index: int, value: str) -> None:
-        self.content_type = value
-
-    def set_response_header(self, index: int, key: str, value: str) -> None:
-        self.response_headers[key] = value
-
-
 @dataclass(frozen=True)
 class Told:
-    """sent: what went out on the socket before the handler returned. last: what it returned."""
+    """The responses to one request, in order."""
 
-    sent: list[Response]
-    last: bytes
-    context: Context
+    responses: list[Response]
+
+    @property
+    def sent(self) -> list[Response]:
+        return self.responses[:-1]
+
+    @property
+    def ending(self) -> Response:
+        return self.responses[-1]
+
+    @property
+    def last(self) -> bytes:
+        return self.ending.body
 
     @property
     def status(self) -> int:
-        return self.sent[0].status if self.sent else 200
+        return self.responses[0].status
 
     @property
     def body(self) -> bytes:
-        return b"".join(response.body for response in self.sent) + self.last
+        return b"".join(response.body for response in self.responses)
 
     @property
     def json(self) -> Any:
         return json.loads(self.body)
 
 
-async def ask(handler: Any, row: Mapping[str, Any], headers: Mapping[str, Any] = REST, wire: Any = None) -> Told:
-    """One request through the handler's coroutine."""
-    wire = wire or Wire()
-    context = Context(wire, headers)
-    (last,) = await handler.handle([row], context)
-    return Told(wire.responses(context.request_id), last, context)
+def wire_of(handler: Any, cache: Any = None) -> Wire:
+    """The connection of a handler that is served; it is from now on. cache: for its metrics."""
+    if handler.conversations is None:
+        wire: Any = Wire()
+        handler.serve_by(Standby(wire), cache)
+    found: Wire = handler.conversations.standby.link
+    return found
+
+
+async def ask(handler: Any, row: Mapping[str, Any], headers: Mapping[str, Any] = REST) -> Told:
+    """One request, as it is answered beside others."""
+    wire = wire_of(handler)
+    incoming = Incoming(f"request-{next(_numbers)}", row, headers)
+    await handler.conversations.converse(incoming)
+    return Told(wire.responses(incoming.id))
 
 
 def request_message(requests: list[tuple[str, dict[str, str], list[tuple[str, str, bytes]]]]) -> bytes:

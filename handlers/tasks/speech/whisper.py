@@ -104,8 +104,8 @@ class WhisperHandler(EngineHandler[Recording]):
 
     # ---- a request ----------------------------------------------------------------------------------------------------
 
-    async def serve(self, row: Mapping[str, Any], conversation: Conversation) -> tuple[bytes, list[Job]]:
-        request = self._parse(row, conversation.headers)
+    async def serve(self, conversation: Conversation) -> list[Job]:
+        request = self._parse(conversation.row, conversation.headers)
         deadline = self.deadline(None)
         # Reading and resampling take long, and not Python's lock: other requests go on.
         sounds = await asyncio.to_thread(self._sounds, request)
@@ -121,7 +121,8 @@ class WhisperHandler(EngineHandler[Recording]):
                 self._take(works[index], rules[index], job, seen)
                 everything.append(job)
         answers = [self._present(work, request.parameters) for work in works]
-        return conversation.answer(to_json(hf.render(answers, request.single))), everything
+        conversation.answer(to_json(hf.render(answers, request.single)))
+        return everything
 
     async def _together(self, jobs: list[Job], conversation: Conversation) -> None:
         """Until one window of each recording is written."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import json
-import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from generating import ask_all, asked, ids_of, one, told_events
-from torchserve_side import REST, Context, Told, Wire, ask
+from generating import SESSION, ask_all, asked, ids_of, one, told_events
+from torchserve_side import REST, Told, ask, wire_of
 
+from handlers.errors import UnsoundArchive
 from handlers.tasks.text.generation import TextGenerationHandler
 
 GRPC = {"data": {"content-type": "application/octet-stream"}, "stream": {"content-type": ""}}
@@ -22,7 +22,7 @@ def test_a_whole_answer_over_rest_goes_out_as_one_piece_and_an_end(handler) -> N
     told = one(handler, asked("a film"))
     (sent,) = told.sent
     assert (sent.status, sent.content_type, sent.more) == (200, "application/json", "true")
-    assert told.last == b"" and told.context.response_headers == {"ts_stream_next": "false"}
+    assert told.last == b"" and told.ending.headers == {"ts_stream_next": "false"}
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -31,7 +31,7 @@ def test_an_error_over_rest_goes_out_whole(handler, stream) -> None:
     (sent,) = told.sent
     assert (sent.status, sent.phrase, sent.content_type) == (400, "Bad Request", "application/json")
     assert sent.headers == {}
-    assert told.last == b"" and told.context.response_headers == {"ts_stream_next": "false"}
+    assert told.last == b"" and told.ending.headers == {"ts_stream_next": "false"}
 
 
 def grpc(handler: TextGenerationHandler, document: Any, **inputs: bytes) -> Told:
@@ -44,8 +44,8 @@ def test_one_response_over_grpc(handler) -> None:
     for document in (asked("a film"), asked("a film") | {"stream": True}):
         told = grpc(handler, document)
         assert told.sent == [] and told.last == wanted
-        assert told.context.response_headers == {"ts_stream_next": "false"}
-        assert told.context.content_type == "application/json"
+        assert told.ending.headers == {"ts_stream_next": "false"}
+        assert told.ending.content_type == "application/json"
     told = grpc(handler, asked("a film", 0))
     assert told.sent == [] and told.json["error"]["code"] == 400
 
@@ -54,7 +54,7 @@ def test_one_response_over_grpc(handler) -> None:
 def test_a_stream_over_grpc_needs_the_input_that_only_streampredictions_may_have(handler, value) -> None:
     told = grpc(handler, asked("a film", 4) | {"stream": True}, stream=value)
     assert len(told.sent) == 3 and all(sent.more == "true" for sent in told.sent)
-    assert len(told_events(told)) == 4 and told.context.content_type == "text/event-stream"
+    assert len(told_events(told)) == 4 and told.ending.content_type == "text/event-stream"
 
 
 @pytest.mark.parametrize("value", [b"false", b"0", b"", b"\xff"])
@@ -70,8 +70,8 @@ def test_a_stream_over_rest(make) -> None:
     assert [(sent.status, sent.content_type, sent.more) for sent in told.sent] == [
         (200, "text/event-stream", "true")
     ] * 4
-    assert told.last.startswith(b"data: ") and told.context.content_type == "text/event-stream"
-    assert told.context.response_headers == {"ts_stream_next": "false"}
+    assert told.last.startswith(b"data: ") and told.ending.content_type == "text/event-stream"
+    assert told.ending.headers == {"ts_stream_next": "false"}
     found = told_events(told)
     assert [event["index"] for event in found] == [1, 2, 3, 4, 5]
     assert "a film" + "".join(event["token"]["text"] for event in found) == found[-1]["generated_text"] == whole
@@ -102,17 +102,38 @@ def test_a_chat_s_stream(handler) -> None:
     assert "".join(delta.get("content", "") for delta in deltas) == whole
 
 
-def test_two_requests_in_one_batch(handler) -> None:
-    with pytest.raises(ValueError, match="2 requests in one batch: this archive needs batchSize 1"):
-        asyncio.run(handler.handle([{"body": asked("a")}] * 2, Context(Wire(), REST)))
+def test_a_worker_that_gets_batches_says_what_it_needs(handler) -> None:
+    context = SimpleNamespace(model_name="writer", model_yaml_config={"batchSize": 4})
+    with pytest.raises(
+        UnsoundArchive, match="'writer' writes its answers token by token: it needs asyncCommunication: true"
+    ):
+        handler.initialize(context)
+
+
+def test_there_is_room_for_as_many_requests_as_for_texts(make) -> None:
+    handler = make(max_queue=2)
+    wire_of(handler)
+    assert handler.conversations._room() == handler.engine.room[1] == 2 + SESSION["max_running"]
+
+
+def test_a_request_s_own_deadline(make) -> None:
+    handler = make(end_ids=[])
+    found = one(handler, asked("a film", 6), REST | {"X-Deadline-Ms": "60000"})
+    assert found.status == 200
+    late = one(handler, asked("a film", 6), REST | {"x-deadline-ms": "soon"})
+    assert late.status == 400 and "the header x-deadline-ms is 'soon'" in late.json["error"]["message"]
+    handler.engine.before_step = lambda: time.sleep(0.05)
+    late = one(handler, asked("a film", 6), REST | {"x-deadline-ms": "1"})
+    assert late.status == 504 and "deadline passed before its first token" in late.json["error"]["message"]
 
 
 class Metrics:
-    """TorchServe's metrics cache, which is copied with every context."""
+    """TorchServe's metrics cache."""
+
+    marpress: Any
 
     def __init__(self) -> None:
         self.found: dict[str, list[float]] = {}
-        self.lock = threading.Lock()  # cannot be copied
 
     def add_counter(self, name: str, value: float) -> None:
         self.found.setdefault(name, []).append(value)
@@ -121,22 +142,18 @@ class Metrics:
         self.found.setdefault(name, []).append(value)
 
 
-def test_metrics(handler, monkeypatch) -> None:
-    context = Context(Wire(), REST, metrics=Metrics())
-    start = SimpleNamespace(
-        metrics=context.metrics, model_name="writer", model_yaml_config={}, system_properties={"model_dir": "."}
-    )
-    monkeypatch.setattr(handler, "open", lambda folder, threads: None)
-    handler.initialize(start)
-    assert copy.deepcopy(context.metrics) is context.metrics
-    asyncio.run(handler.handle([{"body": asked(["a film", "good"], 4)}], context))
-    context.metrics.marpress.hand_over()
-    found = context.metrics.found
+def test_metrics(handler) -> None:
+    cache = Metrics()
+    handler.conversations = None
+    wire_of(handler, cache)
+    one(handler, asked(["a film", "good"], 4))
+    cache.marpress.hand_over()
+    found = cache.found
     assert found["marpress_requests"] == [1] and found["marpress_inputs"] == [2]
     assert found["marpress_generated_tokens"] == [8] and "marpress_request_errors" not in found
     assert found["marpress_prompt_tokens"] == [len(ids_of(handler, "a film")) + len(ids_of(handler, "good"))]
     assert len(found["marpress_ttft_seconds"]) == len(found["marpress_tpot_seconds"]) == 2
     assert found["marpress_tokens_per_second"][0] > 0
-    asyncio.run(handler.handle([{"body": asked("a", 0)}], context))
-    context.metrics.marpress.hand_over()
+    one(handler, asked("a", 0))
+    cache.marpress.hand_over()
     assert found["marpress_request_errors"] == [1] and len(found["marpress_generated_tokens"]) == 1

@@ -262,7 +262,7 @@ def test_a_step_that_fails(handler) -> None:
     assert last == {
         "error": {"code": 500, "message": "the model failed on this request: the model failed: MemoryError"}
     }
-    assert told.status == 200 and told.context.response_headers == {"ts_stream_next": "false"}
+    assert told.status == 200 and told.ending.headers == {"ts_stream_next": "false"}
     assert one(handler, asked("a", 6)).status == 200
 
 
