@@ -18,7 +18,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Coroutine, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ class Load:
     """What to send, and for how long.
 
     protocol: "rest" or "grpc"; host: a loopback address; bodies: sent in this order, over and over, by all clients
-    together content_type: REST only, None sends none; clients: requests in flight; seconds measured after `warmup`
-    seconds
+    together; content_type: REST only, None sends none; clients: requests in flight; seconds measured after `warmup`
+    seconds; kinds: a word for each body, whose latencies are also told by that word, or none
     """
 
     protocol: str
@@ -47,13 +47,14 @@ class Load:
     clients: int = 1
     seconds: float = 10.0
     warmup: float = 1.0
+    kinds: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class LoadResult:
     """count: answers with status 200 in the measured time; throughput: those per second; latencies in milliseconds
     (None without an answer); errors: every other outcome by status or name, warm-up included; cpu_share: the
-    generator's own CPU seconds per second (1.0 is one core)."""
+    generator's own CPU seconds per second (1.0 is one core); kinds: (p50, p99) in milliseconds by the word of the body."""
 
     count: int
     seconds: float
@@ -63,6 +64,7 @@ class LoadResult:
     p99_ms: float | None
     errors: dict[str, int]
     cpu_share: float
+    kinds: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 class LoadError(ArchiverError):
@@ -110,23 +112,27 @@ class Tally:
 
     def __init__(self, load: Load) -> None:
         self._bodies = len(load.bodies)
+        self._kinds = load.kinds
         self._next = -1
         self.begin = time.perf_counter() + load.warmup
         self.end = self.begin + load.seconds
         self.latencies: list[float] = []
+        self.by_kind: dict[str, list[float]] = {}
         self.errors: Counter[str] = Counter()
 
     def next_body(self) -> int:
         self._next = (self._next + 1) % self._bodies
         return self._next
 
-    def record(self, outcome: int | str, sent: float) -> bool:
+    def record(self, outcome: int | str, sent: float, body: int = 0) -> bool:
         """Count one outcome (a status or the name of a failure); returns whether there is time for another request."""
         now = time.perf_counter()
         if outcome != 200:
             self.errors[str(outcome)] += 1
         elif self.begin <= now < self.end:
             self.latencies.append(now - sent)
+            if self._kinds:
+                self.by_kind.setdefault(self._kinds[body], []).append(now - sent)
         return now < self.end
 
 
@@ -138,6 +144,7 @@ class _RestClient(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
         self._received = b""
         self._sent = 0.0
+        self._body = 0
         self._waiting = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -149,7 +156,8 @@ class _RestClient(asyncio.Protocol):
         assert self._transport is not None
         self._waiting = True
         self._sent = time.perf_counter()
-        self._transport.write(self._requests[self._tally.next_body()])
+        self._body = self._tally.next_body()
+        self._transport.write(self._requests[self._body])
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -160,7 +168,7 @@ class _RestClient(asyncio.Protocol):
         closes = b"connection: close" in self._received[:head_end].lower()
         self._received = b""
         self._waiting = False
-        more = self._tally.record(status, self._sent)
+        more = self._tally.record(status, self._sent, self._body)
         if more and not closes:
             self._send()
         elif self._transport is not None:
@@ -231,16 +239,16 @@ async def _grpc(load: Load, tally: Tally) -> None:
             call = channel.unary_unary("/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions")
             outcome: int | str
             while True:
-                sent = time.perf_counter()
+                sent, body = time.perf_counter(), tally.next_body()
                 try:
-                    answer = await call(requests[tally.next_body()], metadata=metadata, timeout=load.seconds + 60)
+                    answer = await call(requests[body], metadata=metadata, timeout=load.seconds + 60)
                     outcome = 200
                     if b'"error"' in answer[:32]:
                         outcome = body_status(messages.PredictionResponse.FromString(answer).prediction)
                 except grpc.aio.AioRpcError as failed:
                     outcome = grpc_status(failed.code().name, failed.details() or "") or failed.code().name
                     await asyncio.sleep(0.01)
-                if not tally.record(outcome, sent):
+                if not tally.record(outcome, sent, body):
                     return
 
     await _together([client() for _ in range(load.clients)], tally)
@@ -270,6 +278,7 @@ async def _run(load: Load) -> LoadResult:
     p50, p95, p99 = (
         None if (value := percentile(ordered, share)) is None else 1000 * value for share in (0.5, 0.95, 0.99)
     )
+    kinds = {word: (_ms(found, 0.5), _ms(found, 0.99)) for word, found in tally.by_kind.items()}
     share = (used[1] - used[0]) / load.seconds if len(used) == 2 else 0.0
     return LoadResult(
         count=len(ordered),
@@ -280,7 +289,13 @@ async def _run(load: Load) -> LoadResult:
         p99_ms=p99,
         errors=dict(sorted(tally.errors.items())),
         cpu_share=share,
+        kinds=kinds,
     )
+
+
+def _ms(latencies: Sequence[float], share: float) -> float:
+    """A percentile of seconds, of which there is at least one, in milliseconds."""
+    return 1000 * (percentile(sorted(latencies), share) or 0.0)
 
 
 def _check(load: Load) -> None:
@@ -291,6 +306,8 @@ def _check(load: Load) -> None:
         wrong.append(f"host {load.host}: a loopback address (load goes to no other machine)")
     if not load.bodies:
         wrong.append("no bodies: at least one")
+    if load.kinds and len(load.kinds) != len(load.bodies):
+        wrong.append(f"{len(load.kinds)} kinds of {len(load.bodies)} bodies: one for each, or none")
     if not 1 <= load.clients <= 1024:
         wrong.append(f"clients {load.clients}: 1 to 1024")
     if not 0 < load.seconds <= LONGEST_SECONDS:

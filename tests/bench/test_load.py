@@ -29,7 +29,7 @@ class _Delayed(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.seen.append(body)
-        time.sleep(DELAY)
+        time.sleep(5 * DELAY if body == b"slow" else DELAY)
         if body == b"close":
             self.close_connection = True
             return
@@ -79,6 +79,15 @@ def test_bodies_go_out_in_their_order(delayed: int) -> None:
     assert _Delayed.seen == [b"abc"[place % 3 :][:1] for place in range(len(_Delayed.seen))]
 
 
+def test_latencies_are_told_by_kind_of_body(delayed: int) -> None:
+    kinds = ["quick", "quick", "slow"]
+    load = Load("rest", "127.0.0.1", delayed, "m", [b"a", b"b", b"slow"], clients=2, seconds=1.5, warmup=0, kinds=kinds)
+    found = generate(load).kinds
+    assert found.keys() == {"quick", "slow"}
+    assert 1000 * DELAY <= found["quick"][0] <= found["quick"][1]
+    assert found["quick"][0] < 5000 * DELAY <= found["slow"][0] <= found["slow"][1]
+
+
 def test_outcomes_are_counted_by_kind(delayed: int) -> None:
     bodies = [b"busy", b"close", b"chunks"]
     found = generate(Load("rest", "127.0.0.1", delayed, "m", bodies, clients=3, seconds=1.5, warmup=0))
@@ -116,5 +125,8 @@ def test_percentiles_by_hand() -> None:
 
 
 def test_an_impossible_load_lists_every_mistake() -> None:
-    with pytest.raises(LoadError, match=r"(?s)protocol 'http'.*host 10\.0\.0\.1.*no bodies.*clients 0.*seconds 1e\+06"):
-        generate(Load("http", "10.0.0.1", 1, "m", [], clients=0, seconds=1e6))
+    with pytest.raises(
+        LoadError,
+        match=r"(?s)protocol 'http'.*host 10\.0\.0\.1.*no bodies.*1 kinds of 0 bodies.*clients 0.*seconds 1e\+06",
+    ):
+        generate(Load("http", "10.0.0.1", 1, "m", [], clients=0, seconds=1e6, kinds=["a"]))
