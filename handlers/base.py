@@ -24,10 +24,10 @@ from handlers.inputs.base import Input
 from handlers.inputs.checks import Parameter
 from handlers.manifest import SERVING, find_damage, read_manifest, read_timings, timings_damage
 from handlers.metrics import batch_measurements
-from handlers.protocols import hf
-from handlers.protocols.document import read_document
+from handlers.protocols import forms, hf
+from handlers.protocols.openai_reply import openai_error
 from handlers.protocols.reply import JSON, error_body, to_json
-from handlers.protocols.request import Request
+from handlers.protocols.request import Parse, Request, Spec, Told
 from handlers.runtimes.base import Session
 from handlers.torchserve import metrics
 from handlers.torchserve.receiving import buffer_reads
@@ -158,10 +158,13 @@ class BatchHandler(TaskHandler[Value]):
     """What comes together is run together: the items of all requests in sub-batches of like size, one pass each."""
 
     session: Session
+    paths: ClassVar[Mapping[str, Parse]] = {}  # what OpenAI's clients and their like ask below the version
+    model_name: str = ""
     streams: int = 1  # sub-batches that run at once
     makes_batches: bool = False  # whether the worker does, else TorchServe
 
     def initialize(self, context: Any) -> None:
+        self.model_name = context.model_name
         if not is_asynchronous(context):
             super().initialize(context)
             buffer_reads()
@@ -280,11 +283,16 @@ class BatchHandler(TaskHandler[Value]):
                     # A call of StreamPredictions without it ends the worker; the others do not look at it.
                     context.set_response_header(index, STREAM, "false")
                 accepted[index] = self.accept(row, headers)
+            except Told as told:
+                bodies[index] = told.body
+                context.set_response_content_type(index, JSON)
             except BadRequest as error:
-                bodies[index] = _refuse(context, index, error.code, str(error))
+                render = error.render or error_body
+                bodies[index] = _refuse(context, index, error.code, render(error.code, str(error)))
             except Exception as error:  # one request must not take the batch with it, whatever it found
                 logger.exception("request %d of the batch failed", index)
-                bodies[index] = _refuse(context, index, 500, f"the request could not be read: {type(error).__name__}")
+                message = f"the request could not be read: {type(error).__name__}"
+                bodies[index] = _refuse(context, index, 500, error_body(500, message))
         everything = [item for _, prepared in accepted.values() for items in prepared for item in items]
         ran = self.run(everything)
         position = 0
@@ -314,15 +322,29 @@ class BatchHandler(TaskHandler[Value]):
             row, headers: as TorchServe hands them over.
         Raises: BadRequest saying what is wrong and what is allowed.
         """
-        allowed = self.input.allowed
-        request = hf.parse(
-            read_document(row, headers, allowed, self.input.max_bytes),
+        path = forms.path_of(headers)
+        try:
+            forms.check_path(path, self.paths, self.model_name)
+            document = forms.read(row, headers, self.input.allowed, self.input.max_bytes)
+            request = forms.parse(document, path, self.paths, self._spec)
+            return request, self._prepared(request)
+        except BadRequest as error:
+            if path:
+                error.render = openai_error
+            raise
+
+    @property
+    def _spec(self) -> Spec:
+        return Spec(
             decode=self.input.decode,
             parameters=self.input.parameters | self.parameters,
             max_inputs=self.serving["max_inputs"],
-            allowed=allowed,
+            allowed=self.input.allowed,
             fields=self.input.fields,
+            model=self.model_name,
         )
+
+    def _prepared(self, request: Request) -> list[Sequence[Any]]:
         self.input.check_together(request.inputs)
         prepared = self.prepare(request.inputs, request.parameters)
         items = sum(map(len, prepared))
@@ -331,7 +353,7 @@ class BatchHandler(TaskHandler[Value]):
                 f"the request makes {items} runs of the model (windows, texts or labels); at most "
                 f"{max(MAX_ITEMS, self.serving['max_inputs'])} are allowed: send fewer or shorter inputs"
             )
-        return request, prepared
+        return prepared
 
     def answer(
         self,
@@ -345,20 +367,27 @@ class BatchHandler(TaskHandler[Value]):
         Args:
             prepared: the items of each input. outputs: one an item, as `keep` left it. broken: why there are none.
         """
+        form = request.form
+        error = error_body if form is None else form.error
         if broken is not None:
-            return 500, error_body(500, f"the model failed on this request: {type(broken).__name__}")
+            return 500, error(500, f"the model failed on this request: {type(broken).__name__}")
         try:
             answers = self.answers(self._found(request.inputs, prepared, outputs), request.parameters)
-            return 200, to_json(hf.render(answers, request.single))
-        except ArithmeticError as error:
-            return 500, error_body(500, str(error))
-        except Exception as error:  # one request's answer must not cost the others theirs
+            if form is None:
+                return 200, to_json(hf.render(answers, request.single))
+            tokens = sum(self.input.size(item) for items in prepared for item in items)
+            return 200, to_json(form.render(answers, tokens))
+        except BadRequest as wrong:
+            return wrong.code, error(wrong.code, str(wrong))
+        except ArithmeticError as failed:
+            return 500, error(500, str(failed))
+        except Exception as failed:  # one request's answer must not cost the others theirs
             logger.exception("an answer could not be made")
-            return 500, error_body(500, f"the answer could not be made: {type(error).__name__}")
+            return 500, error(500, f"the answer could not be made: {type(failed).__name__}")
 
 
-def _refuse(context: Any, index: int, code: int, message: str) -> bytes:
-    """The error body, the same over REST and gRPC, and the HTTP status that only REST can carry."""
+def _refuse(context: Any, index: int, code: int, body: bytes) -> bytes:
+    """The error's body, the same over REST and gRPC, and the HTTP status that only REST can carry."""
     context.set_response_status(code, reason_of(code), index)
     context.set_response_content_type(index, JSON)
-    return error_body(code, message)
+    return body

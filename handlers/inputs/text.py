@@ -11,7 +11,7 @@ import numpy as np
 
 from handlers.errors import BadRequest
 from handlers.inputs.base import Input, Value
-from handlers.inputs.checks import Parameter, checked_text, is_bool, kind_of, quoted, text_of
+from handlers.inputs.checks import MAX_CHARACTERS, Parameter, checked_text, is_bool, kind_of, quoted, text_of
 from handlers.requirements import require, required
 
 # One request's few sentences are encoded faster on one thread, and the cores belong to the runtime.
@@ -20,10 +20,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 @dataclass(frozen=True)
 class TextInput:
-    """One text, or a pair of texts."""
+    """One text, or a pair of texts; or token ids, which are taken as they are."""
 
     text: str
     text_pair: str | None = None
+    ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,12 @@ class Texts(Input[Value, Encoded]):
             parameters: the request's. names: what messages call each; default: its place among the inputs.
         Raises: BadRequest where one is longer than max_length and may not be cut, naming it.
         """
-        found = self.encoder.encode(texts, truncate=parameters.get("truncation", True))
+        truncate = parameters.get("truncation", True)
+        found = self.encoder.encode(texts, truncate=truncate)
+        for index, text in enumerate(texts):
+            if text.ids:
+                ids = list(text.ids[: self.encoder.max_length if truncate else None])
+                found[index] = Encoded(ids, [0] * len(ids))
         for index, item in enumerate(found):
             if len(item.ids) > self.encoder.max_length:
                 where = names[index] if names else f"inputs[{index}]"
@@ -182,6 +188,8 @@ class Text(Texts[TextInput]):
             raise BadRequest(
                 f"{where} is {kind_of(value)}; a text or an object with 'text' and 'text_pair' is expected"
             )
+        if set(value) == {"token_ids"}:
+            return TextInput("", ids=self._token_ids(value["token_ids"], where))
         unknown = sorted(set(value) - {"text", "text_pair"})
         if unknown:
             raise BadRequest(f"{where} has the unknown key {quoted(unknown)}; allowed: 'text', 'text_pair'")
@@ -189,6 +197,14 @@ class Text(Texts[TextInput]):
             raise BadRequest(f"{where} has no 'text'")
         text, pair = checked_text(value["text"], f"{where}.text"), value.get("text_pair")
         return TextInput(text, None if pair is None else checked_text(pair, f"{where}.text_pair"))
+
+    def _token_ids(self, value: Any, where: str) -> tuple[int, ...]:
+        most = self.encoder.tokenizer.get_vocab_size()
+        if not isinstance(value, list) or not value or not all(type(one) is int and 0 <= one < most for one in value):
+            raise BadRequest(f"{where} is no list of this model's token ids: whole numbers from 0 to {most - 1}")
+        if len(value) > MAX_CHARACTERS:
+            raise BadRequest(f"{where} has {len(value)} token ids; at most {MAX_CHARACTERS} are allowed")
+        return tuple(value)
 
     def encode(self, values: Sequence[TextInput], parameters: Mapping[str, Any]) -> list[Encoded]:
         return self.encoded(values, parameters)

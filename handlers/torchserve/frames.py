@@ -108,7 +108,7 @@ class _Reader:
 class Answers:
     """Answers to several requests in one message; see handlers.torchserve.channel for why each of them has this form.
 
-    ids: of the requests that the frontend forgets with it.
+    ids: of the requests that the frontend forgets with it. refused: how many of the answers are errors.
     """
 
     _HEAD = _NUMBER.pack(200) + _NUMBER.pack(2) + b"ok"
@@ -116,6 +116,7 @@ class Answers:
     def __init__(self) -> None:
         self._parts = [self._HEAD]
         self.ids: list[str] = []
+        self.refused = 0
 
     def add(self, request_id: str, rest: bool, body: bytes, content_type: str, status: int = 200) -> None:
         """The whole answer to a request, with which the frontend forgets it.
@@ -123,6 +124,7 @@ class Answers:
         Args:
             rest: whether it came over HTTP, else gRPC. status: HTTP's, which gRPC cannot carry.
         """
+        self.refused += status != 200
         if rest:
             self._put(request_id, body, content_type, status, "true" if status == 200 else None)
             body = b""

@@ -9,7 +9,7 @@ from handlers.errors import BadRequest
 DEADLINE = "x-deadline-ms"
 _LONGEST = 3_600_000  # milliseconds that a request may say
 STREAM = "ts_stream_next"  # TorchServe's response header: "true" where more follows, "false" at a stream's end
-_ANSWERED = (400, 413, 500, 503, 504)  # the statuses of errors that a handler answers
+_ANSWERED = (400, 404, 413, 500, 503, 504)  # the statuses of errors that a handler answers
 
 
 def reason_of(status: int) -> str:

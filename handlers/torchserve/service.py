@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,8 +20,9 @@ import numpy as np
 from handlers.batching import SubBatch
 from handlers.errors import BadRequest
 from handlers.metrics import batch_measurements, counters, queue_measurements
-from handlers.protocols.reply import JSON, error_body
-from handlers.protocols.request import Request
+from handlers.protocols.forms import refusal
+from handlers.protocols.reply import JSON
+from handlers.protocols.request import Request, Told
 from handlers.torchserve import metrics
 from handlers.torchserve.frames import Answers, Incoming
 from handlers.torchserve.inbox import FrontendGone
@@ -134,7 +135,7 @@ class Service:
             if not self._idle():
                 self.standby.inbox.wake()  # whoever leads waits for the connection alone
             if answers.ids:
-                metrics.emit(self._cache, counters(requests=len(answers.ids), request_errors=len(answers.ids)))
+                metrics.emit(self._cache, counters(requests=len(answers.ids), request_errors=answers.refused))
             if taken is not None:
                 waits = [now - request.arrived for request, item in taken[1] if not item]
                 metrics.emit(self._cache, queue_measurements(waits, waiting))
@@ -161,7 +162,7 @@ class Service:
         if answers.ids:
             with self._state:
                 self.standby.send(answers)
-            metrics.emit(self._cache, counters(requests=len(answers.ids), request_errors=len(answers.ids)))
+            metrics.emit(self._cache, counters(requests=len(answers.ids), request_errors=answers.refused))
 
     def _admit_some(self, answers: Answers) -> None:
         """Read what has arrived, beside other streams that do the same; not all of it where that takes long."""
@@ -185,8 +186,10 @@ class Service:
             waiting = Waiting(incoming, request, prepared, incoming.bytes, deadline, arrived)
             with self._state:
                 self._queue.add(waiting)
+        except Told as told:
+            answers.add(incoming.id, incoming.rest, told.body, JSON)
         except BadRequest as error:
-            self._refuse(answers, incoming, error.code, str(error))
+            self._refuse(answers, incoming, error.code, str(error), error.render)
         except Exception as error:  # one request must not take the others with it, whatever it found
             logger.exception("a request failed")
             self._refuse(answers, incoming, 500, f"the request could not be read: {type(error).__name__}")
@@ -247,5 +250,12 @@ class Service:
         return done
 
     @staticmethod
-    def _refuse(answers: Answers, incoming: Incoming, code: int, message: str) -> None:
-        answers.add(incoming.id, incoming.rest, error_body(code, message), JSON, code)
+    def _refuse(
+        answers: Answers,
+        incoming: Incoming,
+        code: int,
+        message: str,
+        render: Callable[[int, str], bytes] | None = None,
+    ) -> None:
+        body = refusal(incoming.headers, code, message) if render is None else render(code, message)
+        answers.add(incoming.id, incoming.rest, body, JSON, code)

@@ -90,7 +90,7 @@ class Rest:
         headers: dict[str, str | bytes] | None = None,
         token: str | None = "",
     ) -> Reply:
-        """token: "" sends the right one, None none at all."""
+        """To /predictions/`name`, or to a path of its own that begins with /. token: "" sends the right one, None none."""
         raw = body if isinstance(body, bytes) else (body if isinstance(body, str) else json.dumps(body)).encode()
         sent: dict[str, str | bytes] = dict(headers or {})
         if content_type is not None:
@@ -99,13 +99,20 @@ class Rest:
             sent["Authorization"] = f"Bearer {token or self._token}"
         try:
             # Given a body and a dict, http.client adds no content type of its own.
-            self._connection.request("POST", f"/predictions/{name}", raw, sent)  # type: ignore[arg-type]
+            path = name if name.startswith("/") else f"/predictions/{name}"
+            self._connection.request("POST", path, raw, sent)  # type: ignore[arg-type]
             answer = self._connection.getresponse()
             found = {key.lower(): value for key, value in answer.getheaders()}
             return Reply(answer.status, answer.read(), found)
         except (OSError, http.client.HTTPException):
             self._connection.close()  # the next request opens a new one
             raise
+
+    def get(self, path: str) -> Reply:
+        """Of a path that begins with /."""
+        self._connection.request("GET", path, headers={"Authorization": f"Bearer {self._token}"})
+        answer = self._connection.getresponse()
+        return Reply(answer.status, answer.read(), {key.lower(): value for key, value in answer.getheaders()})
 
     def stream(self, name: str, body: dict[str, Any], leave_after: int | None = None) -> Stream:
         """A body whose answer is server-sent events; leave_after: hang up behind so many events."""

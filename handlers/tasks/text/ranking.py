@@ -11,6 +11,8 @@ from handlers.examples import largest_share
 from handlers.inputs.checks import Parameter, is_bool
 from handlers.inputs.text import Encoded
 from handlers.inputs.texts.against import Against, Query
+from handlers.protocols import rerank
+from handlers.protocols.request import Parse
 from handlers.tasks.text.classification import sigmoid
 
 
@@ -22,6 +24,7 @@ class TextRankingHandler(BatchHandler[Against]):
         "raw_scores": Parameter(is_bool, "true or false"),
         "return_text": Parameter(is_bool, "true or false"),
     }
+    paths: ClassVar[Mapping[str, Parse]] = {"rerank": rerank.parse}
     input: Query
 
     def make_input(self, folder: Path) -> Query:
