@@ -1,15 +1,14 @@
 """A request for text in whichever form it comes: Hugging Face's or OpenAI's, under the same URL."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from handlers.errors import BadRequest
-from handlers.inputs.base import MAX_BODY
 from handlers.inputs.checks import kind_of, quoted
 from handlers.protocols import hf_generation, openai
 from handlers.protocols.continuation import GenerationRequest, Renderer
-from handlers.protocols.document import read_document
 
+PATHS = {"chat/completions": "messages", "completions": "prompt"}  # of OpenAI's clients, and what the body must have
 ALLOWED = (
     'allowed: {"inputs": "text" or ["text", …], "parameters": {…}}, {"messages": [{"role": …, "content": …}, …]}, '
     '{"prompt": "text"}, or plain text'
@@ -17,8 +16,8 @@ ALLOWED = (
 
 
 def read_request(
-    row: Mapping[str, Any],
-    headers: Mapping[str, Any],
+    document: Any,
+    path: str = "",
     *,
     max_inputs: int,
     chat: openai.Chat | None,
@@ -28,14 +27,16 @@ def read_request(
     """One request for text, and what renders its answer in the form it came in.
 
     Args:
-        row, headers: as TorchServe hands them over. max_inputs: most prompts of one request. chat: messages → prompt, None
-            where the model has no chat template. model: its name. random_seed: for requests that name none.
+        document: as it came. path: below the model's version, "" for none. max_inputs: most prompts of one request.
+        chat: messages → prompt, None where the model has no chat template. model: its name. random_seed: for requests that
+            name none.
     Returns: the request, and its renderer.
     Raises: BadRequest saying what is wrong and what is allowed.
     """
-    document = read_document(row, headers, ALLOWED, MAX_BODY)
     if not isinstance(document, dict):
         raise BadRequest(f"the JSON body is {kind_of(document)}, an object is expected; {ALLOWED}")
+    if path and (form := PATHS[path]) not in document:
+        raise BadRequest(f"the body has no {form!r}, which {path} is about; found {quoted(sorted(document), most=50)}")
     forms = [name for name in ("inputs", "messages", "prompt") if name in document]
     if len(forms) != 1:
         found = f"both {quoted(forms)}" if forms else "neither 'inputs' nor 'messages' nor 'prompt'"

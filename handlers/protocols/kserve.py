@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from handlers.errors import BadRequest
-from handlers.inputs.checks import checked_parameters, kind_of, quoted
+from handlers.inputs.checks import Parameter, checked_parameters, kind_of, quoted
 from handlers.protocols import hf
 from handlers.protocols.reply import to_json
-from handlers.protocols.request import Request, Spec
+from handlers.protocols.request import Form, Request, Spec
 
 OUTPUT = "output"
+MOST = 1024  # inputs of a request whose task has a bound of its own
 _INTEGERS = ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
 _FLOATS = ("FP16", "FP32", "FP64")
 _BINARY_OUTPUT = "binary_data_output"  # asks for numbers as bytes; who asks takes JSON, too
@@ -38,6 +39,20 @@ def parse(document: Mapping[str, Any], spec: Spec) -> Request:
     except BadRequest as error:
         error.render = kserve_error
         raise
+
+
+def as_hugging_face(document: Mapping[str, Any], fields: Sequence[str] = ()) -> tuple[dict[str, Any], Form]:
+    """A request in either form as Hugging Face's body of the same request, and what renders its answers.
+
+    Args:
+        fields: keys of an input that is an object.
+    Raises: BadRequest as `parse` does.
+    """
+    anything = {name: Parameter(lambda value: True, "") for name in document.get("parameters") or {}}
+    spec = Spec(lambda value, where: value, anything, max_inputs=MOST, allowed="", fields=fields)
+    request = parse(document, spec)
+    assert request.form is not None
+    return {"inputs": list(request.inputs), "parameters": request.parameters}, request.form
 
 
 def kserve_error(code: int, message: str) -> bytes:

@@ -11,15 +11,18 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from handlers.base import TaskHandler
 from handlers.errors import BadRequest, UnsoundArchive
 from handlers.generation.backend import Stepping
 from handlers.generation.engine import Engine, Job
 from handlers.generation.metrics import request_measurements
+from handlers.protocols import kserve
 from handlers.protocols.continuation import FAILED, TIME
+from handlers.protocols.forms import check_path, path_of, read
 from handlers.protocols.reply import to_json
+from handlers.protocols.request import Form, Told
 from handlers.torchserve import metrics
 from handlers.torchserve.conversation import Conversation, Conversations
 from handlers.torchserve.standby import Standby, is_asynchronous, take_over
@@ -64,6 +67,7 @@ class EngineHandler(TaskHandler[Value]):
     engine: Engine
     model_name: str = ""
     conversations: Conversations | None = None  # in a worker
+    paths: ClassVar[Mapping[str, Any]] = {}  # what OpenAI's clients and their like ask below the version
 
     def start(self, backend: Stepping, tokenizer: Any, *, max_running: int) -> None:
         """Make the engine that the requests share."""
@@ -121,14 +125,28 @@ class EngineHandler(TaskHandler[Value]):
         jobs: list[Job] = []
         refused = True
         try:
+            check_path(path_of(conversation.headers), self.paths, self.model_name)
             jobs = await self.serve(conversation)
             refused = False
+        except Told as told:
+            conversation.answer(told.body)
+            refused = False
         except BadRequest as error:
-            conversation.refuse(error.code, str(error))
+            conversation.refuse(error.code, str(error), error.render)
         finally:
             seconds = time.monotonic() - started
             found = request_measurements(jobs, self.engine.load(), failed=refused, seconds=seconds)
             metrics.emit(conversation.metrics, found)
+
+    def document(
+        self, row: Mapping[str, Any], headers: Mapping[str, Any], allowed: str, max_bytes: int
+    ) -> tuple[Any, Form | None]:
+        """The JSON document of a request, in KServe's forms as Hugging Face's; and the form of the answer, None for that.
+
+        Raises: BadRequest.
+        """
+        found = read(row, headers, allowed, max_bytes)
+        return kserve.as_hugging_face(found, self.input.fields) if kserve.recognises(found) else (found, None)
 
     @abstractmethod
     async def serve(self, conversation: Conversation) -> list[Job]:
@@ -221,6 +239,31 @@ class RequestHandler(EngineHandler[Value]):
 
         await self._run([job], listener, finished, conversation)
         conversation.finish_stream(ending[0])
+
+
+@dataclass(frozen=True)
+class InForm:
+    """Hugging Face's answers in another form; it has no streams."""
+
+    form: Form
+    renderer: JobsRenderer
+
+    def whole(self, found: Sequence[Any]) -> Any:
+        """See JobsRenderer."""
+        return self.form.render(self.renderer.whole(found), sum(len(job.prompt) for job in found))
+
+    def piece(self, found: Any, text: str) -> bytes:
+        """See JobsRenderer."""
+        return self.renderer.piece(found, text)
+
+    def ending(self, found: Any, text: str) -> bytes:
+        """See JobsRenderer."""
+        return self.renderer.ending(found, text)
+
+
+def in_form(form: Form | None, renderer: JobsRenderer) -> JobsRenderer:
+    """The renderer of a request's answer; form: None for Hugging Face's or the renderer's own."""
+    return renderer if form is None else InForm(form, renderer)
 
 
 def random_seed() -> int:

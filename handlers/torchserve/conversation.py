@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from handlers.metrics import counters
-from handlers.protocols.reply import EVENTS, JSON, error_body, event_of
+from handlers.protocols.forms import refusal
+from handlers.protocols.reply import EVENTS, JSON, event_of
 from handlers.torchserve import metrics
 from handlers.torchserve.channel import Arrivals, Outbox
 from handlers.torchserve.frames import Answers, Incoming
@@ -188,18 +189,18 @@ class Conversation:
         whole.add(self.id, self.rest, body, JSON)
         self._end(whole)
 
-    def refuse(self, code: int, message: str) -> None:
-        """Answer with the error body, the same over REST and gRPC, and the HTTP status that only REST can carry.
+    def refuse(self, code: int, message: str, render: Callable[[int, str], bytes] | None = None) -> None:
+        """Answer with the error's body, the same over REST and gRPC, and the HTTP status that only REST can carry.
 
         A stream that was begun has its status out already: it says itself, as its last event, that it broke.
         """
-        body = error_body(code, message)
+        body = refusal(self.headers, code, message) if render is None else render(code, message)
         if self.streaming:
             self.finish_stream(event_of(body))
             return
-        refusal = Answers()
-        refusal.add(self.id, self.rest, body, JSON, code)
-        self._end(refusal)
+        last = Answers()
+        last.add(self.id, self.rest, body, JSON, code)
+        self._end(last)
 
     def _end(self, answers: Answers) -> None:
         self._all.end(self, answers)

@@ -23,7 +23,6 @@ from handlers.inputs.media.audio_file import Recording
 from handlers.inputs.media.sound_windows import SoundWindows
 from handlers.protocols import hf
 from handlers.protocols.continuation import FAILED, Sampling
-from handlers.protocols.document import read_document
 from handlers.protocols.hf_seq2seq import MAX_BEAMS, whole
 from handlers.protocols.reply import to_json
 from handlers.protocols.request import Request
@@ -121,7 +120,8 @@ class WhisperHandler(EngineHandler[Recording]):
                 self._take(works[index], rules[index], job, seen)
                 everything.append(job)
         answers = [self._present(work, request.parameters) for work in works]
-        conversation.answer(to_json(hf.render(answers, request.single)))
+        found = hf.render(answers, request.single) if request.form is None else request.form.render(answers, 0)
+        conversation.answer(to_json(found))
         return everything
 
     async def _together(self, jobs: list[Job], conversation: Conversation) -> None:
@@ -138,8 +138,9 @@ class WhisperHandler(EngineHandler[Recording]):
 
     def _parse(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
         allowed = self.input.allowed
+        document, form = self.document(row, headers, allowed, self.input.max_bytes)
         request = hf.parse(
-            read_document(row, headers, allowed, self.input.max_bytes),
+            document,
             decode=self.input.decode,
             parameters=self.parameters,
             max_inputs=self.serving["max_inputs"],
@@ -147,7 +148,7 @@ class WhisperHandler(EngineHandler[Recording]):
         )
         given = flat_parameters(request.parameters, self.parameters)
         self._rules(given, False)  # says what is wrong before sound is read
-        return replace(request, parameters=given)
+        return replace(request, parameters=given, form=form)
 
     def _sounds(self, request: Request) -> list[Sound]:
         with self.input.one_request():

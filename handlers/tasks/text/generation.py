@@ -13,13 +13,15 @@ from handlers.errors import BadRequest
 from handlers.generation.backend import PROMPT_TOKENS_A_STEP
 from handlers.generation.chat import ChatTemplate
 from handlers.generation.engine import Job
+from handlers.inputs.base import MAX_BODY
 from handlers.inputs.checks import Parameter, checked_parameters
 from handlers.inputs.text import Text, TextInput
 from handlers.protocols import hf_generation
 from handlers.protocols.continuation import GenerationRequest, Sampling
-from handlers.protocols.generation import read_request
+from handlers.protocols.forms import path_of
+from handlers.protocols.generation import ALLOWED, PATHS, read_request
 from handlers.protocols.sampling import SEEDS
-from handlers.tasks.engine import Asked, RequestHandler, random_seed
+from handlers.tasks.engine import Asked, RequestHandler, in_form, random_seed
 
 WARM_SECONDS = 3.0  # most that a warm-up takes
 
@@ -29,6 +31,7 @@ class TextGenerationHandler(RequestHandler[TextInput]):
     max_queue bound how long a request runs and how many wait."""
 
     parameters: ClassVar[dict[str, Parameter]] = hf_generation.PARAMETERS
+    paths: ClassVar[Mapping[str, Any]] = PATHS
     input: Text
 
     def make_input(self, folder: Path) -> Text:
@@ -103,15 +106,16 @@ class TextGenerationHandler(RequestHandler[TextInput]):
     # ---- a request ----------------------------------------------------------------------------------------------------
 
     def read(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> Asked:
+        document, form = self.document(row, headers, ALLOWED, MAX_BODY)
         request, renderer = read_request(
-            row,
-            headers,
+            document,
+            path_of(headers),
             max_inputs=self.serving["max_inputs"],
             chat=self._chat,
             model=self.model_name,
             random_seed=random_seed,
         )
-        return Asked(self._jobs(request), renderer, request.stream)
+        return Asked(self._jobs(request), in_form(form, renderer), request.stream)
 
     def _jobs(self, request: GenerationRequest) -> list[Job]:
         texts = [TextInput(text) for text in request.prompts]

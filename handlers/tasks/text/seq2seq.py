@@ -13,9 +13,8 @@ from handlers.inputs.checks import Parameter, quoted
 from handlers.inputs.text import Encoded, Text, TextInput
 from handlers.protocols import hf_seq2seq
 from handlers.protocols.continuation import MIN_TEMPERATURE, Sampling
-from handlers.protocols.document import read_document
 from handlers.protocols.sampling import read_stops
-from handlers.tasks.engine import Asked, RequestHandler, random_seed
+from handlers.tasks.engine import Asked, RequestHandler, in_form, random_seed
 
 # One group's sources together, padding included: what the encoder computes at once while other groups wait.
 MOST_TOKENS = 4096
@@ -80,10 +79,11 @@ class Seq2SeqHandler(RequestHandler[TextInput]):
 
     def read(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> Asked:
         allowed = self.input.allowed
-        document = read_document(row, headers, allowed, self.input.max_bytes)
-        return self._asked(
+        document, form = self.document(row, headers, allowed, self.input.max_bytes)
+        asked = self._asked(
             hf_seq2seq.parse(document, decode=self.input.decode, max_inputs=self.serving["max_inputs"], allowed=allowed)
         )
+        return replace(asked, renderer=in_form(form, asked.renderer))
 
     def _asked(self, request: hf_seq2seq.SourceRequest) -> Asked:
         given = request.given

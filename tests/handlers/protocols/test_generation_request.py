@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from handlers.errors import BadRequest
+from handlers.inputs.base import MAX_BODY
 from handlers.inputs.checks import MAX_CHARACTERS
 from handlers.protocols import hf_generation, openai
 from handlers.protocols.continuation import GenerationRequest, Sampling
-from handlers.protocols.generation import read_request
+from handlers.protocols.document import read_document
+from handlers.protocols.generation import ALLOWED, read_request
 from handlers.protocols.openai import MAX_MESSAGES
 
 JSON = {"content-type": "application/json"}
@@ -27,7 +29,7 @@ def render(messages: Sequence[Mapping[str, Any]]) -> str:
 def read(value: Any, headers: Mapping[str, Any] = JSON, field: str = "body", **more: Any) -> tuple[Any, Any]:
     """The request, and what renders its answer."""
     settings: dict[str, Any] = {"max_inputs": 3, "chat": render, "model": "m", "random_seed": lambda: SEED} | more
-    return read_request({field: value}, headers, **settings)
+    return read_request(read_document({field: value}, headers, ALLOWED, MAX_BODY), **settings)
 
 
 def ask(*args: Any, **more: Any) -> GenerationRequest:

@@ -110,6 +110,35 @@ def test_a_worker_that_gets_batches_says_what_it_needs(handler) -> None:
         handler.initialize(context)
 
 
+def test_openai_s_paths_and_errors(handler) -> None:
+    def at(path: str, document: Any) -> Told:
+        return one(handler, document, REST | {"url_path": path})
+
+    told = at("v1/completions", {"prompt": "a film", "max_tokens": 3, "temperature": 0})
+    assert told.json["object"] == "text_completion"
+    assert at("completions", {"prompt": "a film", "max_tokens": 3}).status == 200
+    missing = at("chat/completions", {"prompt": "a film"})
+    unknown = at("embeddings", {"input": "a film"})
+    assert (missing.status, unknown.status) == (400, 404)
+    for wrong in (missing, unknown):
+        assert wrong.json["error"]["type"] == "invalid_request_error"
+    assert "no 'messages', which chat/completions is about; found 'prompt'" in missing.json["error"]["message"]
+    assert "this model has 'models', 'chat/completions', 'completions'" in unknown.json["error"]["message"]
+    assert at("models", b"").json["object"] == "list"
+
+
+def test_kserve_s_forms(handler) -> None:
+    texts, parameters = ["a film", "good"], {"max_new_tokens": 4}
+    expected = one(handler, {"inputs": texts, "parameters": parameters}).json
+    v1 = one(handler, {"instances": texts, "parameters": parameters})
+    assert v1.json == {"predictions": expected}
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [2, 1], "data": texts}
+    v2 = one(handler, {"inputs": [tensor], "parameters": parameters}).json
+    assert [json.loads(one) for one in v2["outputs"][0]["data"]] == expected
+    wrong = one(handler, {"inputs": [tensor | {"shape": [3]}]})
+    assert wrong.status == 400 and "has 2 values; its shape [3] wants 3" in wrong.json["error"]
+
+
 def test_there_is_room_for_as_many_requests_as_for_texts(make) -> None:
     handler = make(max_queue=2)
     wire_of(handler)
