@@ -25,7 +25,7 @@ from handlers.inputs.checks import Parameter
 from handlers.manifest import SERVING, find_damage, read_manifest, read_timings, timings_damage
 from handlers.metrics import batch_measurements
 from handlers.protocols import forms, hf
-from handlers.protocols.openai_reply import openai_error
+from handlers.protocols.openai.reply import openai_error
 from handlers.protocols.reply import JSON, error_body, to_json
 from handlers.protocols.request import Parse, Request, Spec, Told
 from handlers.runtimes.base import Session

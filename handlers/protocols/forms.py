@@ -12,9 +12,11 @@ from typing import Any
 
 from handlers.errors import BadRequest
 from handlers.inputs.checks import quoted
-from handlers.protocols import binary_tensors, hf, kserve
+from handlers.protocols import hf
 from handlers.protocols.document import body_bytes, read_document
-from handlers.protocols.openai_reply import openai_error
+from handlers.protocols.kserve import binary as binary_tensors
+from handlers.protocols.kserve import forms as kserve
+from handlers.protocols.openai.reply import openai_error
 from handlers.protocols.reply import error_body, to_json
 from handlers.protocols.request import Parse, Request, Spec, Told
 

@@ -5,8 +5,9 @@ from typing import Any
 
 from handlers.errors import BadRequest
 from handlers.inputs.checks import kind_of, quoted
-from handlers.protocols import hf_generation, openai
+from handlers.protocols import hf_generation
 from handlers.protocols.continuation import GenerationRequest, Renderer
+from handlers.protocols.openai import text as openai
 
 PATHS = {"chat/completions": "messages", "completions": "prompt"}  # of OpenAI's clients, and what the body must have
 ALLOWED = (

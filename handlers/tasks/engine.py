@@ -18,9 +18,9 @@ from handlers.errors import BadRequest, UnsoundArchive
 from handlers.generation.backend import Stepping
 from handlers.generation.engine import Engine, Job
 from handlers.generation.metrics import request_measurements
-from handlers.protocols import kserve
 from handlers.protocols.continuation import FAILED, TIME
 from handlers.protocols.forms import check_path, path_of, read
+from handlers.protocols.kserve import forms as kserve
 from handlers.protocols.reply import to_json
 from handlers.protocols.request import Form, Told
 from handlers.torchserve import metrics

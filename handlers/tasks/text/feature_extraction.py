@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from handlers.inputs.text import TextInput
-from handlers.protocols import openai_embeddings
+from handlers.protocols.openai import embeddings
 from handlers.protocols.request import Parse
 from handlers.tasks.encoder import EncoderHandler
 from handlers.tasks.vectors import VectorHandler
@@ -13,4 +13,4 @@ from handlers.tasks.vectors import VectorHandler
 class FeatureExtractionHandler(VectorHandler[TextInput], EncoderHandler):
     """The vector of a text, or a pair of texts."""
 
-    paths: ClassVar[Mapping[str, Parse]] = {"embeddings": openai_embeddings.parse}
+    paths: ClassVar[Mapping[str, Parse]] = {"embeddings": embeddings.parse}

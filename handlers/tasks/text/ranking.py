@@ -11,7 +11,7 @@ from handlers.examples import largest_share
 from handlers.inputs.checks import Parameter, is_bool
 from handlers.inputs.text import Encoded
 from handlers.inputs.texts.against import Against, Query
-from handlers.protocols import rerank
+from handlers.protocols.openai import rerank
 from handlers.protocols.request import Parse
 from handlers.tasks.text.classification import sigmoid
 

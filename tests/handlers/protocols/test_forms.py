@@ -13,10 +13,12 @@ import pytest
 from handlers.errors import BadRequest
 from handlers.inputs.checks import Parameter, is_bool
 from handlers.inputs.texts.against import Query
-from handlers.protocols import forms, kserve, openai_embeddings, rerank
+from handlers.protocols import forms
+from handlers.protocols.kserve import forms as kserve
+from handlers.protocols.openai import embeddings, rerank
 from handlers.protocols.request import Request, Spec, Told
 
-PATHS = {"embeddings": openai_embeddings.parse, "rerank": rerank.parse}
+PATHS = {"embeddings": embeddings.parse, "rerank": rerank.parse}
 
 
 def decode(value: Any, where: str) -> Any:

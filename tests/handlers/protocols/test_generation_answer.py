@@ -10,7 +10,7 @@ import pytest
 from handlers.generation.engine import Job
 from handlers.protocols import hf_generation
 from handlers.protocols.continuation import LENGTH, STOP, STOP_STRING, TIME, Renderer, Sampling
-from handlers.protocols.openai import ChatRenderer, CompletionRenderer
+from handlers.protocols.openai.answers import ChatRenderer, CompletionRenderer
 from handlers.protocols.reply import to_json
 
 HF, COMPLETION, CHAT = "huggingface", "completion", "chat"

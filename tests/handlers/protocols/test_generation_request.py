@@ -11,11 +11,12 @@ import pytest
 from handlers.errors import BadRequest
 from handlers.inputs.base import MAX_BODY
 from handlers.inputs.checks import MAX_CHARACTERS
-from handlers.protocols import hf_generation, openai
+from handlers.protocols import hf_generation
 from handlers.protocols.continuation import GenerationRequest, Sampling
 from handlers.protocols.document import read_document
 from handlers.protocols.generation import ALLOWED, read_request
-from handlers.protocols.openai import MAX_MESSAGES
+from handlers.protocols.openai import text as openai
+from handlers.protocols.openai.text import MAX_MESSAGES
 
 JSON = {"content-type": "application/json"}
 SEED = 4711  # the one that is drawn where a request names none

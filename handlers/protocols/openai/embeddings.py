@@ -13,7 +13,7 @@ import numpy as np
 from handlers.errors import BadRequest
 from handlers.inputs.checks import Parameter, is_positive_int
 from handlers.protocols.hf import read_inputs
-from handlers.protocols.openai_reply import DESCRIBING, OpenAIForm, checked_keys
+from handlers.protocols.openai.reply import DESCRIBING, OpenAIForm, checked_keys
 from handlers.protocols.request import Request, Spec
 
 KEYS = DESCRIBING | {
