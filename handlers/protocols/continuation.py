@@ -38,13 +38,13 @@ class Sampling:
 class GenerationRequest:
     """Texts to continue.
 
-    prompts: texts. places: what each is called in a message. special_tokens: whether the tokenizer adds its own around a
-    prompt; a rendered chat has them. sampling: with max_new_tokens 0 where the request does not say, and then
+    prompts: texts, or token ids. places: what each is called in a message. special_tokens: whether the tokenizer adds its
+    own around a prompt; a rendered chat has them. sampling: with max_new_tokens 0 where the request does not say, and then
     default_new_tokens are written; None: as many as there is room for. stops: strings before which a text ends.
-    stream: whether the one text is sent while it is written. max_time: seconds, None: the archive's own limit.
+    stream: whether texts are sent while they are written. max_time: seconds, None: the archive's own limit.
     """
 
-    prompts: tuple[str, ...]
+    prompts: tuple[str | tuple[int, ...], ...]
     places: tuple[str, ...]
     sampling: Sampling
     default_new_tokens: int | None = None
@@ -72,10 +72,14 @@ class Renderer(Protocol):
         """The JSON value to answer when all prompts' texts are there."""
         ...
 
-    def piece(self, found: Continuation, text: str) -> bytes:
-        """The events of a step that moved the text on by `text`; empty where there is nothing to tell yet."""
+    def piece(self, found: Continuation, text: str, index: int = 0) -> bytes:
+        """The events of a step that moved text `index` on by `text`; empty where there is nothing to tell yet."""
         ...
 
-    def ending(self, found: Continuation, text: str) -> bytes:
-        """The last events of a stream, with the text that came last."""
+    def ending(self, found: Continuation, text: str, index: int = 0) -> bytes:
+        """The last events of text `index`, with what came last of it."""
+        ...
+
+    def closing(self, found: Sequence[Continuation]) -> bytes:
+        """The events behind the end of the last text."""
         ...

@@ -24,13 +24,14 @@ def read_request(
     chat: openai.Chat | None,
     model: str,
     random_seed: Callable[[], int],
+    spell: Callable[[int], str] | None = None,
 ) -> tuple[GenerationRequest, Renderer]:
     """One request for text, and what renders its answer in the form it came in.
 
     Args:
         document: as it came. path: below the model's version, "" for none. max_inputs: most prompts of one request.
         chat: messages → prompt, None where the model has no chat template. model: its name. random_seed: for requests that
-            name none.
+            name none. spell: a token id to its text, None where nothing is told of tokens.
     Returns: the request, and its renderer.
     Raises: BadRequest saying what is wrong and what is allowed.
     """
@@ -44,4 +45,4 @@ def read_request(
         raise BadRequest(f"the body has {found}; {ALLOWED}")
     if hf_generation.recognises(document):
         return hf_generation.parse(document, max_inputs=max_inputs, random_seed=random_seed)
-    return openai.parse(document, chat=chat, model=model, random_seed=random_seed)
+    return openai.parse(document, chat=chat, model=model, random_seed=random_seed, max_inputs=max_inputs, spell=spell)

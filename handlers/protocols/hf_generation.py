@@ -97,14 +97,14 @@ class Renderer:
         answers = [[self._generated(job, before)] for job, before in zip(found, self.before, strict=True)]
         return render(answers, self.single)
 
-    def piece(self, found: Continuation, text: str) -> bytes:
+    def piece(self, found: Continuation, text: str, index: int = 0) -> bytes:
         """One event a step: the newest token, with all text that became certain with it."""
         new, self._told = found.ids[self._told :], len(found.ids)
         if not new and not text:
             return b""
         return event({"index": self._told, "token": _token(found, text), "generated_text": None, "details": None})
 
-    def ending(self, found: Continuation, text: str) -> bytes:
+    def ending(self, found: Continuation, text: str, index: int = 0) -> bytes:
         """The event that holds the whole text and why it ended."""
         return event(
             {
@@ -115,6 +115,10 @@ class Renderer:
                 "details": _details(found),
             }
         )
+
+    def closing(self, found: Sequence[Continuation]) -> bytes:
+        """Nothing: a stream has one text."""
+        return b""
 
     def _generated(self, found: Continuation, before: str) -> dict[str, Any]:
         answer: dict[str, Any] = {"generated_text": before + found.text}

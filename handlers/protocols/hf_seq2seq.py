@@ -117,15 +117,19 @@ class Renderer:
         """The JSON value to answer."""
         return [self._answer(job) for job in found]
 
-    def piece(self, found: Continuation, text: str) -> bytes:
+    def piece(self, found: Continuation, text: str, index: int = 0) -> bytes:
         """One event a step: the newest token, with all text that became certain with it."""
         new, self._told = found.ids[self._told :], len(found.ids)
         return event(self._event(found, new, text)) if new or text else b""
 
-    def ending(self, found: Continuation, text: str) -> bytes:
+    def ending(self, found: Continuation, text: str, index: int = 0) -> bytes:
         """The event that holds the whole answer."""
         last = self._event(found, found.ids[self._told :], text)
         return event(last | self._answer(found))
+
+    def closing(self, found: Sequence[Continuation]) -> bytes:
+        """Nothing: a stream has one text."""
+        return b""
 
     def _answer(self, found: Continuation) -> dict[str, Any]:
         answer: dict[str, Any] = {self.key: cleaned(found.text) if self.clean else found.text}

@@ -42,18 +42,22 @@ class JobsRenderer(Protocol):
         """The JSON value to answer when all jobs are done."""
         ...
 
-    def piece(self, found: Any, text: str) -> bytes:
-        """The events of a step; empty where there is nothing to tell yet."""
+    def piece(self, found: Any, text: str, index: int = 0) -> bytes:
+        """The events of a step of job `index`; empty where there is nothing to tell yet."""
         ...
 
-    def ending(self, found: Any, text: str) -> bytes:
-        """The last events of a stream."""
+    def ending(self, found: Any, text: str, index: int = 0) -> bytes:
+        """The last events of job `index`."""
+        ...
+
+    def closing(self, found: Sequence[Any]) -> bytes:
+        """The events behind the end of the last job."""
         ...
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A request, read. jobs: at least one. stream: whether the answer of the only job is sent while it is written."""
+    """A request, read. jobs: at least one. stream: whether the answer is sent while it is written."""
 
     jobs: list[Job]
     renderer: JobsRenderer
@@ -209,7 +213,7 @@ class RequestHandler(EngineHandler[Value]):
     async def serve(self, conversation: Conversation) -> list[Job]:
         asked = self.read(conversation.row, conversation.headers)
         if asked.stream and conversation.may_stream():
-            await self._stream(asked.jobs[0], asked.renderer, conversation)
+            await self._stream(asked.jobs, asked.renderer, conversation)
         else:
             await self._whole(asked.jobs, asked.renderer, conversation)
         return asked.jobs
@@ -226,18 +230,27 @@ class RequestHandler(EngineHandler[Value]):
         await self._run(jobs, listener, finished, conversation)
         conversation.answer(to_json(renderer.whole(jobs)))
 
-    async def _stream(self, job: Job, renderer: JobsRenderer, conversation: Conversation) -> None:
+    async def _stream(self, jobs: list[Job], renderer: JobsRenderer, conversation: Conversation) -> None:
         finished = asyncio.get_running_loop().create_future()
+        place = {id(job): index for index, job in enumerate(jobs)}
+        left = [len(jobs)]
         ending = [b""]
 
         def listener(job: Job, text: str) -> None:
-            if job.done:
-                ending[0] = renderer.ending(job, text) if job.finish != FAILED else b""
-                conversation.resolve(finished)
-            elif piece := renderer.piece(job, text):
+            index = place[id(job)]
+            if not job.done:
+                piece = renderer.piece(job, text, index)
+            else:
+                piece = renderer.ending(job, text, index) if job.finish != FAILED else b""
+                left[0] -= 1
+                if not left[0]:
+                    ending[0] = piece + renderer.closing(jobs)
+                    conversation.resolve(finished)
+                    return
+            if piece:
                 conversation.piece(piece)
 
-        await self._run([job], listener, finished, conversation)
+        await self._run(jobs, listener, finished, conversation)
         conversation.finish_stream(ending[0])
 
 
@@ -252,13 +265,17 @@ class InForm:
         """See JobsRenderer."""
         return self.form.render(self.renderer.whole(found), sum(len(job.prompt) for job in found))
 
-    def piece(self, found: Any, text: str) -> bytes:
+    def piece(self, found: Any, text: str, index: int = 0) -> bytes:
         """See JobsRenderer."""
-        return self.renderer.piece(found, text)
+        return self.renderer.piece(found, text, index)
 
-    def ending(self, found: Any, text: str) -> bytes:
+    def ending(self, found: Any, text: str, index: int = 0) -> bytes:
         """See JobsRenderer."""
-        return self.renderer.ending(found, text)
+        return self.renderer.ending(found, text, index)
+
+    def closing(self, found: Sequence[Any]) -> bytes:
+        """See JobsRenderer."""
+        return self.renderer.closing(found)
 
 
 def in_form(form: Form | None, renderer: JobsRenderer) -> JobsRenderer:

@@ -6,7 +6,7 @@ Source: OpenAI's API reference, «Completions» and «Chat completions».
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,49 +17,82 @@ DONE = b"data: [DONE]\n\n"
 # OpenAI's words; "time" (a deadline passed) is not among its own and says what happened.
 _REASONS = {STOP: "stop", STOP_STRING: "stop", LENGTH: "length", TIME: "time"}
 
+Spell = Callable[[int], str]  # a token id to its text
 
-def usage_of(found: Sequence[Continuation]) -> dict[str, int]:
-    """Tokens in and out, as OpenAI counts them."""
-    prompt, written = sum(len(job.prompt) for job in found), sum(len(job.ids) for job in found)
+
+def usage_of(found: Sequence[Continuation], choices: int = 1) -> dict[str, int]:
+    """Tokens in and out, as OpenAI counts them.
+
+    Args:
+        choices: texts that were written for each prompt, which counts once.
+    """
+    prompt, written = sum(len(job.prompt) for job in found[::choices]), sum(len(job.ids) for job in found)
     return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
 
 
 @dataclass
 class Renderer(ABC):
-    """What completions and chats share. model: the name that answers repeat. usage: whether a stream ends with it."""
+    """What completions and chats share.
+
+    Args:
+        model: the name that answers repeat. usage: whether a stream ends with it. choices: texts for each prompt.
+        spell: where log-probabilities of the tokens that were chosen are asked for, a token id to its text.
+    """
 
     model: str
     usage: bool = False
+    choices: int = 1
+    spell: Spell | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
+    _told: dict[int, int] = field(default_factory=dict, init=False)  # by choice, the tokens that are out
 
-    def ending(self, found: Continuation, text: str) -> bytes:
-        """What is left of the text, why it ended, the usage where it is asked for, and [DONE]."""
-        out = self.piece(found, text) + self._end(_REASONS[found.finish or LENGTH])
-        if self.usage:
-            out += event(self._body([], chunk=True) | {"usage": usage_of([found])})
-        return out + DONE
-
-    @abstractmethod
     def whole(self, found: Sequence[Continuation]) -> Any:
-        """The JSON value to answer when the text is there."""
+        """The JSON value to answer when the texts are there."""
+        choices = [
+            {"index": index, **self._whole(job, index)}
+            | {"logprobs": self._logprobs(job, 0, 0), "finish_reason": _REASONS[job.finish or LENGTH]}
+            for index, job in enumerate(found)
+        ]
+        return self._body(choices, chunk=False) | {"usage": usage_of(found, self.choices)}
+
+    def ending(self, found: Continuation, text: str, index: int = 0) -> bytes:
+        """What is left of the text, and why it ended."""
+        return self.piece(found, text, index) + self._end(_REASONS[found.finish or LENGTH], index)
+
+    def closing(self, found: Sequence[Continuation]) -> bytes:
+        """The usage where it is asked for, and [DONE]."""
+        told = event(self._body([], chunk=True) | {"usage": usage_of(found, self.choices)}) if self.usage else b""
+        return told + DONE
 
     @abstractmethod
-    def piece(self, found: Continuation, text: str) -> bytes:
+    def piece(self, found: Continuation, text: str, index: int = 0) -> bytes:
         """The chunk with the new text; none where there is no new text."""
 
     @abstractmethod
-    def _end(self, reason: str) -> bytes:
-        """The chunk that says why the text ended."""
+    def _whole(self, found: Continuation, index: int) -> dict[str, Any]:
+        """The text of choice `index`."""
+
+    @abstractmethod
+    def _end(self, reason: str, index: int) -> bytes:
+        """The chunk that says why text `index` ended."""
 
     @abstractmethod
     def _body(self, choices: list[dict[str, Any]], chunk: bool) -> dict[str, Any]:
         """The object of this form around `choices`; chunk: as a stream has it."""
 
-    def _answer(self, found: Sequence[Continuation], shown: Mapping[str, Any]) -> Any:
-        reason = _REASONS[found[0].finish or LENGTH]
-        choice = {"index": 0, **shown, "logprobs": None, "finish_reason": reason}
-        return self._body([choice], chunk=False) | {"usage": usage_of(found)}
+    @abstractmethod
+    def _logprobs(self, found: Continuation, start: int, offset: int) -> Any:
+        """The log-probabilities of the tokens from number `start`; None where they are not asked for.
+
+        Args:
+            offset: characters of the text before them.
+        """
+
+    def _new(self, found: Continuation, index: int) -> int:
+        """The number of the first token that this choice's chunks have not told yet; from now on they have."""
+        before, self._told[index] = self._told.get(index, 0), len(found.ids)
+        return before
 
     def _head(self, name: str, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -73,49 +106,77 @@ class Renderer(ABC):
 
 @dataclass
 class CompletionRenderer(Renderer):
-    """The answer to {"prompt": …}."""
+    """The answer to {"prompt": …}. before: what stands before each text, its prompt or nothing."""
 
-    def whole(self, found: Sequence[Continuation]) -> Any:
-        return self._answer(found, {"text": found[0].text})
+    before: Sequence[str] = ()
 
-    def piece(self, found: Continuation, text: str) -> bytes:
-        return self._chunk(text, None) if text else b""
+    def piece(self, found: Continuation, text: str, index: int = 0) -> bytes:
+        echo = self._before(index) if index not in self._told else ""
+        if not echo and not text:
+            return b""
+        return self._chunk(echo + text, None, index, self._logprobs(found, self._new(found, index), len(echo)))
 
-    def _end(self, reason: str) -> bytes:
-        return self._chunk("", reason)
+    def _whole(self, found: Continuation, index: int) -> dict[str, Any]:
+        return {"text": self._before(index) + found.text}
 
-    def _chunk(self, text: str, reason: str | None) -> bytes:
-        choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
+    def _end(self, reason: str, index: int) -> bytes:
+        return self._chunk("", reason, index)
+
+    def _before(self, index: int) -> str:
+        return self.before[index] if self.before else ""
+
+    def _chunk(self, text: str, reason: str | None, index: int, logprobs: Any = None) -> bytes:
+        choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
         return event(self._body([choice], chunk=True))
 
     def _body(self, choices: list[dict[str, Any]], chunk: bool) -> dict[str, Any]:
         return self._head("cmpl", "text_completion", choices)
 
+    def _logprobs(self, found: Continuation, start: int, offset: int) -> Any:
+        if self.spell is None:
+            return None
+        tokens = [self.spell(token) for token in found.ids[start:]]
+        offsets = [offset + sum(map(len, tokens[:place])) for place in range(len(tokens))]
+        values = [round(value, 6) for value in found.logprobs[start:]]
+        return {"tokens": tokens, "token_logprobs": values, "top_logprobs": None, "text_offset": offsets}
+
 
 @dataclass
 class ChatRenderer(Renderer):
-    """The answer to {"messages": […]}; a stream's first chunk has the role."""
+    """The answer to {"messages": […]}; a stream's first chunk of each choice has the role."""
 
-    _begun: bool = field(default=False, init=False)
-
-    def whole(self, found: Sequence[Continuation]) -> Any:
-        return self._answer(found, {"message": {"role": "assistant", "content": found[0].text}})
-
-    def piece(self, found: Continuation, text: str) -> bytes:
-        return self._beginning() + self._chunk({"content": text}) if text else b""
-
-    def _end(self, reason: str) -> bytes:
-        return self._beginning() + self._chunk({}, reason)
-
-    def _beginning(self) -> bytes:
-        if self._begun:
+    def piece(self, found: Continuation, text: str, index: int = 0) -> bytes:
+        if not text:
             return b""
-        self._begun = True
-        return self._chunk({"role": "assistant", "content": ""})
+        begin = self._beginning(index)
+        logprobs = self._logprobs(found, self._new(found, index), 0)
+        return begin + self._chunk({"content": text}, index, logprobs=logprobs)
 
-    def _chunk(self, delta: dict[str, Any], reason: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+    def _whole(self, found: Continuation, index: int) -> dict[str, Any]:
+        return {"message": {"role": "assistant", "content": found.text, "refusal": None}}
+
+    def _end(self, reason: str, index: int) -> bytes:
+        return self._beginning(index) + self._chunk({}, index, reason)
+
+    def _beginning(self, index: int) -> bytes:
+        if index in self._told:
+            return b""
+        self._told[index] = 0
+        return self._chunk({"role": "assistant", "content": ""}, index)
+
+    def _chunk(self, delta: dict[str, Any], index: int, reason: str | None = None, logprobs: Any = None) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         return event(self._body([choice], chunk=True))
 
     def _body(self, choices: list[dict[str, Any]], chunk: bool) -> dict[str, Any]:
         return self._head("chatcmpl", "chat.completion.chunk" if chunk else "chat.completion", choices)
+
+    def _logprobs(self, found: Continuation, start: int, offset: int) -> Any:
+        if self.spell is None:
+            return None
+        content = []
+        for token, value in zip(found.ids[start:], found.logprobs[start:], strict=True):
+            spelt = self.spell(token)
+            told = {"token": spelt, "logprob": round(value, 6), "bytes": list(spelt.encode()), "top_logprobs": []}
+            content.append(told)
+        return {"content": content, "refusal": None}

@@ -8,9 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from handlers.errors import BadRequest
-from handlers.inputs.checks import Parameter, checked_parameters, checked_text, is_bool, kind_of, quoted
+from handlers.inputs.checks import (
+    Parameter,
+    checked_parameters,
+    checked_text,
+    is_bool,
+    is_positive_int,
+    kind_of,
+    quoted,
+)
 from handlers.protocols.continuation import GenerationRequest
-from handlers.protocols.openai.answers import ChatRenderer, CompletionRenderer, Renderer
+from handlers.protocols.openai.answers import ChatRenderer, CompletionRenderer, Renderer, Spell
+from handlers.protocols.openai.reply import DESCRIBING
 from handlers.protocols.sampling import BOOL, SAMPLING_PARAMETERS, TOKENS, read_sampling, read_stops
 
 Chat = Callable[[Sequence[Mapping[str, Any]]], str]
@@ -21,14 +30,23 @@ PARAMETERS: dict[str, Parameter] = {
     "max_tokens": TOKENS,
     "max_completion_tokens": TOKENS,
     **SAMPLING_PARAMETERS,
-    "n": Parameter(lambda value: value == 1 and not isinstance(value, bool), "1"),
+    **DESCRIBING,
+    "n": Parameter(is_positive_int, "a whole number from 1"),
     "stream": BOOL,
     "stream_options": Parameter(
         lambda v: isinstance(v, dict) and set(v) <= {"include_usage"} and all(map(is_bool, v.values())),
         '{"include_usage": true or false}',
     ),
-    "model": Parameter(lambda value: isinstance(value, str), "a text, which changes nothing: the URL names the model"),
-    "user": Parameter(lambda value: isinstance(value, str), "a text, which changes nothing"),
+}
+
+# What only one of the two has. Of log-probabilities the runtimes tell the chosen token's.
+_CHAT: dict[str, Parameter] = {
+    "logprobs": BOOL,
+    "top_logprobs": Parameter(lambda v: v == 0 and not isinstance(v, bool), "0: the chosen token's alone are known"),
+}
+_COMPLETION: dict[str, Parameter] = {
+    "logprobs": Parameter(lambda v: v == 0 and not isinstance(v, bool), "0: the chosen token's alone are known"),
+    "echo": BOOL,
 }
 
 
@@ -38,13 +56,20 @@ def recognises(document: Mapping[str, Any]) -> bool:
 
 
 def parse(
-    document: Mapping[str, Any], *, chat: Chat | None, model: str, random_seed: Callable[[], int]
+    document: Mapping[str, Any],
+    *,
+    chat: Chat | None,
+    model: str,
+    random_seed: Callable[[], int],
+    max_inputs: int = 1,
+    spell: Spell | None = None,
 ) -> tuple[GenerationRequest, Renderer]:
     """A completion or a chat, and what renders its answer.
 
     Args:
         document: an object with either `prompt` or `messages`. chat: messages → prompt, None where the model has no chat
             template. model: the name that answers repeat. random_seed: for requests that name none.
+        max_inputs: most texts of one request. spell: a token id to its text, None where nothing is told of tokens.
     Returns: the request, and its renderer.
     Raises: BadRequest saying what is wrong and what is allowed.
     """
@@ -52,17 +77,27 @@ def parse(
     form = "messages" if is_chat else "prompt"
     # null is what OpenAI's clients send for what was not set.
     named = {name: value for name, value in document.items() if name != form and value is not None}
-    given = checked_parameters(named, PARAMETERS)
-    prompt = _chat_prompt(document[form], chat) if is_chat else _completion_prompt(document[form])
+    given = checked_parameters(named, PARAMETERS | (_CHAT if is_chat else _COMPLETION))
+    prompts = [_chat_prompt(document[form], chat)] if is_chat else _completion_prompts(document[form])
+    choices = given.get("n", 1)
+    if (texts := len(prompts) * choices) > max_inputs:
+        raise BadRequest(f"{len(prompts)} prompts with n {choices} are {texts} texts; at most {max_inputs} are allowed")
+    every = [prompt for prompt in prompts for _ in range(choices)]
+    # A chat asks for them with true, a completion with their number.
+    logprobs = given.get("logprobs") is not None and given["logprobs"] is not False
+    if "top_logprobs" in given and not logprobs:
+        raise BadRequest("'top_logprobs' is given without 'logprobs': true")
     request = GenerationRequest(
-        prompts=(prompt,),
-        places=("the prompt",),
+        prompts=tuple(every),
+        places=tuple(
+            "the prompt" if len(prompts) == 1 else f"prompt[{index // choices}]" for index in range(len(every))
+        ),
         # OpenAI's default temperature is 1.
         sampling=read_sampling(
             {"temperature": 1.0, **given},
             tokens=given.get("max_completion_tokens", given.get("max_tokens")),
             sample=True,
-            logprobs=False,
+            logprobs=logprobs,
             random_seed=random_seed,
         ),
         default_new_tokens=None if is_chat else DEFAULT_COMPLETION_TOKENS,
@@ -71,7 +106,11 @@ def parse(
         stream=given.get("stream", False),
     )
     usage = given.get("stream_options", {}).get("include_usage", False)
-    return request, (ChatRenderer if is_chat else CompletionRenderer)(model, usage)
+    told = spell if logprobs else None
+    if is_chat:
+        return request, ChatRenderer(model, usage, choices, told)
+    before = _echoed(every, spell) if given.get("echo") else ()
+    return request, CompletionRenderer(model, usage, choices, told, before=before)
 
 
 def _chat_prompt(messages: Any, chat: Chat | None) -> str:
@@ -80,10 +119,30 @@ def _chat_prompt(messages: Any, chat: Chat | None) -> str:
     return checked_text(chat(_messages(messages)), "the rendered messages")
 
 
-def _completion_prompt(prompt: Any) -> str:
-    if isinstance(prompt, list):
-        raise BadRequest("'prompt' is a list; a text is expected (a list of texts can be sent as 'inputs')")
-    return checked_text(prompt, "prompt")
+def _completion_prompts(prompt: Any) -> list[str | tuple[int, ...]]:
+    """A text, token ids, or a list of either."""
+    if isinstance(prompt, list) and prompt and all(type(one) is int for one in prompt):
+        return [_ids(prompt, "prompt")]
+    if not isinstance(prompt, list):
+        return [checked_text(prompt, "prompt")]
+    if not prompt:
+        raise BadRequest("'prompt' is an empty list; a text, a list of texts, or token ids are expected")
+    return [
+        _ids(one, f"prompt[{index}]") if isinstance(one, list) else checked_text(one, f"prompt[{index}]")
+        for index, one in enumerate(prompt)
+    ]
+
+
+def _ids(value: list[Any], where: str) -> tuple[int, ...]:
+    if not value or not all(type(one) is int and one >= 0 for one in value):
+        raise BadRequest(f"{where} is no list of token ids: whole numbers from 0")
+    return tuple(value)
+
+
+def _echoed(prompts: Sequence[str | tuple[int, ...]], spell: Spell | None) -> list[str]:
+    if spell is None and any(not isinstance(one, str) for one in prompts):
+        raise BadRequest("'echo' is true and 'prompt' has token ids: send the text")
+    return [one if isinstance(one, str) else "".join(map(spell or str, one)) for one in prompts]
 
 
 def _messages(value: Any) -> list[dict[str, Any]]:

@@ -114,21 +114,39 @@ class TextGenerationHandler(RequestHandler[TextInput]):
             chat=self._chat,
             model=self.model_name,
             random_seed=random_seed,
+            spell=self._spell,
         )
         return Asked(self._jobs(request), in_form(form, renderer), request.stream)
 
     def _jobs(self, request: GenerationRequest) -> list[Job]:
-        texts = [TextInput(text) for text in request.prompts]
-        encoded = self.input.encoder.encode(texts, truncate=False, special=request.special_tokens)
         deadline = self.deadline(request.max_time)
         jobs = []
-        for index, item in enumerate(encoded):
+        for index, ids in enumerate(self._ids(request)):
             asked = request.sampling.max_new_tokens
-            count = self._new_tokens(request.places[index], item.ids, asked, asked or request.default_new_tokens)
+            count = self._new_tokens(request.places[index], ids, asked, asked or request.default_new_tokens)
             seed = (request.sampling.seed + index) % SEEDS if request.sampling.do_sample else 0
             sampling = replace(request.sampling, max_new_tokens=count, seed=seed)
-            jobs.append(Job(item.ids, sampling, request.stops, deadline))
+            jobs.append(Job(ids, sampling, request.stops, deadline))
         return jobs
+
+    def _ids(self, request: GenerationRequest) -> list[Sequence[int]]:
+        """The token ids of each prompt; one that is sent several times is encoded once."""
+        texts = list(dict.fromkeys(prompt for prompt in request.prompts if isinstance(prompt, str)))
+        encoded = self.input.encoder.encode(
+            [TextInput(text) for text in texts], truncate=False, special=request.special_tokens
+        )
+        of = {text: item.ids for text, item in zip(texts, encoded, strict=True)}
+        most = self.input.encoder.tokenizer.get_vocab_size()
+        for prompt, where in zip(request.prompts, request.places, strict=True):
+            if (
+                not isinstance(prompt, str)
+                and (wrong := next((one for one in prompt if one >= most), None)) is not None
+            ):
+                raise BadRequest(f"{where} has the token id {wrong}; this model has tokens from 0 to {most - 1}")
+        return [of[prompt] if isinstance(prompt, str) else list(prompt) for prompt in request.prompts]
+
+    def _spell(self, token: int) -> str:
+        return str(self.input.encoder.tokenizer.decode([token], skip_special_tokens=False))
 
     def _new_tokens(self, where: str, ids: Sequence[int], asked: int, wanted: int | None) -> int:
         """How many tokens may be written behind `ids`; BadRequest with the numbers where that is too much."""

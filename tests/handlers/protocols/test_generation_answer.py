@@ -25,7 +25,11 @@ REASONS = [
 def answer_of(style: str, *prompts: str, details: bool = False, usage: bool = False) -> Renderer:
     if style == HF:
         return hf_generation.Renderer(prompts, len(prompts) == 1, details)
-    return (ChatRenderer if style == CHAT else CompletionRenderer)("writer", usage, id="7", created=1000)
+    return openai_of(style, usage=usage)
+
+
+def openai_of(style: str, **more: Any) -> Any:
+    return (ChatRenderer if style == CHAT else CompletionRenderer)("writer", id="7", created=1000, **more)
 
 
 def whole(answer: Renderer, *jobs: Job) -> bytes:
@@ -62,7 +66,7 @@ def stream_of(answer: Renderer, steps: list[tuple[list[int], str]], finish: str,
         told.append(events(answer.piece(running, text)))
     running.text += last
     running.finish = finish
-    return [*told, events(answer.ending(running, last))]
+    return [*told, events(answer.ending(running, last) + answer.closing([running]))]
 
 
 # ---- whole answers ----------------------------------------------------------------------------------------------------
@@ -108,7 +112,7 @@ def test_openai_s_bodies_to_the_byte() -> None:
     )
     assert whole(answer_of(CHAT, "a"), job(finish=STOP)) == (
         b'{"id":"chatcmpl-7","object":"chat.completion","created":1000,"model":"writer",'
-        b'"choices":[{"index":0,"message":{"role":"assistant","content":" good"},"logprobs":null,'
+        b'"choices":[{"index":0,"message":{"role":"assistant","content":" good","refusal":null},"logprobs":null,'
         b'"finish_reason":"stop"}],'
         b'"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}'
     )
@@ -121,6 +125,66 @@ def test_openai_s_finish_reasons(style, finish, _, word) -> None:
     assert choice["finish_reason"] == word
     *_, end, done = stream_of(answer_of(style, "a"), [([11], "x")], finish)[-1]
     assert (end["choices"][0]["finish_reason"], done) == (word, "[DONE]")
+
+
+def test_several_texts_for_each_prompt_which_counts_once() -> None:
+    found = openai_of(CHAT, choices=2).whole([job(" x"), job(" y", finish=STOP)])
+    told = [(one["index"], one["message"]["content"], one["finish_reason"]) for one in found["choices"]]
+    assert told == [(0, " x", "length"), (1, " y", "stop")]
+    assert found["usage"] == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+
+
+def test_log_probabilities_of_the_chosen_tokens() -> None:
+    one = job(" aß", logprobs=[-0.12345678, -1.5])
+    spell = {11: " a", 12: "ß"}.__getitem__
+    (choice,) = openai_of(COMPLETION, spell=spell).whole([one])["choices"]
+    assert choice["logprobs"] == {
+        "tokens": [" a", "ß"],
+        "token_logprobs": [-0.123457, -1.5],
+        "top_logprobs": None,
+        "text_offset": [0, 2],
+    }
+    (choice,) = openai_of(CHAT, spell=spell).whole([one])["choices"]
+    assert choice["logprobs"]["content"][1] == {"token": "ß", "logprob": -1.5, "bytes": [195, 159], "top_logprobs": []}
+
+
+@pytest.mark.parametrize("style", [COMPLETION, CHAT])
+def test_a_stream_of_two_texts_with_log_probabilities(style) -> None:
+    answer = openai_of(style, choices=2, spell=str, usage=True)
+    jobs = [job("", [], LENGTH), job("", [], STOP)]
+    told: list[Any] = []
+    for step, (index, text) in enumerate([(0, "a"), (1, "b"), (0, "c")]):
+        jobs[index].ids.append(step)
+        jobs[index].logprobs.append(-step / 2)
+        jobs[index].text += text
+        told += events(answer.piece(jobs[index], text, index))
+    told += events(answer.ending(jobs[1], "", 1) + answer.ending(jobs[0], "", 0) + answer.closing(jobs))
+    *chunks, usage, done = told
+    assert done == "[DONE]" and usage["usage"] == {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6}
+    choices = [chunk["choices"][0] for chunk in chunks]
+    assert [choice["index"] for choice in choices if choice["finish_reason"]] == [1, 0]
+    texts = [
+        [one.get("text") or one.get("delta", {}).get("content") or "" for one in choices if one["index"] == i]
+        for i in (0, 1)
+    ]
+    assert ["".join(text) for text in texts] == ["ac", "b"]
+    values = [
+        value
+        for one in choices
+        if one["index"] == 0 and one["logprobs"]
+        for value in (one["logprobs"].get("token_logprobs") or [each["logprob"] for each in one["logprobs"]["content"]])
+    ]
+    assert values == [0.0, -1.0]
+    if style == CHAT:
+        assert sum("role" in one["delta"] for one in choices) == 2
+
+
+def test_a_completion_s_prompt_stands_before_its_text() -> None:
+    answer = openai_of(COMPLETION, before=("a film", "b"), choices=1)
+    assert [one["text"] for one in answer.whole([job(" x"), job(" y")])["choices"]] == ["a film x", "b y"]
+    running = job(" x", [11])
+    assert [one["choices"][0]["text"] for one in events(answer.piece(running, " x", 0))] == ["a film x"]
+    assert [one["choices"][0]["text"] for one in events(answer.piece(running, " z", 0))] == [" z"]
 
 
 def test_each_answer_has_an_id_of_its_own() -> None:

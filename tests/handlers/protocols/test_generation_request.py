@@ -259,11 +259,23 @@ def test_null_is_what_clients_send_for_what_was_not_set(document) -> None:
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ({"prompt": ["a"]}, "'prompt' is a list; a text is expected (a list of texts can be sent as 'inputs')"),
+        ({"prompt": []}, "'prompt' is an empty list; a text, a list of texts, or token ids are expected"),
+        ({"prompt": ["a", 5]}, "prompt[1] is a number; a text is expected"),
+        ({"prompt": [[1], [-2]]}, "prompt[1] is no list of token ids"),
+        ({"prompt": ["a", "b"], "n": 2}, "2 prompts with n 2 are 4 texts; at most 3 are allowed"),
+        ({"prompt": [1], "echo": True}, "'echo' is true and 'prompt' has token ids"),
+        ({"messages": [USER], "echo": True}, "unknown parameter 'echo'"),
+        ({"messages": [USER], "logprobs": True, "top_logprobs": 2}, "parameter 'top_logprobs' is 2; allowed: 0: the"),
+        ({"messages": [USER], "top_logprobs": 0}, "'top_logprobs' is given without 'logprobs': true"),
+        ({"prompt": "a", "logprobs": 3}, "parameter 'logprobs' is 3; allowed: 0: the chosen token's alone"),
+        ({"prompt": "a", "logit_bias": {"5": 1}}, "unknown parameter 'logit_bias'"),
         ({"prompt": 5}, "prompt is a number; a text is expected"),
         ({"prompt": None}, "prompt is null; a text is expected"),
         ({"prompt": ""}, "prompt is empty"),
-        ({"prompt": "a", "max_new_tokens": 4}, "unknown parameter 'max_new_tokens'; allowed: 'frequency_penalty', 'm"),
+        (
+            {"prompt": "a", "max_new_tokens": 4},
+            "unknown parameter 'max_new_tokens'; allowed: 'echo', 'frequency_penalty', 'l",
+        ),
         ({"prompt": "a", "parameters": {}}, "unknown parameter 'parameters'"),
         ({"messages": [USER], "tools": []}, "unknown parameter 'tools'"),
         ({"messages": []}, "'messages' is a list; a list of {"),
@@ -339,7 +351,10 @@ BOUNDS: dict[str, tuple[list[Any], list[Any], str]] = {  # good, bad, what is al
     "return_full_text": ([True, False], [0, "no"], "true or false"),
     "details": ([True, False], [0, "no"], "true or false"),
     "max_time": ([0.1, 1e6], [0, -1, 1e7, "1", True, float("nan")], "seconds, a number above 0"),
-    "n": ([1], [0, 2, True, "1"], "1"),
+    "n": ([1], [0, -1, True, "1"], "a whole number from 1"),
+    "metadata": ([{}, {"a": "b"}], [5, []], "an object, which changes nothing"),
+    "store": ([True, False], [1, "true"], "true or false, which changes nothing"),
+    "service_tier": (["auto"], [5], "a text, which changes nothing"),
     "stream": ([True, False], [1, "true"], "true or false"),
     "stream_options": (
         [{}, {"include_usage": True}],
@@ -350,6 +365,22 @@ BOUNDS: dict[str, tuple[list[Any], list[Any], str]] = {  # good, bad, what is al
     "user": (["any"], [5], "a text, which changes nothing"),
 }
 PLACES = [("inputs", name) for name in hf_generation.PARAMETERS] + [("prompt", name) for name in openai.PARAMETERS]
+
+
+def test_several_texts_and_prompts() -> None:
+    request = ask({"messages": [USER], "n": 3, "seed": 5})
+    assert len(request.prompts) == 3 and len(set(request.prompts)) == 1 and request.sampling.seed == 5
+    request = ask({"prompt": ["a", "b"]})
+    assert request.prompts == ("a", "b") and request.places == ("prompt[0]", "prompt[1]")
+    assert ask({"prompt": [5, 6]}).prompts == ((5, 6),)
+    assert ask({"prompt": [[5], [6, 7]]}).prompts == ((5,), (6, 7))
+
+
+def test_log_probabilities_are_asked_for_in_both_ways() -> None:
+    assert ask({"messages": [USER], "logprobs": True, "top_logprobs": 0}).sampling.logprobs
+    assert ask({"prompt": "a", "logprobs": 0}).sampling.logprobs
+    assert not ask({"messages": [USER], "logprobs": False}).sampling.logprobs
+    assert not ask({"prompt": "a"}).sampling.logprobs
 
 
 @pytest.mark.parametrize(("form", "name"), PLACES, ids=[f"{form}-{name}" for form, name in PLACES])

@@ -127,6 +127,45 @@ def test_openai_s_paths_and_errors(handler) -> None:
     assert at("models", b"").json["object"] == "list"
 
 
+def test_several_choices_prompts_and_token_ids(handler) -> None:
+    greedy = {"max_tokens": 4, "temperature": 0}
+    alone = [one(handler, {"prompt": text, **greedy}).json["choices"][0]["text"] for text in ("a film", "good")]
+    several = one(handler, {"prompt": ["a film", "good"], "n": 2, **greedy}).json
+    assert [choice["text"] for choice in several["choices"]] == [alone[0], alone[0], alone[1], alone[1]]
+    ids = one(handler, {"prompt": ids_of(handler, "a film"), "echo": False, **greedy}).json
+    assert ids["choices"][0]["text"] == alone[0] and ids["usage"]["prompt_tokens"] == len(ids_of(handler, "a film"))
+    echoed = one(handler, {"prompt": "a film", "echo": True, **greedy}).json["choices"][0]["text"]
+    assert echoed == "a film" + alone[0]
+    drawn = one(handler, {"prompt": "a film", "n": 3, "seed": 1, "max_tokens": 8}).json["choices"]
+    assert len({choice["text"] for choice in drawn}) > 1
+    wrong = one(handler, {"prompt": [10**6], **greedy})
+    assert (
+        wrong.status == 400
+        and "has the token id 1000000; this model has tokens from 0 to" in wrong.json["error"]["message"]
+    )
+
+
+def test_a_stream_of_two_choices_is_the_two_texts(make) -> None:
+    handler = make(end_ids=[])
+    document = {
+        "messages": [{"role": "user", "content": "a film"}],
+        "max_tokens": 5,
+        "n": 2,
+        "seed": 3,
+        "logprobs": True,
+    }
+    whole = one(handler, document).json["choices"]
+    assert len(whole[0]["logprobs"]["content"]) == 5
+    assert all(each["logprob"] <= 0 for choice in whole for each in choice["logprobs"]["content"])
+    told = told_events(one(handler, document | {"stream": True}))
+    assert told[-1] == "[DONE]" and told.count("[DONE]") == 1
+    for index in (0, 1):
+        mine = [event["choices"][0] for event in told[:-1] if event["choices"][0]["index"] == index]
+        assert "".join(one["delta"].get("content", "") for one in mine) == whole[index]["message"]["content"]
+        told_values = [each for one in mine if one["logprobs"] for each in one["logprobs"]["content"]]
+        assert told_values == whole[index]["logprobs"]["content"]
+
+
 def test_kserve_s_forms(handler) -> None:
     texts, parameters = ["a film", "good"], {"max_new_tokens": 4}
     expected = one(handler, {"inputs": texts, "parameters": parameters}).json
