@@ -3,7 +3,9 @@
 import ctypes
 import gc
 import mmap
+import os
 import platform
+import tempfile
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,6 +70,25 @@ def map_file(path: Path) -> np.ndarray:
     """
     mapped = np.memmap(path, np.uint8, "c")
     _mapped.add(mapped._mmap)  # type: ignore[attr-defined]  # the array keeps it alive, as its base
+    return mapped
+
+
+def unnamed_file(size: int, folder: Path) -> np.ndarray:
+    """Bytes [size] uint8 that lie in a file without a name: whatever end this process finds, nothing is left behind.
+
+    They are in memory as far as they were looked at or written since the last `drop_mapped`, which loses nothing of them.
+
+    Raises: OSError where the folder has no such room: it is taken before anything is written, since a write to a mapped
+        file on a full disk would end the process.
+    """
+    handle, name = tempfile.mkstemp(dir=folder, prefix="marpress-")
+    try:
+        os.posix_fallocate(handle, 0, size)
+        mapped = np.memmap(name, np.uint8, "r+", shape=(size,))
+    finally:
+        os.close(handle)
+        os.unlink(name)
+    _mapped.add(mapped._mmap)  # type: ignore[attr-defined]
     return mapped
 
 

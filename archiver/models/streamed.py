@@ -160,6 +160,7 @@ def parked(model: Module, folder: Path, file: Path) -> Streamed:
             if stored is None or stored.dtype != torch.float32:
                 stored = StoredTensor(file, weight.dtype, tuple(weight.shape), out.tell())
                 weight.detach().cpu().contiguous().numpy().tofile(out)
+            drop_mapped()
             empties[id(weight)] = _nothing()
             places[id(empties[id(weight)])] = stored
     for module in model.modules():

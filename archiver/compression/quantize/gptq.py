@@ -62,8 +62,10 @@ def gptq(
     hessian.diagonal()[dead] = hessian.diagonal().mean().clamp(min=1e-30)
     hessian.diagonal().add_(damping * hessian.diagonal().mean())
     order = torch.argsort(hessian.diagonal(), descending=True, stable=True) if act_order else torch.arange(columns)
-    work, alive, hessian = work[:, order], alive[:, order], hessian[order][:, order]
-    upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(hessian)), upper=True)
+    if act_order:
+        work, alive, hessian = work[:, order], alive[:, order], hessian[order][:, order]
+    upper = _inverse_factor(hessian)
+    del hessian
 
     size = columns if group_size is None else group_size
     first = _scales(weight.detach().float(), size, bits, symmetric) if scales is None else scales
@@ -90,6 +92,15 @@ def gptq(
     values = torch.empty_like(result)
     values[:, order] = result
     return values, scale, zero
+
+
+def _inverse_factor(hessian: Tensor) -> Tensor:
+    """The upper Cholesky factor of a matrix's inverse. Of a wide layer each is hundreds of megabytes: two at a time."""
+    lower = torch.linalg.cholesky(hessian, out=hessian)
+    inverse = torch.cholesky_inverse(lower)
+    del lower
+    upper: Tensor = torch.linalg.cholesky(inverse, upper=True, out=inverse)
+    return upper
 
 
 def _scales(weight: Tensor, size: int, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:

@@ -16,10 +16,12 @@ import torch
 from archiver.architecture import layer_list
 from archiver.compression.context import Batch, StageContext, stacked
 from archiver.compression.walk.clock import Clock
+from archiver.compression.walk.in_file import to_file
 from archiver.compression.walk.layer_runs import LayerRuns, first_of
 from archiver.compression.walk.saved import SavedWalk
 from archiver.compression.walk.walk import by_layer, shared_between_layers, within
 from archiver.errors import RecipeError
+from archiver.host import drop_mapped
 from archiver.state.constraints import state_of
 
 Tensor = torch.Tensor
@@ -76,6 +78,7 @@ def walk_blocks(
     Raises: RecipeError for a model whose layers cannot be run by themselves.
     """
     groups = by_layer(model, names)
+    to_file(model, None if context.checkpoint is None else context.checkpoint.parent)
     saved = SavedWalk.of(context.checkpoint, model, names, method)
     runs = original = None
     batches = stacked(context.calibrate(samples))
@@ -101,6 +104,7 @@ def walk_blocks(
                 prefix = f"{layer_list(model)[0]}.{layer}."
                 found = dict(visit(Block(runs.layers[layer], group, prefix, runs.calls(), original.hidden())))
                 saved.keep(place, [*group, *within(model, layer)], found)
+                drop_mapped()
                 clock.tick(group)
             else:
                 clock.skip(group)

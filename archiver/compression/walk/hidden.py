@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import psutil
 import torch
 
 from archiver.errors import ArchiverError
+from archiver.host import unnamed_file
 
 Tensor = torch.Tensor
 SHARE = 0.25  # of the memory that is free: states that need more go to a file
@@ -24,7 +24,7 @@ class Hidden:
         states: [rows, length, width] each, float. file: what they are mapped from, already without a name; None: memory.
     """
 
-    def __init__(self, states: list[Tensor], file: np.memmap | None = None) -> None:
+    def __init__(self, states: list[Tensor], file: np.ndarray | None = None) -> None:
         self._states, self._file = states, file
 
     @classmethod
@@ -66,19 +66,9 @@ class Hidden:
         self._states, self._file = [], None
 
 
-def _mapped(size: int, folder: Path) -> np.memmap:
-    """A file of `size` bytes as an array; it has no name any more, so that nothing is left behind by whatever end.
-
-    Its room is taken before anything is written: a write to a mapped file on a full disk would end the process.
-    """
+def _mapped(size: int, folder: Path) -> np.ndarray:
     try:
-        handle, name = tempfile.mkstemp(dir=folder, prefix="marpress-hidden-")
-        try:
-            os.posix_fallocate(handle, 0, size)
-            return np.memmap(name, dtype=np.uint8, mode="r+", shape=(size,))
-        finally:
-            os.close(handle)
-            os.unlink(name)
+        return unnamed_file(size, folder)
     except OSError as error:
         raise ArchiverError(
             f"the hidden states of the calibration texts need {size / 1e6:.0f} MB, more than memory has room for, and "

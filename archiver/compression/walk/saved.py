@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from archiver.errors import ArchiverError
+from archiver.host import drop_mapped
 
 Tensor = torch.Tensor
 _WEIGHT, _KEPT = "weight/", "kept/"
@@ -47,6 +48,7 @@ class SavedWalk:
             weight = getattr(model.get_submodule(name), "weight").detach()  # noqa: B009 - may be computed from a latent one
             digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
             digest.update(weight.contiguous().view(torch.uint8).numpy().data)
+            drop_mapped()
         path = checkpoint.with_name(f"{checkpoint.name}-walk-{digest.hexdigest()[:16]}")
         for file in path.parent.glob(f"{checkpoint.name}-walk-*"):
             if not file.name.startswith(path.name):

@@ -15,9 +15,11 @@ from archiver.architecture import layer_list
 from archiver.compression.calibration import Moments, MomentsSeen, moments_on, watched_inputs
 from archiver.compression.context import Batch, StageContext, stacked
 from archiver.compression.walk.clock import Clock
+from archiver.compression.walk.in_file import to_file
 from archiver.compression.walk.layer_runs import LayerRuns
 from archiver.compression.walk.saved import SavedWalk
 from archiver.errors import UnsupportedModelError
+from archiver.host import drop_mapped
 
 Tensor = torch.Tensor
 # (names of the modules of one layer, name → moments of its inputs) → tensors to keep, by any names; it changes the layer's
@@ -50,6 +52,7 @@ def walk(
     Raises: RecipeError when no calibration text reaches one of the modules.
     """
     groups = by_layer(model, names)
+    to_file(model, None if context.checkpoint is None else context.checkpoint.parent)
     saved = SavedWalk.of(context.checkpoint, model, names, f"{method} {key}")
     kept, clock = dict[str, Tensor](), Clock(method, len(names), context.say)
     place = 0
@@ -66,6 +69,7 @@ def walk(
             given = visit(group, inputs(layer, group))
             saved.keep(index, [*group, *within(model, layer)], given)
             kept |= given
+            drop_mapped()
             clock.tick(group)
     finally:
         inputs.close()

@@ -15,6 +15,7 @@ from stage_context import calibrated_on
 
 from archiver.compression.quantize.gptq import gptq_model
 from archiver.compression.quantize.options import WeightOnly
+from archiver.compression.walk import in_file
 from archiver.compression.walk import walk as walks
 from archiver.compression.walk.walk import walk
 from archiver.errors import ArchiverError
@@ -167,4 +168,15 @@ def test_gptq_that_was_killed_goes_on_and_gives_the_same(tmp_path):
     assert "goes on behind model.layers.1.mlp.down_proj, 14 of 28 modules" in said[0]
     assert all(torch.equal(grids[name].scale, expected[name].scale) for name in expected)
     for one, other in zip(again.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_gptq_of_weights_that_lie_in_a_file_gives_the_same(tmp_path, monkeypatch):
+    whole, large = llama(), llama()
+    expected, _ = quantize(whole)
+    monkeypatch.setattr(in_file, "LARGE", 0)
+    grids, _ = quantize(large, tmp_path / "checkpoints" / "0-x")
+    assert len({weight.untyped_storage().data_ptr() for weight in large.parameters()}) == 1  # one file
+    assert all(torch.equal(grids[name].scale, expected[name].scale) for name in expected)
+    for one, other in zip(large.parameters(), whole.parameters(), strict=True):
         assert torch.equal(one, other)

@@ -1,0 +1,52 @@
+"""A large model's weights in a file while it is walked through: only one layer's are looked at at a time."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from archiver.errors import ArchiverError
+from archiver.host import drop_mapped, give_back_memory, unnamed_file
+
+LARGE = 1e9  # bytes of float32 weights from which on they leave memory
+
+
+def to_file(model: torch.nn.Module, folder: Path | None) -> None:
+    """Let a model's weights, where they are many, lie in a mapped file; they stay what they are for all who use them.
+
+    Their pages are in memory from when they are used until the next `archiver.host.drop_mapped`. The file has no name, and
+    its room is free again when the last of the weights is.
+
+    Args:
+        model: is changed in place. folder: where the file lies; None: the folder for temporary files.
+    Raises: ArchiverError where the folder has not that much room.
+    """
+    weights = [
+        weight
+        for weight in model.parameters()
+        if weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+        and weight.is_contiguous()
+        and weight.untyped_storage().nbytes() == 4 * weight.numel()  # no view of what others see, too
+    ]
+    size = sum(weight.numel() for weight in weights) * 4
+    if size < LARGE:
+        return
+    place = folder or Path(tempfile.gettempdir())
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        file = torch.from_numpy(unnamed_file(size, place)).view(torch.float32)
+    except OSError as error:
+        raise ArchiverError(
+            f"the model's weights need {size / 1e6:.0f} MB in {place} while they are calibrated: {error.strerror}; free "
+            "some space there"
+        ) from error
+    start = 0
+    for weight in weights:
+        end = start + weight.numel()
+        weight.data = file[start:end].view(weight.shape).copy_(weight.data)
+        start = end
+        drop_mapped()
+    give_back_memory()
