@@ -36,7 +36,7 @@ def check_recipe(root: Node, base_dir: Path, problems: Problems) -> Recipe | Non
     if top is None:
         return None
     name = _text(top, "name", problems)
-    version = _text(top, "version", problems) if "version" in top else "1.0"
+    version = _text(top, "version", problems) if "version" in top else "v1"
     task_name = choice(top["task"], "task", TASKS, problems) if "task" in top else None
     task = TASKS.get(task_name or "")
     model = _model(top["model"], task, problems) if "model" in top else None

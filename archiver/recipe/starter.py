@@ -73,7 +73,7 @@ def _summary(task: Task, facts: ModelFacts) -> str:
 _HEAD = """\
 {summary}
 name: {name}
-version: "1.0"
+version: v1
 task: {task}
 model: {model}
 {data}

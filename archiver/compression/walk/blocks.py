@@ -16,7 +16,7 @@ import torch
 from archiver.architecture import layer_list
 from archiver.compression.context import Batch, StageContext, stacked
 from archiver.compression.walk.clock import Clock
-from archiver.compression.walk.in_file import to_file
+from archiver.compression.walk.in_file import in_file
 from archiver.compression.walk.layer_runs import LayerRuns, first_of
 from archiver.compression.walk.saved import SavedWalk
 from archiver.compression.walk.walk import by_layer, shared_between_layers, within
@@ -77,8 +77,20 @@ def walk_blocks(
     Returns: all that the visits gave to keep.
     Raises: RecipeError for a model whose layers cannot be run by themselves.
     """
+    with in_file(model, None if context.checkpoint is None else context.checkpoint.parent):
+        return _walk_blocks(model, names, context, samples, visit, method, teacher)
+
+
+def _walk_blocks(
+    model: torch.nn.Module,
+    names: Sequence[str],
+    context: StageContext,
+    samples: int,
+    visit: Callable[[Block], Mapping[str, Tensor]],
+    method: str,
+    teacher: bool,
+) -> dict[str, Tensor]:
     groups = by_layer(model, names)
-    to_file(model, None if context.checkpoint is None else context.checkpoint.parent)
     saved = SavedWalk.of(context.checkpoint, model, names, method)
     runs = original = None
     batches = stacked(context.calibrate(samples))

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from archiver.errors import ArchiverError
+from archiver.architecture import layer_list
+from archiver.errors import ArchiverError, UnsupportedModelError
 from archiver.host import drop_mapped, give_back_memory, unnamed_file
 
 LARGE = 1e9  # bytes of float32 weights from which on they leave memory
 
 
-def to_file(model: torch.nn.Module, folder: Path | None) -> None:
+@contextmanager
+def in_file(model: torch.nn.Module, folder: Path | None) -> Iterator[None]:
     """Let a model's weights, where they are many, lie in a mapped file; they stay what they are for all who use them.
 
-    Their pages are in memory from when they are used until the next `archiver.host.drop_mapped`. The file has no name, and
-    its room is free again when the last of the weights is.
+    Their pages are in memory from when they are used until the next `archiver.host.drop_mapped`, which inside comes behind
+    each layer that ran. The file has no name, and its room is free again when the last of the weights is.
 
     Args:
         model: is changed in place. folder: where the file lies; None: the folder for temporary files.
@@ -33,8 +37,22 @@ def to_file(model: torch.nn.Module, folder: Path | None) -> None:
     ]
     size = sum(weight.numel() for weight in weights) * 4
     if size < LARGE:
+        yield
         return
-    place = folder or Path(tempfile.gettempdir())
+    _move(weights, size, folder or Path(tempfile.gettempdir()))
+    try:
+        layers = list(layer_list(model)[1])
+    except UnsupportedModelError:
+        layers = []
+    behind = [layer.register_forward_hook(lambda *_: drop_mapped()) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in behind:
+            hook.remove()
+
+
+def _move(weights: Sequence[torch.nn.Parameter], size: int, place: Path) -> None:
     try:
         place.mkdir(parents=True, exist_ok=True)
         file = torch.from_numpy(unnamed_file(size, place)).view(torch.float32)

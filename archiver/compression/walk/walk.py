@@ -15,7 +15,7 @@ from archiver.architecture import layer_list
 from archiver.compression.calibration import Moments, MomentsSeen, moments_on, watched_inputs
 from archiver.compression.context import Batch, StageContext, stacked
 from archiver.compression.walk.clock import Clock
-from archiver.compression.walk.in_file import to_file
+from archiver.compression.walk.in_file import in_file
 from archiver.compression.walk.layer_runs import LayerRuns
 from archiver.compression.walk.saved import SavedWalk
 from archiver.errors import UnsupportedModelError
@@ -51,8 +51,20 @@ def walk(
     Returns: all that the visits gave to keep.
     Raises: RecipeError when no calibration text reaches one of the modules.
     """
+    with in_file(model, None if context.checkpoint is None else context.checkpoint.parent):
+        return _walk(model, names, context, samples, visit, method, key)
+
+
+def _walk(
+    model: torch.nn.Module,
+    names: Sequence[str],
+    context: StageContext,
+    samples: int,
+    visit: Visit,
+    method: str,
+    key: str,
+) -> dict[str, Tensor]:
     groups = by_layer(model, names)
-    to_file(model, None if context.checkpoint is None else context.checkpoint.parent)
     saved = SavedWalk.of(context.checkpoint, model, names, f"{method} {key}")
     kept, clock = dict[str, Tensor](), Clock(method, len(names), context.say)
     place = 0

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from archiver.compression.walk import in_file
-from archiver.compression.walk.in_file import to_file
+from archiver.compression.walk import in_file as room
+from archiver.compression.walk.in_file import in_file
 from archiver.errors import ArchiverError
 from archiver.host import drop_mapped
 
@@ -23,10 +23,11 @@ def model() -> torch.nn.Module:
 
 
 def test_weights_are_what_they_were_and_changes_are_kept(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(in_file, "LARGE", 0)
+    monkeypatch.setattr(room, "LARGE", 0)
     before, made = model(), model()
     identities = [id(weight) for weight in made.parameters()]
-    to_file(made, tmp_path / "new")
+    with in_file(made, tmp_path / "new"):
+        pass
     assert list((tmp_path / "new").iterdir()) == []  # it has no name
     assert [id(weight) for weight in made.parameters()] == identities
     drop_mapped()
@@ -46,7 +47,8 @@ def test_weights_are_what_they_were_and_changes_are_kept(tmp_path: Path, monkeyp
 
 def test_a_small_model_stays_in_memory(tmp_path: Path) -> None:
     made = model()
-    to_file(made, tmp_path)
+    with in_file(made, tmp_path):
+        pass
     assert made[0].weight.untyped_storage().nbytes() == 4 * made[0].weight.numel()
 
 
@@ -54,9 +56,10 @@ def test_a_disk_without_room_is_told(tmp_path: Path, monkeypatch) -> None:
     def full(size: int, folder: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(in_file, "LARGE", 0)
-    monkeypatch.setattr(in_file, "unnamed_file", full)
+    monkeypatch.setattr(room, "LARGE", 0)
+    monkeypatch.setattr(room, "unnamed_file", full)
     with pytest.raises(
         ArchiverError, match="the model's weights need 0 MB in .* No space left on device; free some space"
     ):
-        to_file(model(), tmp_path)
+        with in_file(model(), tmp_path):
+            pass
