@@ -6,9 +6,10 @@ RECIPE ?= archiver/recipes/default.yaml
 SET ?=
 VENV := .venv
 BIN := $(VENV)/bin
+CLIENTS := .venv-clients
 STAMP := $(VENV)/.installed
 
-.PHONY: setup archive serve stop test lint check-lock bench bench-compression bench-generation bench-architectures \
+.PHONY: setup archive serve stop test test-clients lint check-lock bench bench-compression bench-generation bench-architectures \
 	bench-language bench-speech bench-recommendation bench-peers clean
 .DELETE_ON_ERROR:
 
@@ -46,6 +47,16 @@ stop: setup
 test: setup
 	$(BIN)/python -m pytest $(TESTS)
 
+# Real clients from PyPI against live servers, in an environment of their own.
+test-clients: setup $(CLIENTS)/.installed
+	MARPRESS_CLIENTS=$(CURDIR)/$(CLIENTS)/bin/python $(BIN)/python -m pytest -n 0 tests/clients
+
+$(CLIENTS)/.installed: requirements-clients.txt
+	@test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	@echo "installing other people's clients into $(CLIENTS) (some minutes the first time)"
+	@$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-clients.txt
+	@touch $@
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -82,5 +93,5 @@ bench-recommendation: setup
 	$(BIN)/python -m benchmarks.recommendation $(DATA)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	rm -rf $(VENV) $(CLIENTS) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
 	find archiver handlers tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,7 +10,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -159,6 +159,7 @@ class BatchHandler(TaskHandler[Value]):
 
     session: Session
     paths: ClassVar[Mapping[str, Parse]] = {}  # what OpenAI's clients and their like ask below the version
+    hub_nests: ClassVar[bool] = False  # whether huggingface_hub reads one text's answer from a list of one
     model_name: str = ""
     streams: int = 1  # sub-batches that run at once
     makes_batches: bool = False  # whether the worker does, else TorchServe
@@ -327,6 +328,8 @@ class BatchHandler(TaskHandler[Value]):
             forms.check_path(path, self.paths, self.model_name)
             document = forms.read(row, headers, self.input.allowed, self.input.max_bytes)
             request = forms.parse(document, path, self.paths, self._spec)
+            if self.hub_nests and request.form is None and forms.is_hub(headers):
+                request = replace(request, single=False)
             return request, self._prepared(request)
         except BadRequest as error:
             if path:

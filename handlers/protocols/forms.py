@@ -32,6 +32,11 @@ def path_of(headers: Mapping[str, Any]) -> str:
     return "/".join(parts[1:] if parts and parts[0] in _BASES else parts)
 
 
+def is_hub(headers: Mapping[str, Any]) -> bool:
+    """Whether the client is huggingface_hub, by its user agent."""
+    return any(isinstance(v, str) and k.lower() == "user-agent" and "hf_hub/" in v for k, v in headers.items())
+
+
 def refusal(headers: Mapping[str, Any], code: int, message: str) -> bytes:
     """The body that tells a mistake in a request, before it is known what it asks."""
     return openai_error(code, message) if path_of(headers) else error_body(code, message)

@@ -24,12 +24,12 @@ def vectors(server: TorchServe) -> list[list[float]]:
 
 def test_openai_s_embeddings_below_the_version(server: TorchServe, vectors: list[list[float]]) -> None:
     with Rest(server) as rest:
-        reply = rest.post("vectors/1.0/v1/embeddings", {"input": TEXTS, "model": "any"})
-        packed = rest.post("vectors/1.0/embeddings", {"input": TEXTS[0], "encoding_format": "base64"})
-        wrong = rest.post("vectors/1.0/v1/embeddings", {"input": 5})
-        broken = rest.post("vectors/1.0/v1/embeddings", b'{"input": ')
-        missing = rest.post("vectors/1.0/v1/chat/completions", {"messages": []})
-        models = rest.get("/predictions/vectors/1.0/v1/models")
+        reply = rest.post("vectors/v1/embeddings", {"input": TEXTS, "model": "any"})
+        packed = rest.post("vectors/v1/v1/embeddings", {"input": TEXTS[0], "encoding_format": "base64"})
+        wrong = rest.post("vectors/v1/embeddings", {"input": 5})
+        broken = rest.post("vectors/v1/embeddings", b'{"input": ')
+        missing = rest.post("vectors/v1/chat/completions", {"messages": []})
+        models = rest.get("/predictions/vectors/v1/models")
     assert reply.status == 200, reply.body
     np.testing.assert_allclose([one["embedding"] for one in reply.value["data"]], vectors, atol=1e-5)
     assert reply.value["model"] == "vectors" and reply.value["usage"]["prompt_tokens"] > 8

@@ -36,7 +36,7 @@ def test_the_contracts_recipe(folder) -> None:
 
 def test_the_least_recipe_has_the_contracts_defaults(folder) -> None:
     recipe = load(folder, LEAST)
-    assert (recipe.version, recipe.compress, recipe.gate, recipe.data) == ("1.0", (), None, DataSpec())
+    assert (recipe.version, recipe.compress, recipe.gate, recipe.data) == ("v1", (), None, DataSpec())
     assert recipe.serve == load(folder, CONTRACT).serve
 
 

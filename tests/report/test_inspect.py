@@ -34,7 +34,7 @@ def test_every_key_of_the_contract(built):
     assert 5e8 > peaks["worker_bytes"] > 2e7 and peaks["build_bytes"] > peaks["worker_bytes"]
     assert report["timings"].keys() >= {"original_per_s", "compressed_per_s", "speedup", "host", "stage_seconds"}
     assert all(entry.keys() == {"path", "sha256", "bytes"} for entry in report["files"])
-    assert (report["name"], report["version"], report["runtime"]) == ("tiny", "1.0", "onnxruntime")
+    assert (report["name"], report["version"], report["runtime"]) == ("tiny", "v1", "onnxruntime")
     assert report["size"]["archive_bytes"] == built.path.stat().st_size
 
 

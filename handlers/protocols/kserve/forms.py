@@ -109,7 +109,7 @@ def _v1(document: Mapping[str, Any], spec: Spec) -> Request:
 
 
 def _v2(document: Mapping[str, Any], spec: Spec) -> Request:
-    hf.check_keys(document, "inputs", "parameters", "id", "outputs")
+    hf.check_keys(document, "inputs", "parameters", "id", "outputs", "model_name", "model_version")
     name = document.get("id")
     if name is not None and not isinstance(name, str):
         raise BadRequest(f"'id' is {kind_of(name)}; a text is expected")

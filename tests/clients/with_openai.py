@@ -1,0 +1,99 @@
+"""The openai package: completions, chats, streams, embeddings, models and errors, with its sync and async clients."""
+
+import asyncio
+import json
+import sys
+
+import openai
+
+given = json.load(sys.stdin)
+texts = given["texts"]
+
+
+def base(name: str) -> str:
+    return f"{given['url']}/predictions/{name}/v1"
+
+
+def near(one: list[float], other: list[float]) -> bool:
+    return len(one) == len(other) and max(abs(a - b) for a, b in zip(one, other, strict=True)) < 1e-5
+
+
+writer = openai.OpenAI(base_url=base("writer"), api_key=given["key"], max_retries=0)
+greedy = {"model": "writer", "max_tokens": 6, "temperature": 0}
+
+# ---- completions
+whole = writer.completions.create(prompt=texts[0], **greedy)
+assert whole.choices[0].text == given["written"][0], whole
+assert whole.usage.completion_tokens == 6 and whole.choices[0].finish_reason == "length"
+several = writer.completions.create(prompt=texts, n=2, logprobs=0, echo=True, **greedy)
+assert [one.text for one in several.choices] == [
+    text + new for text, new in zip(texts, given["written"], strict=True) for _ in (0, 1)
+]
+assert all(len(one.logprobs.token_logprobs) == 6 for one in several.choices)
+streamed = list(
+    writer.completions.create(prompt=texts[0], stream=True, stream_options={"include_usage": True}, **greedy)
+)
+assert "".join(one.choices[0].text for one in streamed if one.choices) == given["written"][0]
+assert streamed[-1].usage.completion_tokens == 6
+
+# ---- chats
+messages = [{"role": "user", "content": texts[0]}]
+chat = writer.chat.completions.create(messages=messages, metadata={"a": "b"}, store=False, user="me", **greedy)
+assert chat.choices[0].message.content == given["chat"], chat
+assert chat.choices[0].message.role == "assistant"
+chosen = writer.chat.completions.create(messages=messages, logprobs=True, n=2, **greedy)
+assert len(chosen.choices) == 2 and len(chosen.choices[1].logprobs.content) == 6
+with writer.chat.completions.stream(messages=messages, **greedy) as stream:
+    deltas = [event.delta for event in stream if event.type == "content.delta"]
+assert "".join(deltas) == given["chat"]
+raw = writer.chat.completions.with_raw_response.create(messages=messages, **greedy)
+assert raw.status_code == 200 and raw.parse().choices[0].message.content == given["chat"]
+# Their own types, strictly.
+openai.types.chat.ChatCompletion.model_validate(json.loads(raw.text), strict=True)
+openai.types.Completion.model_validate(json.loads(json.dumps(whole.to_dict())), strict=True)
+
+# ---- embeddings, which it asks for in base64
+vectors = openai.OpenAI(base_url=base("vectors"), api_key=given["key"], max_retries=0)
+found = vectors.embeddings.create(model="vectors", input=texts)
+assert all(near(one.embedding, other) for one, other in zip(found.data, given["vectors"], strict=True))
+plain = vectors.embeddings.create(model="vectors", input=texts[0], encoding_format="float")
+assert near(plain.data[0].embedding, given["vectors"][0]) and plain.usage.prompt_tokens > 2
+
+# ---- models and errors
+assert [one.id for one in writer.models.list()] == ["writer"]
+assert writer.models.retrieve("writer").id == "writer"
+
+
+def refused(kind: type[openai.APIStatusError], call: object, **more: object) -> str:
+    try:
+        call(**more)
+    except kind as error:
+        assert error.type in ("invalid_request_error", "server_error"), error.body
+        return error.message
+    raise AssertionError(f"{kind.__name__} is expected")
+
+
+assert "logit_bias" in refused(
+    openai.BadRequestError, writer.completions.create, prompt="a", logit_bias={"5": 1}, **greedy
+)
+assert "temperature" in refused(
+    openai.BadRequestError, writer.chat.completions.create, messages=messages, model="writer", temperature=-1
+)
+assert "embeddings" in refused(openai.NotFoundError, writer.embeddings.create, model="writer", input="a")
+assert "no 'input'" not in refused(openai.NotFoundError, vectors.completions.create, prompt="a", **greedy)
+
+
+# ---- async
+async def together() -> None:
+    async with openai.AsyncOpenAI(base_url=base("writer"), api_key=given["key"], max_retries=0) as client:
+        answers = await asyncio.gather(*(client.completions.create(prompt=text, **greedy) for text in texts * 4))
+        assert [one.choices[0].text for one in answers] == given["written"] * 4
+        pieces = [
+            piece.choices[0].delta.content or ""
+            async for piece in await client.chat.completions.create(messages=messages, stream=True, **greedy)
+        ]
+        assert "".join(pieces) == given["chat"]
+
+
+asyncio.run(together())
+print("done")
