@@ -115,7 +115,6 @@ PACKAGES = {
     "archiver.models": "archiver.models.load and archiver.models.source",
     "archiver.pipeline": "archiver.pipeline.build",
     "archiver.recipe": "archiver.spec and archiver.recipe.load",
-    "handlers.protocols.openai": "handlers.protocols.openai.text",
 }
 
 
