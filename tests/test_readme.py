@@ -71,7 +71,8 @@ def test_the_first_curl_gives_the_answer_that_is_shown(server: TorchServe) -> No
 
 
 def test_the_python_clients_print_what_they_promise(server: TorchServe) -> None:
-    rest, grpc = (block for block in blocks("python"))
+    rest, grpc, other = blocks("python")
+    assert "import json, openai" in other  # run by tests/clients, where that is installed
     printed = []
     for code in (rest, grpc):
         done = subprocess.run(

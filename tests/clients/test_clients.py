@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -117,3 +118,17 @@ def test_a_client(script: Path, given: dict[str, Any]) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.strip() == "done"
+
+
+def test_the_readme_s_lines(server: TorchServe) -> None:
+    """With the tiny model in the place of the default archive."""
+    fenced = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    (code,) = (block for block in fenced if "import json, openai" in block)
+    here = (
+        code.replace("http://127.0.0.1:8080", server.inference_url)
+        .replace(".torchserve/key_file.json", str(server.key_file))
+        .replace("all-MiniLM-L6-v2", "vectors")
+    )
+    done = subprocess.run([str(PYTHON), "-c", here], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 1
