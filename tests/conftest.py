@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,9 @@ import pytest
 from once import once
 from places import ROOT
 from tiny_models import SENTENCES, build_tiny_model
+from warm_worker import WARM
+
+from archiver.packaging import verify
 
 # Tiny models: threads that wait for each other at every operation are slower than one, and on a busy machine far slower.
 os.environ.setdefault("MARPRESS_THREADS", "1")
@@ -37,6 +42,29 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def _shares_a_server(file: str) -> bool:
     """Whether a file of tests/live starts no TorchServe of its own."""
     return Path(file).parent.name == "live" and "with TorchServe(" not in (ROOT / file).read_text(encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def modules_out_of_the_collectors_way() -> None:
+    """What imports leave lives as long as this process: looked through at every collection, it takes half a second each.
+
+    A build collects a dozen times. What a test itself makes is collected as ever.
+    """
+    if len(sys.modules) > 1.05 * _FROZEN[0]:
+        gc.collect()
+        gc.freeze()
+        _FROZEN[0] = len(sys.modules)
+
+
+_FROZEN = [0]  # modules that were there when their objects were last set aside
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_workers() -> Iterator[None]:
+    """Torch is imported once for all archives that are verified in this process, not once for each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verify, "subprocess", WARM)
+        yield
 
 
 @pytest.fixture(scope="session")
