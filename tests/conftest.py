@@ -23,6 +23,8 @@ from archiver.packaging import verify
 os.environ.setdefault("MARPRESS_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A TorchServe of a test answers some hundred requests: the compiler for code that runs for hours would never pay.
+os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -36,6 +38,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return str(Path(file).parent) if _shares_a_server(file) else file
 
     return LiveTogether(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Folders with files that take minutes come first: none is left to one worker while the others have nothing to do."""
+    items.sort(key=lambda item: item.path.relative_to(ROOT / "tests").parts[0] not in _LONG)
+
+
+_LONG = ("live", "bench", "pipeline", "torchserve", "export", "runtimes", "storage", "tasks", "test_readme.py")
 
 
 @cache
@@ -53,6 +63,8 @@ def modules_out_of_the_collectors_way() -> None:
     if len(sys.modules) > 1.05 * _FROZEN[0]:
         gc.collect()
         gc.freeze()
+        # An export makes half a million objects that nothing can free before it ends.
+        gc.set_threshold(10_000, 20, 20)
         _FROZEN[0] = len(sys.modules)
 
 

@@ -180,7 +180,6 @@ def test_the_gate_ends_with_3_and_keeps_the_old_archive(place: Path) -> None:
     ("after", "which"),
     [
         ("check the recipe", signal.SIGINT),
-        ("load the model", signal.SIGKILL),
         ("load the model", signal.SIGTERM),
         ("compress: quantize", signal.SIGKILL),
         ("time against", signal.SIGINT),  # it is loaded by a process of its own
