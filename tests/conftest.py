@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,16 @@ import pytest
 from once import once
 from places import ROOT
 from tiny_models import SENTENCES, build_tiny_model
+from warm_worker import WARM
+
+from archiver.packaging import verify
 
 # Tiny models: threads that wait for each other at every operation are slower than one, and on a busy machine far slower.
 os.environ.setdefault("MARPRESS_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A TorchServe of a test answers some hundred requests: the compiler for code that runs for hours would never pay.
+os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -33,10 +40,43 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return LiveTogether(config, log)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Folders with files that take minutes come first: none is left to one worker while the others have nothing to do."""
+    items.sort(key=lambda item: item.path.relative_to(ROOT / "tests").parts[0] not in _LONG)
+
+
+_LONG = ("live", "bench", "pipeline", "torchserve", "export", "runtimes", "storage", "tasks", "test_readme.py")
+
+
 @cache
 def _shares_a_server(file: str) -> bool:
     """Whether a file of tests/live starts no TorchServe of its own."""
     return Path(file).parent.name == "live" and "with TorchServe(" not in (ROOT / file).read_text(encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def modules_out_of_the_collectors_way() -> None:
+    """What imports leave lives as long as this process: looked through at every collection, it takes half a second each.
+
+    A build collects a dozen times. What a test itself makes is collected as ever.
+    """
+    if len(sys.modules) > 1.05 * _FROZEN[0]:
+        gc.collect()
+        gc.freeze()
+        # An export makes half a million objects that nothing can free before it ends.
+        gc.set_threshold(10_000, 20, 20)
+        _FROZEN[0] = len(sys.modules)
+
+
+_FROZEN = [0]  # modules that were there when their objects were last set aside
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_workers() -> Iterator[None]:
+    """Torch is imported once for all archives that are verified in this process, not once for each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verify, "subprocess", WARM)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -159,8 +159,8 @@ def test_a_recipe_is_refused_without_waiting_for_torch(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_build_leaves_the_old_archive_whole(tiny_model, tmp_path, kind):
+def test_an_interrupted_build_leaves_the_old_archive_whole(tiny_model, tmp_path):
+    """By Ctrl-C as soon as there is something to clear away; the other signals: tests/pipeline/test_build_process.py."""
     path = recipe_at(tmp_path, tiny_model())
     store = tmp_path / "store"
     store.mkdir()
@@ -172,15 +172,12 @@ def test_an_interrupted_build_leaves_the_old_archive_whole(tiny_model, tmp_path,
         while not list(store.glob(".building/*/*")) and time.monotonic() < deadline:
             assert process.poll() is None
             time.sleep(0.01)
-        process.send_signal(kind)
+        process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     finally:
         process.kill()
         process.wait()
     assert (store / "tiny.mar").read_text() == "the old one"
-    if kind == signal.SIGKILL:
-        assert process.returncode == -signal.SIGKILL
-        return
     assert process.returncode == 130
     assert "interrupted; nothing was left half-written" in errors
     assert [entry.name for entry in store.iterdir()] == ["tiny.mar"]

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +130,9 @@ def require_room(needed: Forecast, model_store: Path) -> None:
             raise OSError(errno.ENOSPC, f"the build needs about {_gb(wanted)} and {what} has {_gb(free)} left")
 
 
+@cache
 def product_rate() -> float:
-    """Floating point operations a second of a product of fp32 matrices here, on all cores."""
+    """Floating point operations a second of a product of fp32 matrices here, on all cores; measured once in a process."""
     left, right = torch.ones(512, 1024), torch.ones(1024, 1024)
     best, ended = float("inf"), time.perf_counter() + 0.3
     while (started := time.perf_counter()) < ended:

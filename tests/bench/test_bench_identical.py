@@ -24,8 +24,8 @@ def test_two_identical_archives_are_equal(tmp_path: Path) -> None:
             "text/plain",
             clients=(2,),
             protocols=("rest",),
-            seconds=1.0,
-            settle=0.2,
+            seconds=0.6,
+            settle=0.1,
             min_rounds=2,
             max_rounds=2,
         )

@@ -74,8 +74,14 @@ def opened(folder: Path, runtime: str, model: str, **more):
     return open_session(folder, spec, threads=1)
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("kind", KINDS)
+# The classifiers of xlm-roberta and camembert are roberta's, line by line.
+CLASSIFIERS = [kind for kind in KINDS if kind not in ("xlm-roberta", "camembert")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [(kind, "feature-extraction") for kind in KINDS] + [(kind, "text-classification") for kind in CLASSIFIERS],
+)
 def test_both_runtimes_equal_torch_in_every_shape(exported, tmp_path, kind, task):
     encoder, graph = exported(kind, task)
     save_onnx(graph.model, tmp_path / "model.onnx")

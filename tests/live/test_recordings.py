@@ -51,7 +51,7 @@ def handlers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         recipe = {
             "name": name,
             "task": task,
-            "model": str(build_audio_model(folder / name, kind, auto_class)),
+            "model": str(build_audio_model(folder / name, kind, auto_class, num_hidden_layers=1)),
             "data": {"train": f"{name}.tsv", "validation": f"{name}.tsv"},
             "compress": [{"quantize": {"method": method}}],
             "serve": {"workers": 1, "runtime": runtime, "max_seconds": 20, "batch_size": 8, "max_batch_delay_ms": 20},

@@ -35,7 +35,7 @@ def handlers(tiny_model: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[
     for task, (kind, config) in MODELS.items():
         recipe = recipe_of(
             folder / task,
-            tiny_model("bert", kind, **config),
+            tiny_model("bert", kind, num_hidden_layers=1, **config),
             task,
             compress=quantize("weight-only"),
             serve={"runtime": RUNTIMES.get(task, "onnxruntime"), "workers": 1, "max_inputs": 4},

@@ -32,7 +32,10 @@ def archives(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathF
     """Both archives, each with its handler in this process."""
     folder = tmp_path_factory.mktemp("tokens")
     tags, answers = "token-classification", "question-answering"
-    models = {tags: tiny_model("bert", tags, id2label=LABELS), answers: tiny_model("roberta", answers)}
+    models = {
+        tags: tiny_model("bert", tags, num_hidden_layers=1, id2label=LABELS),
+        answers: tiny_model("roberta", answers, num_hidden_layers=1),
+    }
     found: dict[str, tuple[Path, Any]] = {}
     for task, model in models.items():
         recipe = write_recipe(folder, task, model, [{"quantize": {"method": "static-int8"}}], runtime="openvino")

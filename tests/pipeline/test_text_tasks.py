@@ -9,6 +9,7 @@ import pytest
 from built import build, quantize
 from task_recipes import MODELS, recipe_of
 
+from archiver.evaluation import speed
 from archiver.recipe.load import load_recipe
 
 METRICS = {
@@ -27,7 +28,7 @@ def test_cut_taught_and_quantized(tiny_model: Any, tmp_path: Path, task: str, ru
         {"retrain": {"epochs": 1, "batch_size": 8}},
         *quantize("static-int8", samples=16),
     ]
-    model = tiny_model("bert", kind, **config)
+    model = tiny_model("bert", kind, num_hidden_layers=1, **config)
     built = build(recipe_of(tmp_path, model, task, compress=stages, serve={"runtime": runtime}), tmp_path / "store")
     metrics = built.manifest["metrics"]
     assert set(metrics["compressed"]) == set(metrics["original"]) == METRICS[task]
@@ -50,8 +51,12 @@ def test_words_of_fewer_tokens_on_torch(tiny_model: Any, tmp_path: Path) -> None
     assert metrics["compressed"]["accuracy"] >= metrics["original"]["accuracy"]
 
 
-def test_the_embedded_model_orders_real_pairs_as_before(shared: Path, tmp_path: Path) -> None:
+def test_the_embedded_model_orders_real_pairs_as_before(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """all-MiniLM-L6-v2 in static int8 on pairs of the STS benchmark: the order of their similarities stays."""
+    assert speed.sorted_batches.__kwdefaults__ is not None
+    monkeypatch.setitem(speed.sorted_batches.__kwdefaults__, "limit", 32)  # how fast it is, nobody looks at
     rows = (shared / "data/stsb/dev.csv").read_text(encoding="utf-8").splitlines()[:300]
     (tmp_path / "dev.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     (tmp_path / "recipe.yaml").write_text(

@@ -48,7 +48,7 @@ def test_used_up_to_as_many_streams_as_it_helped(ratios, up_to) -> None:
 
 def test_a_draft_travels_only_where_it_is_faster_and_writes_the_same_text(tiny_model, tmp_path, monkeypatch) -> None:
     """The ratios are given here, so that the decision and not this host's speed is looked at."""
-    model = tiny_model("llama", TASK, eos_token_id=None)
+    model = tiny_model("llama", TASK, num_hidden_layers=1, eos_token_id=None)
     monkeypatch.setattr(decoder_assist, "_ratio", lambda *some: 1.1)
     session, measured, assisted = built(tmp_path, model, draft=str(model), assistant_tokens=3)
     assert measured["kind"] == "draft" and session["draft"] == "draft" and session["assist_up_to"] == 8
@@ -67,7 +67,7 @@ def test_what_it_costs_many_streams_can_rule_it_out(tiny_model, tmp_path, monkey
         return next(given)
 
     monkeypatch.setattr(decoder_assist, "_ratio", ratio)
-    session, measured, _ = built(tmp_path, tiny_model("llama", TASK), prompt_lookup=True)
+    session, measured, _ = built(tmp_path, tiny_model("llama", TASK, num_hidden_layers=1), prompt_lookup=True)
     assert measured["speedup_by_streams"] == {"1": 2.0, "2": 0.9}  # four are not looked at
     assert measured["speedup_beyond"] == 0.6 and measured["used_up_to_streams"] == 0
     assert "prompt_lookup" not in session

@@ -49,7 +49,8 @@ PAIRS = [
 def test_small_on_disk_and_exact(tiny_model, tmp_path, stage, runtime):
     chosen, times = STAGES[stage]
     measured = [{verb: body | {"measure": True} for verb, body in chosen.items()}]
-    recipe = recipe_of(tmp_path, tiny_model(**WIDE), compress=measured, serve={"runtime": runtime})
+    layers = {"num_hidden_layers": 2 if stage == "layers" else 1}  # an export takes seconds a layer
+    recipe = recipe_of(tmp_path, tiny_model(**WIDE, **layers), compress=measured, serve={"runtime": runtime})
     built = build(recipe, tmp_path / "store")
     size = built.manifest["size"]
     after = built.manifest["stages"][0]["metrics"]["after"]
@@ -73,9 +74,13 @@ def test_int8_of_a_codebook_stays_small(tiny_model, tmp_path):
         {"share": {"method": "codebook", "bits": 3, "targets": ["@layers", "@embeddings"]}},
         {"quantize": {"method": "static-int8", "samples": 8}},
     ]
-    recipe = recipe_of(tmp_path, tiny_model(**WIDE), compress=stages, serve={"runtime": "onnxruntime"})
+    recipe = recipe_of(
+        tmp_path, tiny_model(**WIDE, num_hidden_layers=1), compress=stages, serve={"runtime": "onnxruntime"}
+    )
     size = build(recipe, tmp_path / "store").manifest["size"]
-    recipe = recipe_of(tmp_path, tiny_model(**WIDE), compress=stages[1:], serve={"runtime": "onnxruntime"})
+    recipe = recipe_of(
+        tmp_path, tiny_model(**WIDE, num_hidden_layers=1), compress=stages[1:], serve={"runtime": "onnxruntime"}
+    )
     plain = build(recipe, tmp_path / "plain").manifest["size"]
     assert size["weight_bytes"] < 0.75 * plain["weight_bytes"]
 
