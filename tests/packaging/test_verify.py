@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from built import small_archive
 
+from archiver.packaging import verify as verify_module
 from archiver.packaging.layout import seal
 from archiver.packaging.mar import extract, write_mar
 from archiver.packaging.verify import verify, verify_folder
+from archiver.pipeline.build import build
+from archiver.progress import Progress
+from archiver.recipe.load import load_recipe
 from handlers.examples import read_examples
 from handlers.manifest import MANIFEST, TIMINGS, canonical_json, content_sha256, read_manifest, read_timings
 
@@ -46,6 +52,22 @@ def reseal(folder: Path, change: Callable[[list[dict[str, Any]]], None] = lambda
 
 def test_a_sound_archive(mar):
     assert verify(mar) == []
+
+
+def test_an_archive_for_torch_in_a_python_of_its_own(tiny_model, tmp_path, monkeypatch):
+    """Elsewhere in the tests such archives are verified by a Python that has imported torch already."""
+    monkeypatch.setattr(verify_module, "subprocess", subprocess)
+    recipe = {
+        "name": "plain",
+        "task": "text-classification",
+        "model": str(tiny_model("bert", "text-classification")),
+        "data": {"validation": "dev.tsv", "columns": {"text": 0, "label": 1}},
+        "serve": {"max_length": 32, "runtime": "torch"},
+    }
+    (tmp_path / "dev.tsv").write_text("a dull film\t0\na fine film\t1\n")
+    (tmp_path / "plain.yaml").write_text(yaml.safe_dump(recipe))
+    built = build(load_recipe(tmp_path / "plain.yaml"), tmp_path / "store", Progress(quiet=True))
+    assert verify(built.path) == []
 
 
 def test_the_handler_comes_from_the_archive_whatever_the_host_has(mar, tmp_path, monkeypatch):
