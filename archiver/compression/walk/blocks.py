@@ -21,7 +21,6 @@ from archiver.compression.walk.layer_runs import LayerRuns, first_of
 from archiver.compression.walk.saved import SavedWalk
 from archiver.compression.walk.walk import by_layer, shared_between_layers, within
 from archiver.errors import RecipeError
-from archiver.host import drop_mapped
 from archiver.state.constraints import state_of
 
 Tensor = torch.Tensor
@@ -77,8 +76,8 @@ def walk_blocks(
     Returns: all that the visits gave to keep.
     Raises: RecipeError for a model whose layers cannot be run by themselves.
     """
-    with in_file(model, None if context.checkpoint is None else context.checkpoint.parent):
-        return _walk_blocks(model, names, context, samples, visit, method, teacher)
+    with in_file(model, None if context.checkpoint is None else context.checkpoint.parent) as done:
+        return _walk_blocks(model, names, context, samples, visit, method, teacher, done)
 
 
 def _walk_blocks(
@@ -89,6 +88,7 @@ def _walk_blocks(
     visit: Callable[[Block], Mapping[str, Tensor]],
     method: str,
     teacher: bool,
+    done: Callable[[], None],
 ) -> dict[str, Tensor]:
     groups = by_layer(model, names)
     saved = SavedWalk.of(context.checkpoint, model, names, method)
@@ -116,7 +116,7 @@ def _walk_blocks(
                 prefix = f"{layer_list(model)[0]}.{layer}."
                 found = dict(visit(Block(runs.layers[layer], group, prefix, runs.calls(), original.hidden())))
                 saved.keep(place, [*group, *within(model, layer)], found)
-                drop_mapped()
+                done()
                 clock.tick(group)
             else:
                 clock.skip(group)

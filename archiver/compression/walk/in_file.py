@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ LARGE = 1e9  # bytes of float32 weights from which on they leave memory
 
 
 @contextmanager
-def in_file(model: torch.nn.Module, folder: Path | None) -> Iterator[None]:
+def in_file(model: torch.nn.Module, folder: Path | None) -> Iterator[Callable[[], None]]:
     """Let a model's weights, where they are many, lie in a mapped file; they stay what they are for all who use them.
 
     Their pages are in memory from when they are used until the next `archiver.host.drop_mapped`, which inside comes behind
@@ -25,6 +25,7 @@ def in_file(model: torch.nn.Module, folder: Path | None) -> Iterator[None]:
 
     Args:
         model: is changed in place. folder: where the file lies; None: the folder for temporary files.
+    Yields: what to call when a layer is done: what its work has freed goes back to the host.
     Raises: ArchiverError where the folder has not that much room.
     """
     weights = [
@@ -37,7 +38,7 @@ def in_file(model: torch.nn.Module, folder: Path | None) -> Iterator[None]:
     ]
     size = sum(weight.numel() for weight in weights) * 4
     if size < LARGE:
-        yield
+        yield lambda: None
         return
     _move(weights, size, folder or Path(tempfile.gettempdir()))
     try:
@@ -46,10 +47,15 @@ def in_file(model: torch.nn.Module, folder: Path | None) -> Iterator[None]:
         layers = []
     behind = [layer.register_forward_hook(lambda *_: drop_mapped()) for layer in layers]
     try:
-        yield
+        yield _let_go
     finally:
         for hook in behind:
             hook.remove()
+
+
+def _let_go() -> None:
+    drop_mapped()
+    give_back_memory()
 
 
 def _move(weights: Sequence[torch.nn.Parameter], size: int, place: Path) -> None:

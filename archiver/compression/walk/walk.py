@@ -19,7 +19,6 @@ from archiver.compression.walk.in_file import in_file
 from archiver.compression.walk.layer_runs import LayerRuns
 from archiver.compression.walk.saved import SavedWalk
 from archiver.errors import UnsupportedModelError
-from archiver.host import drop_mapped
 
 Tensor = torch.Tensor
 # (names of the modules of one layer, name → moments of its inputs) → tensors to keep, by any names; it changes the layer's
@@ -51,8 +50,8 @@ def walk(
     Returns: all that the visits gave to keep.
     Raises: RecipeError when no calibration text reaches one of the modules.
     """
-    with in_file(model, None if context.checkpoint is None else context.checkpoint.parent):
-        return _walk(model, names, context, samples, visit, method, key)
+    with in_file(model, None if context.checkpoint is None else context.checkpoint.parent) as done:
+        return _walk(model, names, context, samples, visit, method, key, done)
 
 
 def _walk(
@@ -63,6 +62,7 @@ def _walk(
     visit: Visit,
     method: str,
     key: str,
+    done: Callable[[], None],
 ) -> dict[str, Tensor]:
     groups = by_layer(model, names)
     saved = SavedWalk.of(context.checkpoint, model, names, f"{method} {key}")
@@ -78,10 +78,13 @@ def _walk(
     inputs = _inputs(model, names, context, samples)
     try:
         for index, (layer, group) in enumerate(groups[place:], place):
-            given = visit(group, inputs(layer, group))
+            moments = inputs(layer, group)
+            done()
+            given = visit(group, moments)
+            del moments
             saved.keep(index, [*group, *within(model, layer)], given)
             kept |= given
-            drop_mapped()
+            done()
             clock.tick(group)
     finally:
         inputs.close()
