@@ -51,7 +51,7 @@ class TaskHandler(ABC, Generic[Value]):
     input: the kind of input, made by `make_input`.
     """
 
-    runtime: ClassVar[Callable[..., Any]]
+    runtime: Callable[..., Any]
     parameters: ClassVar[dict[str, Parameter]]
     serving: dict[str, Any]
     input: Input[Value, Any]
@@ -117,14 +117,22 @@ class TaskHandler(ABC, Generic[Value]):
             if damage:
                 raise UnsoundArchive("the archive is damaged: " + "; ".join(damage))
         self.serving = json.loads((folder / SERVING).read_text())
+        self.begin(folder, threads, trust_files)
+
+    def begin(self, folder: Path, threads: int, trust_files: bool) -> None:
+        """Open what `serving` describes, and answer the examples; arguments as `open` has them."""
         self.input = self.make_input(folder)
         self.load(folder, threads)
         if not trust_files:
             for warning in host_warnings(self.serving["session"], read_timings(folder)["host"]["isa"]):
                 logger.warning(warning)
-            differences = check_examples(self, read_examples(folder), self.serving["tolerance"])
+            differences = check_examples(self, self.examples(folder), self.serving["tolerance"])
             if differences:
                 raise UnsoundArchive("the archive's own examples are answered wrongly here: " + "; ".join(differences))
+
+    def examples(self, folder: Path) -> list[dict[str, Any]]:
+        """The stored examples, with the answers that what is opened has to give."""
+        return read_examples(folder)
 
 
 @dataclass
