@@ -48,13 +48,14 @@ class TaskHandler(ABC, Generic[Value]):
 
     runtime: the session class, which the archive's entry sets: `class Handler(TheTask): runtime = TheSession`.
     parameters: what a request may set, beside what the kind of input allows. serving: serving.json as read.
-    input: the kind of input, made by `make_input`.
+    input: the kind of input, made by `make_input`. digest: the archive's, once its files were checked.
     """
 
     runtime: Callable[..., Any]
     parameters: ClassVar[dict[str, Parameter]]
     serving: dict[str, Any]
     input: Input[Value, Any]
+    digest: str | None = None
 
     @abstractmethod
     def make_input(self, folder: Path) -> Input[Value, Any]:
@@ -113,9 +114,11 @@ class TaskHandler(ABC, Generic[Value]):
         Raises: UnsoundArchive saying what is damaged, missing on this host, or answered otherwise than stored.
         """
         if not trust_files:
-            damage = find_damage(folder, read_manifest(folder)) + timings_damage(folder)
+            manifest = read_manifest(folder)
+            damage = find_damage(folder, manifest) + timings_damage(folder)
             if damage:
                 raise UnsoundArchive("the archive is damaged: " + "; ".join(damage))
+            self.digest = manifest["content_sha256"]
         self.serving = json.loads((folder / SERVING).read_text())
         self.begin(folder, threads, trust_files)
 
@@ -213,7 +216,7 @@ class BatchHandler(TaskHandler[Value]):
 
     def load(self, folder: Path, threads: int) -> None:
         streams = {"streams": self.streams} if self.streams > 1 else {}
-        self.session = self.runtime(folder, self.serving["session"], threads, **streams)
+        self.session = self.runtime(folder, self.serving["session"] | {"digest": self.digest}, threads, **streams)
 
     def respond(self, inputs: Sequence[Value], parameters: Mapping[str, Any] | None = None) -> list[Any]:
         given = dict(parameters or {})

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from handlers.base import BatchHandler
 from handlers.errors import UnsoundArchive
 from handlers.examples import read_examples
-from handlers.manifest import ENTRY, SERVING
+from handlers.manifest import ENTRY, SERVING, read_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +147,7 @@ class ChoosingHandler(BatchHandler[Any]):
         Returns: {"rate": items a second}, or {"problem": one sentence}.
         """
         try:
+            self.digest = read_manifest(folder)["content_sha256"]
             self._take(alternatives_of(json.loads((folder / SERVING).read_text()))[name], folder, threads, False)
             inputs = [self.input.from_stored(one["input"]) for one in read_examples(folder)]
             items = [item for items in self.prepare(inputs, self.full_parameters) for item in items]

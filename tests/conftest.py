@@ -18,6 +18,8 @@ from tiny_models import SENTENCES, build_tiny_model
 os.environ.setdefault("MARPRESS_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# What workers compile is kept where a test asks for it, not in the folder of temporary files.
+os.environ.setdefault("MARPRESS_CACHE", "")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -121,6 +121,7 @@ def _load(folder: Path, *runtime: str) -> Verified:
     runtime: the one to open, where the archive holds several.
     """
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    environment["MARPRESS_CACHE"] = ""  # what is in the archive is opened, and nothing is left behind
     command = [sys.executable, "-P", "-s", "-B", "-c", _PROBE, str(folder.resolve()), ENTRY.removesuffix(".py")]
     command += runtime
     try:
