@@ -34,6 +34,8 @@ sys.path[:] = [folder, *json.loads(paths)]
 import importlib
 from pathlib import Path
 handler = importlib.import_module(entry).Handler()
+from handlers.requirements import leave_out_converters
+leave_out_converters()
 handler.streams = int(streams)
 found = handler.attempt(Path(folder), name, int(threads))
 print("\\n" + json.dumps(found))
