@@ -93,6 +93,14 @@ class GateSpec:
         return tuple(dict.fromkeys([*self.max_drop, *self.max_increase, *self.min]))
 
 
+def _several_names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
+        raise ValueError("no list of names")
+    if len(value) < 2 or len(set(value)) < len(value):
+        raise ValueError("fewer than two names, or one of them twice")
+    return tuple(value)
+
+
 @dataclass(frozen=True)
 class ServeSpec:
     """How the archive is served.
@@ -101,6 +109,14 @@ class ServeSpec:
     """
 
     runtime: str = option("string", "auto", help="auto, or a name from RUNTIMES")
+    runtimes: tuple[str, ...] = option(
+        "parsed",
+        (),
+        parse=_several_names,
+        says="a list of at least two different runtimes",
+        help="all of them go into the archive; the fastest on the host that it lands on serves",
+    )
+    choose_at_load: bool = option("boolean", True, help="false: the first of runtimes, without a measurement")
     device: str = option("string", "cpu", choices=("cpu", "cuda"))
     workers: int | str = option("integer", "auto", choices=("auto",), minimum=1, maximum=1024)
     batch_size: int = option("integer", 32, minimum=1, maximum=4096, help="inputs that run together at most")

@@ -7,7 +7,6 @@ task's kind of input knows (handlers.inputs); what computes, only the session cl
 
 import json
 import logging
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,15 +22,13 @@ from handlers.examples import check_examples, read_examples
 from handlers.inputs.base import Input
 from handlers.inputs.checks import Parameter
 from handlers.manifest import SERVING, find_damage, read_manifest, read_timings, timings_damage
-from handlers.metrics import batch_measurements
 from handlers.protocols import forms, hf
 from handlers.protocols.openai.reply import openai_error
-from handlers.protocols.reply import JSON, error_body, to_json
-from handlers.protocols.request import Parse, Request, Spec, Told
+from handlers.protocols.reply import error_body, to_json
+from handlers.protocols.request import Parse, Request, Spec
 from handlers.runtimes.base import Session
-from handlers.torchserve import metrics
+from handlers.torchserve.batches import answer_batch
 from handlers.torchserve.receiving import buffer_reads
-from handlers.torchserve.requests import STREAM, is_rest, reason_of
 from handlers.torchserve.service import Service
 from handlers.torchserve.standby import Standby, is_asynchronous, take_over
 from handlers.torchserve.unanswered import frontend_socket
@@ -48,13 +45,14 @@ class TaskHandler(ABC, Generic[Value]):
 
     runtime: the session class, which the archive's entry sets: `class Handler(TheTask): runtime = TheSession`.
     parameters: what a request may set, beside what the kind of input allows. serving: serving.json as read.
-    input: the kind of input, made by `make_input`.
+    input: the kind of input, made by `make_input`. digest: the archive's, once its files were checked.
     """
 
-    runtime: ClassVar[Callable[..., Any]]
+    runtime: Callable[..., Any]
     parameters: ClassVar[dict[str, Parameter]]
     serving: dict[str, Any]
     input: Input[Value, Any]
+    digest: str | None = None
 
     @abstractmethod
     def make_input(self, folder: Path) -> Input[Value, Any]:
@@ -113,18 +111,28 @@ class TaskHandler(ABC, Generic[Value]):
         Raises: UnsoundArchive saying what is damaged, missing on this host, or answered otherwise than stored.
         """
         if not trust_files:
-            damage = find_damage(folder, read_manifest(folder)) + timings_damage(folder)
+            manifest = read_manifest(folder)
+            damage = find_damage(folder, manifest) + timings_damage(folder)
             if damage:
                 raise UnsoundArchive("the archive is damaged: " + "; ".join(damage))
+            self.digest = manifest["content_sha256"]
         self.serving = json.loads((folder / SERVING).read_text())
+        self.begin(folder, threads, trust_files)
+
+    def begin(self, folder: Path, threads: int, trust_files: bool) -> None:
+        """Open what `serving` describes, and answer the examples; arguments as `open` has them."""
         self.input = self.make_input(folder)
         self.load(folder, threads)
         if not trust_files:
             for warning in host_warnings(self.serving["session"], read_timings(folder)["host"]["isa"]):
                 logger.warning(warning)
-            differences = check_examples(self, read_examples(folder), self.serving["tolerance"])
+            differences = check_examples(self, self.examples(folder), self.serving["tolerance"])
             if differences:
                 raise UnsoundArchive("the archive's own examples are answered wrongly here: " + "; ".join(differences))
+
+    def examples(self, folder: Path) -> list[dict[str, Any]]:
+        """The stored examples, with the answers that what is opened has to give."""
+        return read_examples(folder)
 
 
 @dataclass
@@ -209,7 +217,7 @@ class BatchHandler(TaskHandler[Value]):
 
     def load(self, folder: Path, threads: int) -> None:
         streams = {"streams": self.streams} if self.streams > 1 else {}
-        self.session = self.runtime(folder, self.serving["session"], threads, **streams)
+        self.session = self.runtime(folder, self.serving["session"] | {"digest": self.digest}, threads, **streams)
 
     def respond(self, inputs: Sequence[Value], parameters: Mapping[str, Any] | None = None) -> list[Any]:
         given = dict(parameters or {})
@@ -274,47 +282,7 @@ class BatchHandler(TaskHandler[Value]):
             data: [n] requests. context: TorchServe's own, which gets each answer's status and content type.
         Returns: [n] JSON bodies.
         """
-        started = time.perf_counter()
-        bodies: list[bytes] = [b""] * len(data)
-        accepted: dict[int, tuple[Request, list[Sequence[Any]]]] = {}
-        for index, row in enumerate(data):
-            try:
-                headers = context.get_all_request_header(index)
-                if not is_rest(headers):
-                    # A call of StreamPredictions without it ends the worker; the others do not look at it.
-                    context.set_response_header(index, STREAM, "false")
-                accepted[index] = self.accept(row, headers)
-            except Told as told:
-                bodies[index] = told.body
-                context.set_response_content_type(index, JSON)
-            except BadRequest as error:
-                render = error.render or error_body
-                bodies[index] = _refuse(context, index, error.code, render(error.code, str(error)))
-            except Exception as error:  # one request must not take the batch with it, whatever it found
-                logger.exception("request %d of the batch failed", index)
-                message = f"the request could not be read: {type(error).__name__}"
-                bodies[index] = _refuse(context, index, 500, error_body(500, message))
-        everything = [item for _, prepared in accepted.values() for items in prepared for item in items]
-        ran = self.run(everything)
-        position = 0
-        for index, (request, prepared) in accepted.items():
-            span = range(position, position + sum(map(len, prepared)))
-            position = span.stop
-            broken = next((ran.failed[i] for i in span if i in ran.failed), None)
-            status, bodies[index] = self.answer(request, prepared, ran.outputs[span.start : span.stop], broken)
-            context.set_response_content_type(index, JSON)
-            if status != 200:
-                context.set_response_status(status, reason_of(status), index)
-        found = batch_measurements(
-            requests=len(data),
-            errors=sum(context.get_response_status(index)[0] not in (None, 200) for index in range(len(data))),
-            inputs=sum(len(prepared) for _, prepared in accepted.values()),
-            tokens=ran.size,
-            computed_tokens=ran.computed,
-            seconds=time.perf_counter() - started,
-        )
-        metrics.emit(context.metrics, found)
-        return bodies
+        return answer_batch(self, data, context)
 
     def accept(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> tuple[Request, list[Sequence[Any]]]:
         """A request as it came to what it asks and the items to run for each of its inputs.
@@ -387,10 +355,3 @@ class BatchHandler(TaskHandler[Value]):
         except Exception as failed:  # one request's answer must not cost the others theirs
             logger.exception("an answer could not be made")
             return 500, error(500, f"the answer could not be made: {type(failed).__name__}")
-
-
-def _refuse(context: Any, index: int, code: int, body: bytes) -> bytes:
-    """The error's body, the same over REST and gRPC, and the HTTP status that only REST can carry."""
-    context.set_response_status(code, reason_of(code), index)
-    context.set_response_content_type(index, JSON)
-    return body

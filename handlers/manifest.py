@@ -13,6 +13,7 @@ from typing import Any
 from handlers.errors import UnsoundArchive
 
 MANIFEST = "marpress.json"
+ENTRY = "marpress_entry.py"
 TIMINGS = "timings.json"
 EXAMPLES = "examples.json"
 SERVING = "serving.json"

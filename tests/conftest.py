@@ -25,6 +25,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # A TorchServe of a test answers some hundred requests: the compiler for code that runs for hours would never pay.
 os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
+# What workers compile is kept where a test asks for it, not in the folder of temporary files.
+os.environ.setdefault("MARPRESS_CACHE", "")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from archiver.packaging.entry import ENTRY
 from archiver.packaging.layout import CONFIG
 from handlers.cpu import container_cores
+from handlers.manifest import ENTRY
 
 CLIENTS = 64  # whose requests wait, each with one input
 INPUTS, ROUNDS, SECONDS = 256, 3, 0.8

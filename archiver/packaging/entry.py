@@ -1,19 +1,19 @@
-"""An archive's entry module: one class, made of the task's handler and the runtime's session.
+"""An archive's entry module: one class, made of the task's handler and the runtime's session, or several runtimes'.
 
-Both are named as `package.module:Class`. The same class is made in this process for the build, and by the entry module in
+All are named as `package.module:Class`. The same class is made in this process for the build, and by the entry module in
 the worker.
 """
 
 import importlib
 import importlib.util
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from archiver.errors import PackagingError
 from handlers.base import TaskHandler
-
-ENTRY = "marpress_entry.py"
+from handlers.manifest import ENTRY
 
 _SOURCE = '''"""TorchServe looks for `handle` in the archive's root: it is one instance of the class named here."""
 
@@ -24,30 +24,41 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 try:
-    from {handler_module} import {handler}
-    from {session_module} import {session}
+{imports}
 except ImportError as error:  # an ImportError would send TorchServe to its built-in handlers and hide the cause
     raise RuntimeError(
         f"the archive's handler cannot be imported: {{error}}; install what requirements.txt in the archive lists"
     ) from error
 
 
-class Handler({handler}):
-    runtime = {session}
+class Handler({bases}):
+    {runtimes}
 '''
+CHOOSING = "handlers.choosing:ChoosingHandler"
 
 
-def entry_source(handler: str, session: str) -> str:
+def entry_source(handler: str, session: str | Mapping[str, str]) -> str:
     """The source of an entry module.
 
     Args:
-        handler: a subclass of handlers.base.TaskHandler. session: a class that its `load` can open.
+        handler: a subclass of handlers.base.TaskHandler.
+        session: a class that its `load` can open; or several by the names of their runtimes, of which the worker takes one.
     Returns: the module's text.
     """
-    (handler_module, handler_name), (session_module, session_name) = split_name(handler), split_name(session)
+    imports = [f"    from {module} import {found}" for module, found in map(split_name, named_in(handler, session))]
+    if isinstance(session, str):
+        bases, runtimes = [handler], f"runtime = {split_name(session)[1]}"
+    else:
+        named = ", ".join(f'"{name}": {split_name(one)[1]}' for name, one in session.items())
+        bases, runtimes = [CHOOSING, handler], "runtimes = {" + named + "}"
     return _SOURCE.format(
-        handler_module=handler_module, handler=handler_name, session_module=session_module, session=session_name
+        imports="\n".join(imports), bases=", ".join(split_name(base)[1] for base in bases), runtimes=runtimes
     )
+
+
+def named_in(handler: str, session: str | Mapping[str, str]) -> list[str]:
+    """What an entry imports, as `module:Class`; arguments as `entry_source` has them."""
+    return [handler, session] if isinstance(session, str) else [CHOOSING, handler, *session.values()]
 
 
 def make_handler(handler: str, session: str) -> TaskHandler[Any]:
@@ -79,7 +90,7 @@ def handler_of(folder: Path) -> TaskHandler[Any]:
         ) from error
     finally:
         sys.path[:] = path
-    if not hasattr(made, "runtime"):
+    if not hasattr(made, "runtime") and not hasattr(made, "runtimes"):
         raise PackagingError("the archive was built by an earlier version, whose entry names no session: rebuild it")
     return made
 

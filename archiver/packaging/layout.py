@@ -10,11 +10,12 @@ from typing import Any
 import yaml
 
 from archiver.packaging.closure import import_closure
-from archiver.packaging.entry import ENTRY, entry_source, split_name
+from archiver.packaging.entry import entry_source, named_in, split_name
 from archiver.packaging.mar import list_files
 from archiver.requirements import requirement
 from archiver.version import __version__
 from handlers.manifest import (
+    ENTRY,
     EXAMPLES,
     FORMAT,
     MANIFEST,
@@ -37,7 +38,7 @@ def write_code(
     name: str,
     version: str,
     handler: str,
-    session: str,
+    session: str | Mapping[str, str],
     modules: Sequence[str] = (),
     requirements: Sequence[str],
     config: Mapping[str, Any],
@@ -46,12 +47,13 @@ def write_code(
 
     Args:
         folder: where the archive is staged. name, version: the model's.
-        handler: `module:Class` of the task's handler. session: of the runtime's session, see archiver.packaging.entry.
+        handler: `module:Class` of the task's handler. session: of the runtime's session, or of several runtimes' by their
+            names, see archiver.packaging.entry.
         modules: more names of that form, whose modules travel too.
         requirements: lines of requirements.txt. config: TorchServe's settings for the model.
     Raises: PackagingError when a module is not one of `handlers`, or cannot be found.
     """
-    needed = [split_name(name)[0] for name in (handler, session, *modules)]
+    needed = [split_name(name)[0] for name in (*named_in(handler, session), *modules)]
     for path, source in import_closure(*needed).items():
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from archiver.errors import PackagingError
-from archiver.packaging.entry import ENTRY
 from archiver.packaging.mar import extracted
 from handlers.errors import UnsoundArchive
-from handlers.manifest import TORCHSERVE_MANIFEST, find_damage, read_manifest, timings_damage
+from handlers.manifest import ENTRY, TORCHSERVE_MANIFEST, find_damage, read_manifest, timings_damage
 
 _LOAD_SECONDS = 300
 _PICKLE_NAMES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".dill", ".npy", ".npz", ".pyc", ".so")
@@ -31,7 +30,7 @@ module = importlib.import_module(sys.argv[2])
 handler = module.Handler()
 from handlers.cpu import container_cores
 try:
-    handler.open(Path(sys.argv[1]), threads=container_cores())
+    handler.open(Path(sys.argv[1]), threads=container_cores(), **({"only": sys.argv[3]} if sys.argv[3:] else {}))
 except RuntimeError as error:
     print(error)
     sys.exit(3)
@@ -80,7 +79,15 @@ def verify_folder(folder: Path, names: list[str]) -> Verified:
         return Verified([str(error)])
     problems = find_damage(folder, manifest, names) + timings_damage(folder) + _pickles(folder, names)
     problems += _entry_problems(folder)
-    return Verified(problems) if problems else _load(folder)
+    if problems:
+        return Verified(problems)
+    several = [one["runtime"] for one in manifest.get("runtimes", ())]
+    if not several:
+        return _load(folder)
+    loaded = {name: _load(folder, name) for name in several}
+    found = [f"runtime {name}: {problem}" for name, one in loaded.items() for problem in one.problems]
+    peaks = [one.worker_bytes for one in loaded.values() if one.worker_bytes is not None]
+    return Verified(found, max(peaks, default=None))
 
 
 def _pickles(folder: Path, names: list[str]) -> list[str]:
@@ -108,10 +115,15 @@ def _entry_problems(folder: Path) -> list[str]:
     return [] if named == ENTRY else [f"{TORCHSERVE_MANIFEST}: names the handler {named!r}, expected {ENTRY!r}"]
 
 
-def _load(folder: Path) -> Verified:
-    """Load the handler and answer the examples in a process of its own, in an empty working folder."""
+def _load(folder: Path, *runtime: str) -> Verified:
+    """Load the handler and answer the examples in a process of its own, in an empty working folder.
+
+    runtime: the one to open, where the archive holds several.
+    """
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    environment["MARPRESS_CACHE"] = ""  # what is in the archive is opened, and nothing is left behind
     command = [sys.executable, "-P", "-s", "-B", "-c", _PROBE, str(folder.resolve()), ENTRY.removesuffix(".py")]
+    command += runtime
     try:
         done = subprocess.run(
             command,

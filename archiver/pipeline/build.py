@@ -106,7 +106,8 @@ def _facts(workload: Workload, stages: list[StageReport], staged: Staged) -> dic
         "version": workload.recipe.version,
         "task": workload.recipe.task,
         "runtime": staged.runtime.name,
-        "created_by": created_by(staged.way.built_with),
+        **({"runtimes": _part_facts(workload, staged)} if staged.parts else {}),
+        "created_by": created_by([package for part in staged.parts or [staged] for package in part.way.built_with]),
         "original_dtype": workload.facts.dtype,
         "model": {"source": workload.source.source, "sha256": workload.source.sha256},
         "recipe": recipe,
@@ -127,11 +128,33 @@ def _facts(workload: Workload, stages: list[StageReport], staged: Staged) -> dic
     }
 
 
+def _part_facts(workload: Workload, staged: Staged) -> list[dict[str, Any]]:
+    """What an archive of several runtimes says of each of them."""
+    compared = workload.compared(staged.examples)
+    first = respond_fully(staged.handler, compared)
+    facts = []
+    for part in staged.parts:
+        others = first if part.handler is staged.handler else respond_fully(part.handler, compared)
+        differences = [staged.handler.compare(one, other) for one, other in zip(first, others, strict=True)]
+        tolerance = {
+            "allowed": part.handler.serving["tolerance"],
+            "alone_against_in_a_batch": round(part.batch_difference, 6),
+            "against_the_first_runtime": round(max(differences, default=0.0), 6),
+        }
+        name, metrics = part.runtime.name, part.found.metrics
+        facts.append({"runtime": name, "weight_bytes": part.weight_bytes, "metrics": metrics, "tolerance": tolerance})
+    return facts
+
+
 def _examples(staged: Staged) -> list[dict[str, Any]]:
-    """The inputs to store, with the answers given now."""
+    """The inputs to store, with the answers given now; `answers` are those of the second runtime, the third, …"""
     answers = respond_fully(staged.handler, staged.examples)
     stored = map(staged.handler.input.to_stored, staged.examples)
-    return [{"input": item, "answer": answer} for item, answer in zip(stored, answers, strict=True)]
+    examples = [{"input": item, "answer": answer} for item, answer in zip(stored, answers, strict=True)]
+    for part in staged.parts[1:]:
+        for example, answer in zip(examples, respond_fully(part.handler, staged.examples), strict=True):
+            example.setdefault("answers", {})[part.runtime.name] = answer
+    return examples
 
 
 def _peaks(verified: Verified) -> dict[str, int]:
@@ -152,6 +175,7 @@ def _timings(workload: Workload, choice: Choice, compressed: Compressed, progres
         "stages": compressed.speeds,
         "other_runtimes": choice.rejected,
         **({"served_per_s": {name: round(rate, 1) for name, rate in choice.rates.items()}} if choice.rates else {}),
+        **({"speedups": {name: round(one.speedup, 2) for name, one in choice.speeds.items()}} if choice.speeds else {}),
         **workload.task.timings(choice.speed),
         **choice.staged.measured,
     }

@@ -14,7 +14,7 @@ from archiver.models.source import ModelSource
 from archiver.pipeline.sources import source_of
 from archiver.runtimes import RUNTIMES
 from archiver.spec import NewModel, Recipe
-from archiver.tasks import TASKS, Task
+from archiver.tasks import FORWARD, TASKS, Task
 from archiver.tasks.workload import Workload
 
 
@@ -48,7 +48,9 @@ def check(recipe: Recipe) -> Checked:
     source = source_of(recipe, task)
     task = task.of_model(source.path)
     facts = inspect_model(source.path, task.auto_class, task=task.name, **task.inspected)
-    problems = _runtime_problems(recipe) + _length_problems(recipe, source, facts) + task.check(recipe, source, facts)
+    problems = (
+        _runtime_problems(recipe, task) + _length_problems(recipe, source, facts) + task.check(recipe, source, facts)
+    )
     found: dict[str, list[Any]] = {"train": [], "validation": []}
     data = recipe.data
     learns = isinstance(recipe.model, NewModel) or any(stage.needs_data for stage in recipe.compress)
@@ -70,10 +72,12 @@ def check(recipe: Recipe) -> Checked:
     return Checked(recipe, task, source, facts, found["validation"], found["train"])
 
 
-def _runtime_problems(recipe: Recipe) -> list[str]:
+def _runtime_problems(recipe: Recipe, task: Task) -> list[str]:
     """Packages that the runtime needs and this host has not: an archive is measured by the engine that serves it."""
-    runtime = RUNTIMES.get(recipe.serve.runtime)
-    return [f"serve.runtime {runtime.name}: {advice}" for advice in runtime.missing()] if runtime else []
+    if recipe.serve.runtimes and task.execution != FORWARD:  # of a model on the hub that is known only now
+        return ["serve.runtimes is for tasks that answer with one pass, and this model writes token by token: name one"]
+    named = [RUNTIMES[name] for name in recipe.serve.runtimes or [recipe.serve.runtime] if name in RUNTIMES]
+    return [f"serve.runtime {runtime.name}: {advice}" for runtime in named for advice in runtime.missing()]
 
 
 def _length_problems(recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[str]:

@@ -1,4 +1,7 @@
-"""Which runtime an archive is for: the one the recipe names, or the first that passes unless a later one is faster."""
+"""Which runtime an archive is for: the one the recipe names, or the first that passes unless a later one is faster.
+
+A recipe that names several gets all of them, and the worker chooses.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from archiver.errors import DataError, GateFailed, UnsupportedModelError
 from archiver.evaluation.gate import missed_bounds
 from archiver.evaluation.speed import Speed
 from archiver.pipeline.forecast import served_step
-from archiver.pipeline.staging import Staged, stage_archive
+from archiver.pipeline.staging import Staged, join_archives, stage_archive
 from archiver.progress import Progress
 from archiver.runtimes import RUNTIMES, Runtime, serving_runtimes
 from archiver.spec import Recipe
@@ -27,12 +30,14 @@ class Choice:
     """The archive that was chosen, its speed, and why each other runtime was not taken.
 
     rates: what each runtime that passed answers a second as it is served; empty where only one did.
+    speeds: of an archive of several runtimes each one's, of which `speed` is the fastest as it is served.
     """
 
     staged: Staged
     speed: Speed
     rejected: dict[str, str] = field(default_factory=dict)
     rates: Mapping[str, float] = field(default_factory=dict)
+    speeds: Mapping[str, Speed] = field(default_factory=dict)
 
 
 def choose(workload: Workload, folder: Path, progress: Progress) -> Choice:
@@ -42,8 +47,10 @@ def choose(workload: Workload, folder: Path, progress: Progress) -> Choice:
         folder: where each is staged, in a folder of its own.
     Raises: GateFailed with every missed bound; UnsupportedModelError where no runtime can take the model.
     """
-    candidates = _candidates(workload)
     workload.park(folder)
+    if workload.recipe.serve.runtimes:
+        return _all_named(workload, folder, progress)
+    candidates = _candidates(workload)
     rejected: dict[str, str] = {}
     passed: dict[str, Choice] = {}
     failures: list[str] = []
@@ -52,10 +59,7 @@ def choose(workload: Workload, folder: Path, progress: Progress) -> Choice:
             rejected[name] = "computes in fp32 like the original, and another runtime is as fast or faster"
             continue
         try:
-            with progress.step(f"{name}: write, load, measure"):
-                staged = stage_archive(workload, runtime, folder / name.replace(" ", "-"))
-            with progress.step(f"{name}: time against PyTorch eager fp32"):
-                speed = workload.speed(staged.handler)
+            staged, speed = _staged(workload, runtime, name, folder, progress)
         except UnsupportedModelError as error:
             if len(candidates) == 1:
                 raise
@@ -80,6 +84,36 @@ def choose(workload: Workload, folder: Path, progress: Progress) -> Choice:
     best = _fastest(workload, passed, rejected, folder, progress)
     best.rejected = rejected
     return best
+
+
+def _staged(workload: Workload, runtime: Runtime, name: str, folder: Path, progress: Progress) -> tuple[Staged, Speed]:
+    with progress.step(f"{name}: write, load, measure"):
+        staged = stage_archive(workload, runtime, folder / name.replace(" ", "-"))
+    with progress.step(f"{name}: time against PyTorch eager fp32"):
+        return staged, workload.speed(staged.handler)
+
+
+def _all_named(workload: Workload, folder: Path, progress: Progress) -> Choice:
+    """An archive of all of `serve.runtimes`. Each has to keep the bounds, the fastest here that of speed."""
+    made: dict[str, tuple[Staged, Speed]] = {}
+    failures: list[str] = []
+    for name in workload.recipe.serve.runtimes:
+        try:
+            made[name] = _staged(workload, RUNTIMES[name], name, folder, progress)
+        except DataError as error:
+            failures.append(f"{name}: {error}")
+            continue
+        failures += [f"{name}: {sentence}" for sentence in _missed(workload, made[name][0], None)]
+    if not failures:
+        with progress.step(served_step(made)):
+            rates = workload.served_rates({name: (one.handler, one.folder) for name, (one, _) in made.items()}, folder)
+        best = max(rates, key=lambda name: rates[name])
+        staged, speed = made[best]
+        failures += [f"{best}: {sentence}" for sentence in _missed(workload, staged, speed)]
+    if failures:
+        raise GateFailed(f"{workload.recipe.name}: the gate is not passed, and no archive was written", failures)
+    joined = join_archives(workload, [one for one, _ in made.values()], folder / "joined")
+    return Choice(joined, speed, rates=rates, speeds={name: one for name, (_, one) in made.items()})
 
 
 def _fastest(
@@ -140,8 +174,10 @@ def bounds_missed(
     return missed
 
 
-def _missed(workload: Workload, staged: Staged, speed: Speed) -> list[str]:
-    missed = bounds_missed(workload.recipe, staged.found.original, staged.found.metrics, speedup=speed.speedup)
+def _missed(workload: Workload, staged: Staged, speed: Speed | None) -> list[str]:
+    """Bounds that are not kept; without a speed all but those of speed."""
+    speedup = speed.speedup if speed is not None else None
+    missed = bounds_missed(workload.recipe, staged.found.original, staged.found.metrics, speedup=speedup)
     tolerance = staged.handler.serving["tolerance"]
     if staged.batch_difference > tolerance:
         missed.append(

@@ -143,6 +143,8 @@ def product_rate() -> float:
 
 def _runtimes(recipe: Recipe, execution: str) -> list[str]:
     """Names of the runtimes that will be staged: with `auto` those that do not compute in fp32."""
+    if recipe.serve.runtimes:
+        return list(recipe.serve.runtimes)
     if recipe.serve.runtime != "auto":
         return [recipe.serve.runtime]
     able = [one for one in serving_runtimes(execution, recipe.serve.device) if one.automatic]

@@ -360,6 +360,7 @@ def _serve(node: Node, task: Task | None, problems: Problems) -> ServeSpec:
     runtimes = Allowed("string", choices=("auto", *RUNTIMES))
     if "runtime" in entries and read_value(entries["runtime"], "serve.runtime", runtimes, problems) is None:
         entries = {key: value for key, value in entries.items() if key != "runtime"}
+    entries = _without_unknown(entries, problems)
     serve = read_options(ServeSpec, entries, "serve.", problems) or ServeSpec()
     if serve.precision == "bf16" and (serve.runtime not in ("auto", "openvino") or serve.device != "cpu"):
         problems.add(
@@ -368,6 +369,15 @@ def _serve(node: Node, task: Task | None, problems: Problems) -> ServeSpec:
             f"{serve.device}: remove it, or name openvino",
         )
     return dataclasses.replace(serve, draft=draft, examples=serve.examples if file is None else file)
+
+
+def _without_unknown(entries: dict[str, Node], problems: Problems) -> dict[str, Node]:
+    """`entries` without `runtimes` where that names one that there is not."""
+    node = entries.get("runtimes")
+    listed = node.value if node is not None and isinstance(node.value, list) else []
+    allowed = Allowed("string", choices=tuple(RUNTIMES))
+    named = [read_value(item, f"serve.runtimes.{index}", allowed, problems) for index, item in enumerate(listed)]
+    return {key: value for key, value in entries.items() if key != "runtimes" or None not in named}
 
 
 def _draft(node: Node, problems: Problems) -> Path | None:

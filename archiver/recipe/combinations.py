@@ -8,7 +8,7 @@ from archiver.recipe.order import order_problems
 from archiver.recipe.yaml_tree import Node, Problems
 from archiver.runtimes import RUNTIMES, serving_runtimes
 from archiver.spec import DataSpec, GateSpec, ServeSpec, Stage
-from archiver.tasks import TASKS, Task
+from archiver.tasks import FORWARD, TASKS, Task
 
 
 def check_combinations(
@@ -49,6 +49,7 @@ def check_combinations(
         _check_task_keys(root, task, problems)
         _check_data_kind(root, task, data, problems)
         _check_runtime(root, task, serve, problems)
+        _check_several(root, task, serve, problems)
         _check_methods(root, task, stages, serve, problems)
 
 
@@ -83,21 +84,55 @@ def _check_data_kind(root: Node, task: Task, data: DataSpec, problems: Problems)
 
 
 def _check_runtime(root: Node, task: Task, serve: ServeSpec, problems: Problems) -> None:
-    """A runtime that does not serve the task, or not on the device."""
-    runtime = RUNTIMES.get(serve.runtime)
-    if runtime is None:
+    """Runtimes that do not serve the task, or not on the device."""
+    key = "runtimes" if serve.runtimes else "runtime"
+    if serve.runtimes and task.execution != FORWARD:
+        return  # `_check_several` says what is allowed
+    words = ["auto"] if key == "runtime" else []
+    others = words + [one.name for one in RUNTIMES.values() if task.execution in one.ways]
+    for name in serve.runtimes or [serve.runtime]:
+        runtime = RUNTIMES.get(name)
+        if runtime is None:
+            continue
+        entries = root.value["serve"].value
+        if task.execution not in runtime.ways:
+            allowed = f"{', '.join(others[:-1])} or {others[-1]}"
+            problems.add(entries[key], f"{task.name} is not served with {runtime.name}: use {allowed}")
+        elif serve.device not in runtime.devices:
+            able = " or ".join(
+                filter(None, [", ".join(one.name for one in serving_runtimes(task.execution, serve.device)), *words])
+            )
+            problems.add(
+                entries.get("device", entries[key]),
+                f"serve.device {serve.device} cannot be run by {runtime.name}: "
+                f"use {able}, or device {runtime.devices[0]}",
+            )
+
+
+def _check_several(root: Node, task: Task, serve: ServeSpec, problems: Problems) -> None:
+    """What does not go with `serve.runtimes`, and what says nothing without it."""
+    if not serve.runtimes:
+        if "choose_at_load" in (given := _keys_of(root, "serve")) and "runtimes" not in given:
+            entry = root.value["serve"].value["choose_at_load"]
+            problems.add(entry, "serve.choose_at_load says nothing without serve.runtimes: name at least two there")
         return
     entries = root.value["serve"].value
-    others = [one.name for one in RUNTIMES.values() if task.execution in one.ways]
-    if task.execution not in runtime.ways:
-        allowed = f"{', '.join(['auto', *others[:-1]])} or {others[-1]}"
-        problems.add(entries["runtime"], f"{task.name} is not served with {runtime.name}: use {allowed}")
-    elif serve.device not in runtime.devices:
-        able = ", ".join(one.name for one in serving_runtimes(task.execution, serve.device))
+    if task.execution != FORWARD:
         problems.add(
-            entries.get("device", entries["runtime"]),
-            f"serve.device {serve.device} cannot be run by {runtime.name}: "
-            f"use {able} or auto, or device {runtime.devices[0]}",
+            entries["runtimes"],
+            f"serve.runtimes is for tasks that answer with one pass, and {task.name} writes token by token: name one "
+            "runtime in serve.runtime",
+        )
+    if serve.runtime != "auto":
+        problems.add(
+            entries["runtime"],
+            f"serve.runtime is {serve.runtime}, and serve.runtimes names several: remove one of them",
+        )
+    if serve.precision != "f32":
+        problems.add(
+            entries["precision"],
+            f"serve.precision is {serve.precision}, which OpenVINO alone computes with, and serve.runtimes names several: "
+            "remove one of them",
         )
 
 

@@ -27,6 +27,7 @@ def as_dict(recipe: Recipe) -> dict[str, Any]:
         result["gate"] = {key: value for key, value in bounds.items() if value not in (None, {})}
     serve = _plain(dataclasses.asdict(recipe.serve))
     others = foreign_serve_keys(task_of(recipe.task, recipe.model))
+    others |= {"runtime"} if recipe.serve.runtimes else {"runtimes", "choose_at_load"}
     result["serve"] = {key: value for key, value in serve.items() if key not in others}
     return result
 

@@ -43,6 +43,8 @@ def _report(manifest: Mapping[str, Any], timings: Mapping[str, Any], archive_byt
         report["original_dtype"] = manifest["original_dtype"]
     report |= {"size": size, "metrics": manifest["metrics"], "timings": timings, "gate": manifest["gate"]}
     report |= {key: manifest[key] for key in ("measured_on", "tolerance", "recipe")}
+    if "runtimes" in manifest:  # of an archive of several, of which the worker takes one
+        report["runtimes"] = manifest["runtimes"]
     if "intervals" in manifest:  # of language models: where each metric's change lies
         report["intervals"] = manifest["intervals"]
     return report | {"files": manifest["files"]}

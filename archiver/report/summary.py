@@ -18,7 +18,7 @@ def summarize(report: Mapping[str, Any], path: Path) -> str:
     )
     lines = [
         f"{path}",
-        f"  {report['name']} {report['version']} · {report['task']} · runs on {report['runtime']}",
+        f"  {report['name']} {report['version']} · {report['task']} · runs on {_runtimes(report)}",
         f"  from {report['model']['source']} (weights sha256 {report['model']['sha256'][:16]}…)",
         f"  content sha256 {report['content_sha256']}",
         "",
@@ -46,6 +46,7 @@ def summarize(report: Mapping[str, Any], path: Path) -> str:
         lines += _stage(stage, next(speeds) if stage.get("metrics") else None, shown)
     lines += ["", *_metrics(metrics, report["measured_on"]), *_certainty(report.get("intervals", {}))]
     lines += _gate(report["gate"])
+    lines += _parts(report.get("runtimes", []), timings)
     tolerance = report["tolerance"]
     lines.append(
         f"  alike   an answer alone and in a batch differ by at most {tolerance['alone_against_in_a_batch']:.2g} "
@@ -54,6 +55,31 @@ def summarize(report: Mapping[str, Any], path: Path) -> str:
     for runtime, reason in timings["other_runtimes"].items():
         lines.append(f"  not {runtime}: {reason}")
     return "\n".join(lines)
+
+
+def _runtimes(report: Mapping[str, Any]) -> str:
+    names = [part["runtime"] for part in report.get("runtimes", [])]
+    if not names:
+        return str(report["runtime"])
+    if report["recipe"]["serve"]["choose_at_load"]:
+        return f"the faster of {' and '.join(names)} where it is loaded"
+    return f"{names[0]}, or where that does not load {' or '.join(names[1:])}"
+
+
+def _parts(parts: Sequence[Mapping[str, Any]], timings: Mapping[str, Any]) -> list[str]:
+    """What the archive holds for each of several runtimes."""
+    lines = []
+    for part in parts:
+        name, found = part["runtime"], [f"weights {_mb(part['weight_bytes'])}"]
+        found += [f"{metric} {value:.4f}" for metric, value in part["metrics"].items()]
+        if name in timings.get("served_per_s", {}):
+            found.append(f"{timings['served_per_s'][name]:.0f}/s as it is served here")
+        found.append(f"{timings['speedups'][name]:.2f} × PyTorch eager fp32")
+        if part is not parts[0]:
+            difference = part["tolerance"]["against_the_first_runtime"]
+            found.append(f"an answer differs from {parts[0]['runtime']}'s by up to {difference:.2g}")
+        lines.append(f"  {name}: {', '.join(found)}")
+    return lines
 
 
 def _assistance(measured: Mapping[str, Any] | None) -> list[str]:

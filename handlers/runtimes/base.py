@@ -20,7 +20,8 @@ class Session(Protocol):
         """Open the model of an extracted archive.
 
         Args:
-            folder: the archive. spec: serving.json's `session`. threads: for one run.
+            folder: the archive. threads: for one run.
+            spec: serving.json's `session`, and `digest`: the archive's, None where its files were not checked.
             streams: runs at once, each called from a thread of its own.
         Raises: UnsoundArchive saying which package or device is missing, or what is wrong with the files.
         """

@@ -9,6 +9,7 @@ import numpy as np
 
 from handlers.cpu import BF16_ISA, host_isa
 from handlers.requirements import require
+from handlers.storage.compiled import compiled
 from handlers.storage.graph_weights import weights_of
 
 
@@ -32,7 +33,8 @@ class OpenVinoSession:
         core = ov.Core()
         path, weights = folder / spec["model"], weights_of(folder, spec)
         model = core.read_model(path) if weights is None else core.read_model(path.read_bytes(), ov.Tensor(weights))
-        self._compiled = core.compile_model(model, "CPU", config)
+        with compiled(spec.get("digest"), openvino=ov.__version__, config=config) as kept:
+            self._compiled = core.compile_model(model, "CPU", config | ({"CACHE_DIR": str(kept)} if kept else {}))
         self._inputs = {name for port in self._compiled.inputs for name in port.get_names()}
         self._own = threading.local()
 

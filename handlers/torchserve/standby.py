@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from handlers.requirements import leave_out_converters
 from handlers.torchserve.frames import Answers, Incoming, loaded_message, lost_message
 from handlers.torchserve.inbox import FrontendGone, Inbox
 from handlers.torchserve.unanswered import GRPC, WHOLE, Unanswered, frontend_socket, tell_lost
@@ -54,6 +55,7 @@ def take_over(standby: "Standby", load: Callable[[], None], serve: Callable[[], 
     """
     import ts.async_service
 
+    leave_out_converters()
     standby.fork(load, serve)
     if standby.unanswered.served:
         logger.error("a worker died with the process that stood by: their clients are told")

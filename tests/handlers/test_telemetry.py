@@ -1,4 +1,7 @@
-"""Nothing that a worker or a build does is reported to anybody, and nothing is forked beside it."""
+"""Nothing that a worker or a build does is reported to anybody, and nothing is forked beside it.
+
+A worker leaves out what only a build needs.
+"""
 
 from __future__ import annotations
 
@@ -32,3 +35,14 @@ def test_openvino_tells_nobody_that_it_was_imported(names: tuple[str, ...]) -> N
     assert done.returncode == 0, done.stderr
     assert "forked" not in done.stdout
     assert done.stdout.splitlines()[-2:] == ["['MainThread'] ['openvino_telemetry']", "None"]
+
+
+@pytest.mark.parametrize("package", ["openvino", "openvino_genai"])
+def test_a_worker_does_not_import_the_converter(package: str) -> None:
+    code = (
+        "import importlib, sys; from handlers.requirements import leave_out_converters; leave_out_converters()\n"
+        f"importlib.import_module({package!r}); import openvino; openvino.Core()\n"
+        "print([name for name in sys.modules if name.startswith('openvino.tools.ovc.')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr

@@ -71,6 +71,33 @@ SINGLE = [
     ("serve: {max_batch_delay_ms: 0}", "serve.max_batch_delay_ms must be an integer from 1 to 60000; found 0"),
     ("serve: {examples: gone.txt}", "serve.examples: gone.txt does not exist (looked in "),
     ("serve: {examples: sst2}", "serve.examples: sst2 is a directory; name one file in it"),
+    (
+        "serve: {runtimes: openvino}",
+        "serve.runtimes must be a list of at least two different runtimes; found 'openvino'",
+    ),
+    ("serve: {runtimes: [openvino]}", "serve.runtimes must be a list of at least two different runtimes; found a list"),
+    (
+        "serve: {runtimes: [torch, torch]}",
+        "serve.runtimes must be a list of at least two different runtimes; found a list",
+    ),
+    ("serve: {runtimes: [openvino, onxruntime]}", "serve.runtimes.1 must be one of openvino, onnxruntime, torch, vllm"),
+    (
+        "serve: {runtimes: [openvino, vllm]}",
+        "text-classification is not served with vllm: use openvino, onnxruntime or",
+    ),
+    (
+        "serve: {runtimes: [openvino, onnxruntime], device: cuda}",
+        "serve.device cuda cannot be run by openvino: use onnxruntime, torch, or device cpu",
+    ),
+    (
+        "serve: {runtimes: [openvino, onnxruntime], runtime: torch}",
+        "serve.runtime is torch, and serve.runtimes names several: remove one of them",
+    ),
+    (
+        "serve: {runtimes: [openvino, onnxruntime], precision: bf16}",
+        "serve.precision is bf16, which OpenVINO alone computes with, and serve.runtimes names several",
+    ),
+    ("serve: {choose_at_load: false}", "serve.choose_at_load says nothing without serve.runtimes"),
     ("serve: {runtime: openvino, device: cuda}", "serve.device cuda cannot be run by openvino: use onnxruntime"),
     (
         "data: x",
@@ -134,6 +161,23 @@ def test_one_mistake_is_one_line_with_its_place(folder, line, expected) -> None:
     (problem,) = mistakes(folder, f"{LEAST}{line}\n")
     assert problem.startswith("recipe.yaml:4: ")
     assert expected in problem
+
+
+def test_several_runtimes(folder) -> None:
+    serve = load(folder, f"{LEAST}serve: {{runtimes: [onnxruntime, openvino], choose_at_load: false}}\n").serve
+    assert (serve.runtimes, serve.choose_at_load, serve.runtime) == (("onnxruntime", "openvino"), False, "auto")
+    # A recipe that says `runtime: auto` may be overridden; as in an archive, what says nothing is left out.
+    recipe = load(folder, f"{LEAST}serve: {{runtime: auto}}\n", "serve.runtimes=[openvino, onnxruntime]")
+    carried = as_dict(recipe)["serve"]
+    assert carried["runtimes"] == ["openvino", "onnxruntime"] and carried["choose_at_load"] is True
+    assert "runtime" not in carried
+    assert not {"runtimes", "choose_at_load"} & as_dict(load(folder, LEAST))["serve"].keys()
+    writes = LEAST.replace("text-classification", "text-generation")
+    (problem,) = mistakes(folder, f"{writes}serve: {{runtimes: [openvino, onnxruntime]}}\n")
+    assert problem == (
+        "recipe.yaml:4: serve.runtimes is for tasks that answer with one pass, and text-generation writes token by token: "
+        "name one runtime in serve.runtime"
+    )
 
 
 WITH_DATA = LEAST + "data: {validation: sst2/dev.tsv, columns: {text: 0, label: 1}}\n"

@@ -109,6 +109,7 @@ theirs.close()
 ask("a")
 first = int(answers(1)["a"][1])
 open({broken!r}, "w").close()
+time.sleep(0.2)  # it has noted by then that the answer is sent
 os.kill(first, signal.SIGKILL)
 theirs.settimeout(60)
 assert theirs.recv(1) == b""  # in the end the connection closes, and TorchServe starts a worker itself

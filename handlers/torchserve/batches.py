@@ -1,0 +1,104 @@
+"""A batch that TorchServe made, where a server is told to make them: each request in it is read and answered by itself."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from handlers.errors import BadRequest
+from handlers.metrics import batch_measurements
+from handlers.protocols.reply import JSON, error_body
+from handlers.protocols.request import Request, Told
+from handlers.torchserve import metrics
+from handlers.torchserve.requests import STREAM, is_rest, reason_of
+
+logger = logging.getLogger(__name__)
+
+
+class Ran(Protocol):
+    """See handlers.base.Ran."""
+
+    outputs: list[np.ndarray | None]
+    failed: dict[int, Exception]
+    size: int
+    computed: int
+
+
+class Handler(Protocol):
+    """What answers: a handlers.base.BatchHandler, whose methods say more."""
+
+    def accept(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> tuple[Request, list[Sequence[Any]]]:
+        """A request, read, and the items to run for each of its inputs."""
+        ...
+
+    def run(self, items: Sequence[Any]) -> Ran:
+        """What several requests ask for."""
+        ...
+
+    def answer(
+        self,
+        request: Request,
+        prepared: Sequence[Sequence[Any]],
+        outputs: Sequence[np.ndarray | None],
+        broken: Exception | None,
+    ) -> tuple[int, bytes]:
+        """HTTP status and body."""
+        ...
+
+
+def answer_batch(handler: Handler, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
+    """The bodies of [n] requests' answers; a request's mistake is that request's alone.
+
+    Args:
+        data: [n] requests. context: TorchServe's own, which gets each answer's status and content type.
+    """
+    started = time.perf_counter()
+    bodies: list[bytes] = [b""] * len(data)
+    accepted: dict[int, tuple[Request, list[Sequence[Any]]]] = {}
+    for index, row in enumerate(data):
+        try:
+            headers = context.get_all_request_header(index)
+            if not is_rest(headers):
+                # A call of StreamPredictions without it ends the worker; the others do not look at it.
+                context.set_response_header(index, STREAM, "false")
+            accepted[index] = handler.accept(row, headers)
+        except Told as told:
+            bodies[index] = told.body
+            context.set_response_content_type(index, JSON)
+        except BadRequest as error:
+            render = error.render or error_body
+            bodies[index] = _refuse(context, index, error.code, render(error.code, str(error)))
+        except Exception as error:  # one request must not take the batch with it, whatever it found
+            logger.exception("request %d of the batch failed", index)
+            message = f"the request could not be read: {type(error).__name__}"
+            bodies[index] = _refuse(context, index, 500, error_body(500, message))
+    everything = [item for _, prepared in accepted.values() for items in prepared for item in items]
+    ran = handler.run(everything)
+    position = 0
+    for index, (request, prepared) in accepted.items():
+        span = range(position, position + sum(map(len, prepared)))
+        position = span.stop
+        broken = next((ran.failed[i] for i in span if i in ran.failed), None)
+        status, bodies[index] = handler.answer(request, prepared, ran.outputs[span.start : span.stop], broken)
+        context.set_response_content_type(index, JSON)
+        if status != 200:
+            context.set_response_status(status, reason_of(status), index)
+    found = batch_measurements(
+        requests=len(data),
+        errors=sum(context.get_response_status(index)[0] not in (None, 200) for index in range(len(data))),
+        inputs=sum(len(prepared) for _, prepared in accepted.values()),
+        tokens=ran.size,
+        computed_tokens=ran.computed,
+        seconds=time.perf_counter() - started,
+    )
+    metrics.emit(context.metrics, found)
+    return bodies
+
+
+def _refuse(context: Any, index: int, code: int, body: bytes) -> bytes:
+    """The error's body, the same over REST and gRPC, and the HTTP status that only REST can carry."""
+    context.set_response_status(code, reason_of(code), index)
+    context.set_response_content_type(index, JSON)
+    return body
