@@ -4,7 +4,7 @@ from collections import deque
 from statistics import median
 
 LEAST = 8  # tokens of a prompt in one step, whatever runs
-SHARE = 0.7  # of a step without prompts that one prompt may take on top of it
+SHARE = 0.6  # of a step without prompts that one prompt may take on top of it
 _UNEVEN = 4  # pieces are multiples of it: a runtime prepares itself for each size that it meets anew
 _KEPT = 7  # steps that are remembered of a kind
 
