@@ -92,7 +92,7 @@ MODULES = {
     "handlers.frontend": "handlers.torchserve.channel",
     "handlers.generation_answer": "handlers.protocols.continuation",
     "handlers.generation_request": "handlers.protocols.generation",
-    "handlers.openvino_generation": "handlers.runtimes.openvino_genai",
+    "handlers.openvino_generation": "handlers.runtimes.openvino_paged",
     "handlers.owed": "handlers.torchserve.unanswered",
     "handlers.packed_weights": "handlers.storage.packed",
     "handlers.payload": "handlers.protocols.request",
@@ -105,6 +105,7 @@ MODULES = {
     "handlers.torch_decoder": "handlers.architecture.outputs.decoder",
     "handlers.torch_encoder": "handlers.architecture.outputs.encoder",
     "handlers.torch_generation": "handlers.runtimes.torch_generation",
+    "handlers.runtimes.openvino_genai": "handlers.runtimes.openvino_paged",
     "handlers.vllm_generation": "handlers.runtimes.vllm",
     "handlers.weight_image": "handlers.storage.graph_weights",
 }

@@ -144,7 +144,7 @@ class ServeSpec:
     cache_mb: int | str = option("integer", "auto", choices=("auto",), minimum=1, maximum=900_000)
     draft: Path | None = None
     prompt_lookup: bool = option("boolean", False, help="guess the next tokens from the prompt, where that is faster")
-    assistant_tokens: int = option("integer", 4, minimum=1, maximum=64, help="tokens guessed at once")
+    assistant_tokens: int = option("integer", 4, minimum=1, maximum=64, help="most tokens guessed at once")
 
 
 @dataclass(frozen=True)

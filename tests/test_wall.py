@@ -33,7 +33,7 @@ LAZY = {
     "vllm",
 }
 # These compute on torch tensors themselves, and are imported where the runtime is torch.
-ON_TORCH = {"runtimes/torch_generation.py", "generation/sampling.py"}
+ON_TORCH = {"runtimes/torch_generation.py"}
 # Families of models of our own, made as transformers makes its: they are imported where one is built or loaded.
 ON_TRANSFORMERS = {"architecture/outputs/sasrec.py"}
 ARCHIVES = [

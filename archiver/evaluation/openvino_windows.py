@@ -11,10 +11,13 @@ import numpy as np
 class LikeliestTokens:
     """A stateful decoder (input_ids, attention_mask, position_ids, beam_idx → logits), asked for its likeliest tokens."""
 
-    def __init__(self, xml: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, xml: Path, weights: np.ndarray | None, settings: dict[str, Any]) -> None:
+        """weights: the bytes of the graph's constants, None where they lie in the file beside it."""
         import openvino as ov
 
-        self._request = ov.Core().compile_model(xml, "CPU", settings).create_infer_request()
+        core = ov.Core()
+        model = core.read_model(xml) if weights is None else core.read_model(xml.read_bytes(), ov.Tensor(weights))
+        self._request = core.compile_model(model, "CPU", settings).create_infer_request()
         self._names = {name for port in self._request.model_inputs for name in port.get_names()}
 
     def of(self, window: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import torch
 
 from archiver.errors import UnsupportedModelError
 from handlers.cpu import container_cores
-from handlers.runtimes.openvino_genai import OpenVinoBackend
+from handlers.runtimes.openvino_paged import OpenVinoBackend
 
 IR = "openvino_model.xml"
 
@@ -60,8 +60,8 @@ def check_answers(model: torch.nn.Module, folder: Path) -> None:
 def _log_likelihoods(folder: Path, ids: list[int]) -> np.ndarray:
     """ln p of every token behind the first, as the pipeline that serves computes them."""
     session = {"precision": "f32", "kv_cache": "f32", "max_running": 1, "cache_blocks": 16, "int8": False}
-    session |= {"requirement": "openvino-genai", "openvino": "openvino", "device": "cpu"}
-    backend = OpenVinoBackend(folder, session, container_cores(), (), prefix_caching=False, exact_activations=True)
+    session |= {"openvino": "openvino", "device": "cpu"}
+    backend = OpenVinoBackend(folder, session, container_cores(), (), exact_activations=True)
     return np.array(backend.log_likelihoods(ids))
 
 

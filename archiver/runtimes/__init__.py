@@ -24,10 +24,10 @@ RUNTIMES: dict[str, Runtime] = {
                 built_with=("onnx", "onnxscript", "openvino", "nncf"),
             ),
             GENERATE: Way(
-                session="handlers.runtimes.openvino_genai:OpenVinoBackend",
+                session="handlers.runtimes.openvino_paged:OpenVinoBackend",
                 export="archiver.runtimes.openvino_genai:export",
-                packages=("openvino", "openvino-genai"),
-                built_with=("openvino", "nncf", "optimum-intel", "openvino-genai"),
+                packages=("openvino",),
+                built_with=("openvino", "nncf", "optimum-intel"),
                 score="archiver.runtimes.openvino_genai:score",
             ),
             SEQ2SEQ: Way(

@@ -1,7 +1,7 @@
 """Speculative decoding: a draft model, or the prompt itself, guesses tokens that the model then checks all at once.
 
 The text stays the model's own. Whether it is faster hangs on the text, the draft and the number of streams, so it is
-measured, used only up to as many running texts as it helped, and left out where more of them would pay for it.
+measured, and used only while at most as many texts run as it helped.
 Source: Leviathan et al. 2023, arXiv:2211.17192; guessing from the prompt: Saxena 2023, prompt lookup decoding.
 """
 
@@ -14,11 +14,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import tokenizers
-
 from archiver.compression.quantize.int8 import weight_only
 from archiver.compression.quantize.options import WeightOnly
-from archiver.errors import RecipeError, UnsupportedModelError
+from archiver.errors import RecipeError
 from archiver.evaluation.generation_speed import run_streams
 from archiver.models.load import load_model
 from archiver.models.source import resolve_model
@@ -26,14 +24,13 @@ from archiver.progress import counted
 from archiver.state.plan import plan_of
 from archiver.tasks.workload import Workload
 from handlers.cpu import container_cores
-from handlers.runtimes.openvino_genai import TOKENIZER_FILES, OpenVinoBackend
+from handlers.runtimes.openvino_paged import OpenVinoBackend
 
 DRAFT = "draft"
 STREAMS = (1, 2, 4, 8)
 _ROUNDS = 3
 _WRITTEN = 48
 _FIRST = 4  # tokens of an untimed first turn
-_LEAST_BEYOND = 0.9  # of the plain speed, with more streams than it helps
 
 
 def assist(workload: Workload, folder: Path, session: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -66,33 +63,11 @@ def add_draft(workload: Any, folder: Path) -> None:
     weight_only(model, options, None)  # type: ignore[arg-type]  # 8 bits are a plan, no example is looked at
     (folder / DRAFT).mkdir()
     export_decoder(model, plan_of(model), folder / DRAFT)
-    _add_tokenizers(workload.tokenizer_bytes, [folder, folder / DRAFT])
-
-
-def _add_tokenizers(tokenizer_json: bytes, folders: list[Path]) -> None:
-    """Write both models' tokenizers as graphs, which the pipeline needs to compare them and for nothing else."""
-    import openvino as ov
-    import transformers
-    from openvino_tokenizers import convert_tokenizer
-
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer.from_buffer(tokenizer_json))
-    try:
-        graphs = convert_tokenizer(tokenizer, with_detokenizer=True)
-    except Exception as error:  # whatever its converter meets in a tokenizer it does not know
-        raise UnsupportedModelError(
-            f"serve.draft: openvino_tokenizers cannot take this model's tokenizer ({error}): remove serve.draft"
-        ) from error
-    for folder in folders:
-        for graph, name in zip(graphs, TOKENIZER_FILES, strict=True):
-            ov.save_model(graph, folder / name)
 
 
 def remove_draft(folder: Path) -> None:
     """Remove the files of a draft model that does not make writing faster."""
     shutil.rmtree(folder / DRAFT)
-    for name in TOKENIZER_FILES:
-        for path in (folder / name, (folder / name).with_suffix(".bin")):
-            path.unlink(missing_ok=True)
 
 
 def choose_assistance(workload: Any, folder: Path, session: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -123,12 +98,6 @@ def choose_assistance(workload: Any, folder: Path, session: dict[str, Any]) -> t
         "speedup_by_streams": {str(count): round(ratio, 2) for count, ratio in ratios.items()},
         "used_up_to_streams": up_to,
     }
-    if 0 < up_to < max(STREAMS):
-        # Beyond that the pipeline still guesses one token: what that costs must not undo what few streams win.
-        spec["assist_up_to"] = up_to
-        measured["speedup_beyond"] = round(beyond := _ratio(pair, windows, written), 2)
-        if beyond < _LEAST_BEYOND:
-            measured["used_up_to_streams"] = up_to = 0
     return (extra | {"assist_up_to": up_to} if up_to else {}), measured
 
 

@@ -1,4 +1,4 @@
-"""OpenVINO GenAI for text generation: IR with keys and values as state, served with continuous batching."""
+"""OpenVINO for text generation: IR with keys and values as state, served with continuous batching over pages."""
 
 from __future__ import annotations
 
@@ -27,13 +27,12 @@ from archiver.state.plan import plan_of
 from archiver.storage.layouts import layouts_by_content
 from archiver.tasks.workload import Workload
 from handlers.cpu import container_cores
-from handlers.runtimes.openvino_genai import OpenVinoBackend
-from handlers.storage.graph_weights import PACKED
+from handlers.runtimes.openvino_paged import BLOCK, OpenVinoBackend
+from handlers.storage.graph_weights import PACKED, weights_of
 
 _CACHE_MB = 1024  # most that `cache_mb: auto` takes
 _LARGE = 3e8  # bytes of an archive's weights from which on what serves is not in memory while it is measured
 _SPARE_BLOCKS = 8
-_BLOCK = 32  # tokens of one on a CPU, in every precision (OpenVINO GenAI 2026.4)
 
 
 def export(workload: Workload, folder: Path) -> Export:
@@ -44,7 +43,6 @@ def export(workload: Workload, folder: Path) -> Export:
     export_decoder(workload.model, plan, folder, workload.weights_in_memory)
     packed = pack_openvino(folder / IR, layouts)
     session = {
-        "requirement": requirement("openvino-genai"),
         "openvino": requirement("openvino"),
         # bf16 would make the answers depend on whether the host has it, and is no faster with integer weights.
         "precision": "f32",
@@ -75,11 +73,11 @@ def cache_blocks(serve: ServeSpec, width: int) -> int:
     Returns: at the least what one text of full length takes. What does not fit waits, or is computed anew: nothing is
         refused for it.
     """
-    least = -(-serve.max_length // _BLOCK) + _SPARE_BLOCKS
-    wanted = serve.batch_size * -(-serve.max_length // _BLOCK) + _SPARE_BLOCKS
+    least = -(-serve.max_length // BLOCK) + _SPARE_BLOCKS
+    wanted = serve.batch_size * -(-serve.max_length // BLOCK) + _SPARE_BLOCKS
     size = {"u8": 1.2, "bf16": 2, "f16": 2, "f32": 4}[serve.kv_cache]  # bytes a number, with u8's scales
     most = (_CACHE_MB if serve.cache_mb == "auto" else int(serve.cache_mb)) * 1e6
-    return max(least, min(wanted, int(most / (_BLOCK * width * size))))
+    return max(least, min(wanted, int(most / (BLOCK * width * size))))
 
 
 @contextmanager
@@ -94,9 +92,8 @@ def score(handler: Any, folder: Path) -> Iterator[Callable[[np.ndarray], Predict
     session = {key: value for key, value in handler.serving["session"].items() if key not in ("draft", "prompt_lookup")}
     large = sum(path.stat().st_size for path in folder.iterdir() if path.suffix in (".bin", ".safetensors")) > _LARGE
     with handler.unloaded() if large else nullcontext():
-        backend = OpenVinoBackend(folder, session, container_cores(), (), prefix_caching=False)
-        with backend.files(folder) as files:
-            graph = LikeliestTokens(files / IR, {"INFERENCE_PRECISION_HINT": "f32"})
+        backend = OpenVinoBackend(folder, session, container_cores(), ())
+        graph = LikeliestTokens(folder / IR, weights_of(folder, session), {"INFERENCE_PRECISION_HINT": "f32"})
         held: list[Any] = [backend, graph]  # the caller may hold the function for longer than this lasts
         del backend, graph
         try:

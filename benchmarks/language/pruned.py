@@ -26,7 +26,7 @@ from archiver.packaging.mar import extracted
 from benchmarks.language.builds import CONTEXT, build_command
 from benchmarks.table import ROOT, SHARED
 from handlers.cpu import container_cores
-from handlers.runtimes.openvino_genai import OpenVinoBackend
+from handlers.runtimes.openvino_paged import OpenVinoBackend
 
 SEEN = 400_000  # characters of data/docs/train.txt that are learnt from: what fits into the time
 PIECE = 2_000  # of which they are put together, from all over the text
@@ -109,6 +109,6 @@ def _perplexity(archive: Path, model: Path, text: str) -> float:
     chosen = windows[np.linspace(0, len(windows) - 1, WINDOWS).astype(int)]
     with extracted(archive) as (folder, _):
         session = json.loads((folder / "serving.json").read_text())["session"]
-        backend = OpenVinoBackend(folder, session, container_cores(), (), prefix_caching=False)
+        backend = OpenVinoBackend(folder, session, container_cores(), ())
         found = [-sum(backend.log_likelihoods(window.tolist())) / (CONTEXT - 1) for window in chosen]
     return math.exp(sum(found) / len(found))

@@ -3,12 +3,14 @@
 Each function takes float32 logits or probabilities [vocabulary] and gives new ones; -inf stands for «not this one».
 """
 
-import torch
-from torch import Tensor
+from collections.abc import Sequence
+
+import numpy as np
 
 from handlers.protocols.continuation import MIN_TEMPERATURE, Sampling
 
 MAX_SEED = 2**63 - 1
+_NUCLEUS = 1024  # likeliest tokens that are looked at first: sorting a whole vocabulary takes milliseconds
 
 
 def check(sampling: Sampling) -> None:
@@ -39,75 +41,91 @@ def is_plain(sampling: Sampling) -> bool:
 
 
 def choose(
-    logits: Tensor, prompt: list[int], found: list[int], sampling: Sampling, generator: torch.Generator
+    logits: np.ndarray, prompt: Sequence[int], found: Sequence[int], sampling: Sampling, generator: np.random.Generator
 ) -> tuple[int, float]:
     """The token behind `prompt` and `found`, and its natural log-probability by the untouched logits.
 
-    generator: on the CPU, of this prompt alone; one number is drawn from it for a token, whatever the settings
+    generator: of this prompt alone; one number is drawn from it for a token, whatever the settings
     raises ArithmeticError where the penalties drive every score beyond float32
     """
     scores = logits
     if sampling.repetition_penalty != 1.0:
-        scores = penalize_repetition(scores, _ids([*prompt, *found], logits), sampling.repetition_penalty)
+        scores = penalize_repetition(scores, np.array([*prompt, *found]), sampling.repetition_penalty)
     if found and (sampling.frequency_penalty or sampling.presence_penalty):
-        scores = penalize_use(scores, _ids(found, logits), sampling.frequency_penalty, sampling.presence_penalty)
+        scores = penalize_use(scores, np.array(found), sampling.frequency_penalty, sampling.presence_penalty)
     if sampling.do_sample:
         highest = scores.max()
-        if not bool(highest.isfinite()):
+        if not np.isfinite(highest):
             raise ArithmeticError("the penalties leave no finite score")
-        scores = (scores - highest) / sampling.temperature
+        scores = (scores - highest) / np.float32(sampling.temperature)
         if sampling.top_k:
             scores = keep_top_k(scores, sampling.top_k)
         if sampling.top_p < 1.0:
             scores = keep_top_p(scores, sampling.top_p)
-        share = float(torch.rand((), dtype=torch.float64, generator=generator))
-        token = at_share(scores.softmax(-1), share)
+        token = at_share(np.exp(scores - scores.max()), generator.random())
     else:
         token = int(scores.argmax())
-    return token, float(logits.log_softmax(-1)[token]) if sampling.logprobs else 0.0
+    return token, log_probability(logits, token) if sampling.logprobs else 0.0
 
 
-def penalize_repetition(logits: Tensor, ids: Tensor, penalty: float) -> Tensor:
+def log_probability(logits: np.ndarray, token: int) -> float:
+    """Natural, of one token."""
+    highest = logits.max()
+    return float(logits[token] - highest - np.log(np.exp(logits - highest).sum(dtype=np.float64)))
+
+
+def penalize_repetition(logits: np.ndarray, ids: np.ndarray, penalty: float) -> np.ndarray:
     """Logits of `ids` ([any] int64, repeats allowed) divided by `penalty` where positive, else multiplied by it.
 
     Source: Keskar et al. 2019, CTRL, arXiv:1909.05858, section 4.1; for negative logits as transformers does it
     """
-    some = logits[ids]
-    return logits.scatter(0, ids, torch.where(some < 0, some * penalty, some / penalty))
+    scores, some, by = logits.copy(), logits[ids], np.float32(penalty)
+    with np.errstate(over="ignore", divide="ignore"):
+        scores[ids] = np.where(some < 0, some * by, some / by)
+    return scores
 
 
-def penalize_use(logits: Tensor, ids: Tensor, frequency: float, presence: float) -> Tensor:
+def penalize_use(logits: np.ndarray, ids: np.ndarray, frequency: float, presence: float) -> np.ndarray:
     """logit[j] − count[j]·frequency − (count[j] > 0)·presence, count[j]: how often j is among `ids` ([any] int64).
 
     Source: OpenAI's API reference, «frequency and presence penalties»
     """
-    counts = torch.bincount(ids, minlength=logits.shape[0])
-    return logits - counts * frequency - (counts > 0) * presence
+    scores, (used, counts) = logits.copy(), np.unique(ids, return_counts=True)
+    scores[used] -= (counts * frequency + presence).astype(np.float32)
+    return scores
 
 
-def keep_top_k(logits: Tensor, count: int) -> Tensor:
+def keep_top_k(logits: np.ndarray, count: int) -> np.ndarray:
     """-inf below the `count`-th greatest; what equals it stays. Source: Fan et al. 2018, arXiv:1805.04833."""
-    least = logits.topk(min(count, logits.shape[0])).values[-1]
-    return logits.masked_fill(logits < least, -torch.inf)
+    if count >= len(logits):
+        return logits
+    least = np.partition(logits, len(logits) - count)[len(logits) - count]
+    return np.where(logits < least, np.float32(-np.inf), logits)
 
 
-def keep_top_p(logits: Tensor, share: float) -> Tensor:
+def keep_top_p(logits: np.ndarray, share: float) -> np.ndarray:
     """-inf outside the nucleus: the fewest likeliest tokens whose probabilities sum to at least `share`; one at least.
 
     Source: Holtzman et al. 2020, arXiv:1904.09751, section 3.1
     """
-    ordered, order = logits.sort(descending=True, stable=True)
-    probabilities = ordered.softmax(-1)
-    inside = probabilities.cumsum(-1) - probabilities < share
-    inside[0] = True
-    return logits.masked_fill(~torch.zeros_like(inside).scatter(0, order, inside), -torch.inf)
+    powers = np.exp(logits - logits.max())
+    least = share * powers.sum(dtype=np.float64)
+    places = np.arange(len(logits))
+    if len(logits) > 4 * _NUCLEUS:
+        border = np.partition(powers, len(powers) - _NUCLEUS)[len(powers) - _NUCLEUS]
+        likeliest = np.flatnonzero(powers > border)  # all of those, and no tie of the last: as in the whole order
+        if powers[likeliest].sum(dtype=np.float64) >= least:
+            places = likeliest
+    order = places[np.argsort(-logits[places], kind="stable")]
+    before = np.concatenate([[0.0], powers[order].cumsum(dtype=np.float64)[:-1]])
+    kept = order[before < least]
+    scores = np.full_like(logits, -np.inf)
+    scores[kept] = logits[kept]
+    return scores
 
 
-def at_share(probabilities: Tensor, share: float) -> int:
+def at_share(probabilities: np.ndarray, share: float) -> int:
     """The first place at which the running sum exceeds `share` (0 ≤ share < 1) of the whole: never one of probability 0."""
-    sums = probabilities.double().cumsum(0)
-    return int(torch.searchsorted(sums, sums[-1:] * share, right=True))
-
-
-def _ids(ids: list[int], logits: Tensor) -> Tensor:
-    return torch.tensor(ids, device=logits.device)
+    sums = probabilities.cumsum(dtype=np.float64)
+    # Rounding can make the product the whole again.
+    return int(min(np.searchsorted(sums, sums[-1] * share, side="right"), np.searchsorted(sums, sums[-1])))

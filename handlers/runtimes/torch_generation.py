@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from handlers.generation.backend import FAILED, LENGTH, STOP, Load, Sampling, Step
@@ -33,7 +34,7 @@ class _Prompt:
     key: int
     ids: list[int]
     sampling: Sampling
-    generator: torch.Generator
+    generator: np.random.Generator
     found: list[int] = field(default_factory=list)
     cached: int = 0
 
@@ -139,7 +140,7 @@ class TorchBackend:
             raise ValueError("the prompt has no tokens; at least one is needed")
         if any(prompt.key == key for prompt in self._all()):
             raise ValueError(f"the key {key} is in use")
-        generator = torch.Generator().manual_seed(sampling.seed)
+        generator = np.random.default_rng(sampling.seed)
         self._waiting.append(_Prompt(key, [int(token) for token in ids], sampling, generator))
 
     @torch.inference_mode()
@@ -227,7 +228,7 @@ class TorchBackend:
             if not finite:
                 raise ArithmeticError("the model's logits are not finite")
             if not is_plain(sampling):
-                token, logprob = choose(logits, prompt.ids, prompt.found, sampling, prompt.generator)
+                token, logprob = choose(logits.cpu().numpy(), prompt.ids, prompt.found, sampling, prompt.generator)
                 logprobs = (logprob,) if sampling.logprobs else ()
         except Exception:  # the others of the batch go on
             logger.exception("a prompt failed behind %d tokens", prompt.cached)

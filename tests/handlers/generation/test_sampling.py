@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from transformers.generation import logits_process as reference
@@ -22,65 +23,81 @@ from handlers.generation.sampling import (
 )
 
 INF = float("inf")
-LOGITS = torch.log(torch.tensor([0.5, 0.25, 0.125, 0.125]))
+LOGITS = np.log(np.array([0.5, 0.25, 0.125, 0.125], np.float32))
 PLAIN = Sampling(max_new_tokens=4)
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def generator(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def numbers(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)
 
 
 def test_repetition_by_hand() -> None:
-    found = penalize_repetition(torch.tensor([2.0, -1.0, 3.0, -4.0]), torch.tensor([0, 1, 1, 0]), 2.0)
+    found = penalize_repetition(numbers(2.0, -1.0, 3.0, -4.0), np.array([0, 1, 1, 0]), 2.0)
     assert found.tolist() == [1.0, -2.0, 3.0, -4.0]
 
 
 def test_frequency_and_presence_by_hand() -> None:
-    found = penalize_use(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([1, 2, 1]), 0.25, 0.5)
+    found = penalize_use(numbers(1.0, 1.0, 1.0), np.array([1, 2, 1]), 0.25, 0.5)
     assert found.tolist() == [1.0, 0.0, 0.25]
 
 
 def test_top_k_by_hand() -> None:
-    assert keep_top_k(torch.tensor([1.0, 3.0, 2.0]), 2).tolist() == [-INF, 3.0, 2.0]
-    assert keep_top_k(torch.tensor([1.0, 1.0, 0.0]), 1).tolist() == [1.0, 1.0, -INF]  # a tie stays
-    assert keep_top_k(torch.tensor([1.0, 3.0]), 9).tolist() == [1.0, 3.0]
+    assert keep_top_k(numbers(1.0, 3.0, 2.0), 2).tolist() == [-INF, 3.0, 2.0]
+    assert keep_top_k(numbers(1.0, 1.0, 0.0), 1).tolist() == [1.0, 1.0, -INF]  # a tie stays
+    assert keep_top_k(numbers(1.0, 3.0), 9).tolist() == [1.0, 3.0]
 
 
 @pytest.mark.parametrize(
     ("share", "kept"), [(0.01, [0]), (0.5, [0]), (0.51, [0, 1]), (0.75, [0, 1]), (0.8, [0, 1, 2]), (1.0, [0, 1, 2, 3])]
 )
 def test_top_p_by_hand(share, kept) -> None:
-    assert keep_top_p(LOGITS, share).isfinite().nonzero().flatten().tolist() == kept
+    assert np.flatnonzero(np.isfinite(keep_top_p(LOGITS, share))).tolist() == kept
     turned = LOGITS[[2, 0, 3, 1]]  # the first of two equals stays
-    assert keep_top_p(turned, share).isfinite().nonzero().flatten().tolist() == sorted(
+    assert np.flatnonzero(np.isfinite(keep_top_p(turned, share))).tolist() == sorted(
         [1, 3, 0, 2][place] for place in kept
     )
 
 
 def test_a_place_in_the_running_sum_by_hand() -> None:
-    probabilities = torch.tensor([0.0, 0.5, 0.0, 0.25, 0.25, 0.0])
+    probabilities = numbers(0.0, 0.5, 0.0, 0.25, 0.25, 0.0)
     assert [at_share(probabilities, share) for share in (0.0, 0.49, 0.5, 0.74, 0.75, 1 - 2**-53)] == [1, 1, 3, 3, 4, 4]
 
 
 def test_agrees_with_transformers() -> None:
-    scores = torch.randn(3, 50, generator=generator(1)) * 3
-    ids = torch.randint(0, 50, (3, 12), generator=generator(2))
-    repeated = reference.RepetitionPenaltyLogitsProcessor(1.3)(ids, scores.clone())
-    first = reference.TopKLogitsWarper(7)(ids, scores.clone())
-    nucleus = reference.TopPLogitsWarper(0.8)(ids, scores.clone())
+    source = torch.Generator().manual_seed(1)
+    scores = torch.randn(3, 50, generator=source) * 3
+    ids = torch.randint(0, 50, (3, 12), generator=source)
+    repeated = reference.RepetitionPenaltyLogitsProcessor(1.3)(ids, scores.clone()).numpy()
+    first = reference.TopKLogitsWarper(7)(ids, scores.clone()).numpy()
+    nucleus = reference.TopPLogitsWarper(0.8)(ids, scores.clone()).numpy()
     for row in range(3):
-        assert torch.equal(penalize_repetition(scores[row], ids[row], 1.3), repeated[row])
-        assert torch.equal(keep_top_k(scores[row], 7), first[row])
-        assert torch.equal(keep_top_p(scores[row], 0.8), nucleus[row])
+        assert np.array_equal(penalize_repetition(scores[row].numpy(), ids[row].numpy(), 1.3), repeated[row])
+        assert np.array_equal(keep_top_k(scores[row].numpy(), 7), first[row])
+        assert np.array_equal(keep_top_p(scores[row].numpy(), 0.8), nucleus[row])
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9, 0.9999])
+def test_a_large_vocabulary_has_the_same_nucleus(share) -> None:
+    """Its likeliest tokens are looked at first, all of them where those are not enough; ties are in the order of places."""
+    scores = np.round(generator(5).standard_normal(20_000).astype(np.float32) * 2, 1)
+    order = np.argsort(-scores, kind="stable")
+    powers = np.exp(scores[order] - scores.max()).astype(np.float64)
+    kept = order[powers.cumsum() - powers < share * powers.sum()]
+    found = np.flatnonzero(np.isfinite(keep_top_p(scores, share)))
+    assert abs(len(found) - len(kept)) <= 1 and len(np.setxor1d(found, kept)) <= 1  # where the sum's rounding decides
 
 
 def test_draws_follow_the_probabilities() -> None:
     source = generator(7)
     sampling = replace(PLAIN, do_sample=True)
-    counts = torch.zeros(4)
+    counts = np.zeros(4)
     for _ in range(4000):
         counts[choose(LOGITS, [], [], sampling, source)[0]] += 1
-    assert torch.allclose(counts / 4000, LOGITS.exp(), atol=0.03)
+    assert np.allclose(counts / 4000, np.exp(LOGITS), atol=0.03)
 
 
 def test_temperature_by_hand() -> None:
@@ -99,12 +116,12 @@ def test_the_least_temperature_takes_the_likeliest() -> None:
 def test_penalties_beyond_float32_raise() -> None:
     sampling = replace(PLAIN, do_sample=True, repetition_penalty=1e-39)
     with pytest.raises(ArithmeticError, match="no finite score"):
-        choose(torch.tensor([5.0, 1.0]), [0], [], sampling, generator())
+        choose(numbers(5.0, 1.0), [0], [], sampling, generator())
 
 
 def test_log_probabilities_are_of_the_untouched_logits() -> None:
     sampling = replace(PLAIN, logprobs=True, repetition_penalty=100.0, frequency_penalty=50.0)
-    raw = torch.tensor([5.0, 4.0, 3.0])
+    raw = numbers(5.0, 4.0, 3.0)
     token, logprob = choose(raw, [0], [1], sampling, generator())
     assert token == 2
     assert logprob == pytest.approx(3 - math.log(sum(math.exp(x) for x in (5, 4, 3))))
@@ -112,7 +129,7 @@ def test_log_probabilities_are_of_the_untouched_logits() -> None:
 
 
 def test_use_counts_what_was_generated_and_not_the_prompt() -> None:
-    raw = torch.tensor([5.0, 4.5, 0.0])
+    raw = numbers(5.0, 4.5, 0.0)
     sampling = replace(PLAIN, presence_penalty=1.0)
     assert choose(raw, [0, 0], [], sampling, generator())[0] == 0
     assert choose(raw, [0, 0], [0], sampling, generator())[0] == 1
