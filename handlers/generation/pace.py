@@ -3,9 +3,9 @@
 from collections import deque
 from statistics import median
 
-SHARE = 0.6  # of the running texts' time that a single prompt may take on top of it
+SHARE = 0.85  # of the running texts' time that each prompt may take on top of it
 PIECE = 128  # tokens of prompts in a step beside running texts: what they wait for at once
-_FEW = 2  # prompts that never make all running texts stand back
+_BURST = 3  # prompts that come together are read at once, unless so many times as many texts run
 _KEPT = 7  # steps that are remembered of a kind
 
 
@@ -13,11 +13,11 @@ class Pace:
     """Measures steps, and lets prompts be read only as often as the running texts can bear.
 
     A step that reads makes the texts wait; what it took beyond its share is owed to them, and paid by steps that read
-    nothing. So over time they run at 1 / (1 + SHARE) of their pace or faster, whatever reading costs: at the end of a long
+    nothing. So beside one prompt they run at 1 / (1 + SHARE) of their pace or faster, whatever reading costs: at the end of a long
     prompt a piece costs a multiple of what the first one did.
 
     Args:
-        most: tokens of prompts in one step where nothing runs beside them, or more prompts wait than texts run.
+        most: tokens of prompts in one step where nothing runs beside them, or many prompts wait.
     """
 
     def __init__(self, most: int) -> None:
@@ -53,15 +53,15 @@ class Pace:
     def piece(self, rows: int, waiting: int) -> int:
         """Tokens of prompts to read in the next step; 0 while the running texts are owed time.
 
-        Where several prompts wait, the texts stand back for more of them; where more wait than run, altogether.
+        Each prompt that waits has its share; where many do, beside the texts, these stand back altogether.
 
         Args:
             rows: texts that run. waiting: prompts that are not read yet.
         """
-        if not rows or waiting > max(rows, _FEW):
+        if not rows or (waiting > 1 and _BURST * waiting > rows):
             self._owed = 0.0
             return self._most
-        self._share = SHARE * max(1.0, 4 * (waiting - 1) / rows)
+        self._share = SHARE * waiting
         if self._owed > 0 or self.step(rows) is None:  # without a step that reads nothing there is no measure
             return 0
         return min(self._most, PIECE)

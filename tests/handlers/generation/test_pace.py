@@ -22,10 +22,10 @@ def test_alone_a_prompt_is_read_in_the_largest_pieces() -> None:
     assert Pace(256).piece(0, 1) == paced().piece(0, 5) == 256
 
 
-def test_so_it_is_where_more_prompts_wait_than_texts_run() -> None:
+def test_so_it_is_where_many_prompts_wait() -> None:
     pace = paced()
-    assert pace.piece(8, 9) == pace.piece(1, 3) == 256
-    assert pace.piece(8, 8) == pace.piece(1, 2) == pace.piece(8, 1) == PIECE
+    assert pace.piece(8, 3) == pace.piece(1, 2) == pace.piece(5, 2) == 256
+    assert pace.piece(8, 2) == pace.piece(6, 2) == pace.piece(1, 1) == PIECE
 
 
 def test_before_a_step_that_reads_nothing_there_is_no_measure() -> None:
