@@ -13,8 +13,8 @@ class Pace:
     """Measures steps, and lets prompts be read only as often as the running texts can bear.
 
     A step that reads makes the texts wait; what it took beyond its share is owed to them, and paid by steps that read
-    nothing. So beside one prompt they run at 1 / (1 + SHARE) of their pace or faster, whatever reading costs: at the end of a long
-    prompt a piece costs a multiple of what the first one did.
+    nothing. So beside one prompt they run at 1 / (1 + SHARE) of their pace or faster, whatever reading costs: at the end of
+    a long prompt a piece costs a multiple of what the first one did.
 
     Args:
         most: tokens of prompts in one step where nothing runs beside them, or many prompts wait.

@@ -91,12 +91,13 @@ class PagedGraph:
         compiled = core.compile_model(model, "CPU", settings)
         self._request = compiled.create_infer_request()
         self._tensor = ov.Tensor
+        self._spare = spec["cache_blocks"]  # a block of its own, behind those that texts have
         self._memory: list[np.ndarray] = []  # of the cache: what is not written yet is not there yet
         names = [port.get_any_name() for port in compiled.inputs]
         for name, port in zip(names, compiled.inputs, strict=True):
             if name.startswith(_CACHES):
                 sizes = [size.get_length() for size in list(port.get_partial_shape())[1:]]
-                shape, kind = [spec["cache_blocks"], *sizes], port.get_element_type()
+                shape, kind = [self._spare + 1, *sizes], port.get_element_type()
                 self._memory.append(np.zeros(int(np.prod(shape)) * kind.bitwidth // 8, np.uint8))
                 self._request.set_tensor(name, ov.Tensor(self._memory[-1], ov.Shape(shape), kind))
             elif name not in _GIVEN | {"max_context_len", _CHOSEN}:
@@ -121,6 +122,14 @@ class PagedGraph:
                 blocks += piece.blocks[: -(-stop // BLOCK)]
                 begins.append(len(places))
                 block_begins.append(len(blocks))
+        asked = len(chosen)
+        # On several threads a product with a single row adds up in another order than one with more. So there is none: a
+        # text would hang on whether others run beside it.
+        if len(ids) == 1:
+            ids, past, places = ids * 2, [*past, 0], [*places, 0]
+            begins, blocks, block_begins = [*begins, 2], [*blocks, self._spare], [*block_begins, len(blocks) + 1]
+        if asked == 1:
+            chosen = chosen * 2
         arrays = {
             "input_ids": np.array(ids, np.int64),
             "position_ids": np.array(places, np.int64),
@@ -137,7 +146,7 @@ class PagedGraph:
         self._request.infer()
         data = self._request.get_output_tensor(0).data
         logits: np.ndarray = data.reshape(-1, data.shape[-1])
-        return logits if self._chooses else logits[chosen]
+        return (logits if self._chooses else logits[chosen])[:asked]
 
 
 def _choose_before_head(model: Any) -> bool:

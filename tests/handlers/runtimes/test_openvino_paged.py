@@ -20,14 +20,23 @@ STAGES = [{"quantize": {"method": "weight-only", "bits": 8}}]
 HERE, THERE = list(range(4)), list(range(4, 8))
 
 
-@pytest.fixture(scope="module")
-def graph(tiny_model, tmp_path_factory) -> PagedGraph:
+@pytest.fixture(scope="module", params=[1, 2], ids=["one thread", "two threads"])
+def graph(tiny_model, tmp_path_factory, request) -> PagedGraph:
     folder: Path = tmp_path_factory.mktemp("paged")
     serve: dict[str, Any] = {"runtime": "openvino", "max_length": 64, "examples": 1}
     recipe = recipe_of(folder, tiny_model("llama", TASK), compress=STAGES, serve=serve)
     with extracted(build(recipe, folder / "store").path) as (files, _):
         session = json.loads((files / "serving.json").read_text())["session"]
-        return PagedGraph(files, session, 1)
+        return PagedGraph(files, session, request.param)
+
+
+def test_a_token_alone_and_among_others(graph) -> None:
+    graph.run([Piece(IDS[:40], 0, HERE)])
+    graph.run([Piece(IDS[:40], 0, THERE)])
+    alone = graph.run([Piece([IDS[40]], 40, HERE, apart=True)]).copy()
+    assert alone.shape[0] == 1
+    among = graph.run([Piece([IDS[40]], 40, HERE, apart=True), Piece([5], 40, THERE, apart=True)])
+    assert np.array_equal(alone[0], among[0])
 
 
 def test_guesses_are_computed_as_tokens_that_come_one_by_one(graph) -> None:
