@@ -25,10 +25,10 @@ RUNTIMES: dict[str, Runtime] = {
             ),
             GENERATE: Way(
                 session="handlers.runtimes.openvino_paged:OpenVinoBackend",
-                export="archiver.runtimes.openvino_genai:export",
+                export="archiver.runtimes.openvino_text:export",
                 packages=("openvino",),
                 built_with=("openvino", "nncf", "optimum-intel"),
-                score="archiver.runtimes.openvino_genai:score",
+                score="archiver.runtimes.openvino_text:score",
             ),
             SEQ2SEQ: Way(
                 session="handlers.runtimes.openvino_seq2seq:OpenVinoSeq2Seq",

@@ -29,7 +29,7 @@ from archiver.recipe.load import load_recipe
 from archiver.recipe.starter import write_recipe
 from archiver.report.inspection import inspect_mar
 from archiver.report.summary import summarize
-from archiver.runtimes import openvino_genai
+from archiver.runtimes import openvino_text
 from archiver.tasks.text.generation import workload as workload_module
 from handlers.architecture.outputs.decoder import DecoderWithHead, load_decoder
 from handlers.examples import check_examples
@@ -83,7 +83,7 @@ def test_built_and_verified(tiny_model, tmp_path, runtime, kind, config, compres
 
 def test_a_large_original_is_timed_while_nothing_else_is_in_memory(tiny_model, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(workload_module, "LARGE", 0.0)
-    monkeypatch.setattr(openvino_genai, "_LARGE", 0.0)
+    monkeypatch.setattr(openvino_text, "_LARGE", 0.0)
     seen: list[bool] = []
     handlers: list[Any] = []
     rate, speed = generation_speed.original_rate, workload_module.GenerationWorkload.speed
