@@ -16,6 +16,7 @@ import pytest
 import yaml
 from heap import instances
 from live_client import Grpc, Reply, Rest, metrics
+from mutated import mutated
 from places import ROOT
 
 from archiver.packaging.entry import handler_of
@@ -24,6 +25,7 @@ from archiver.pipeline import build as pipeline
 from archiver.progress import Progress
 from archiver.recipe.load import load_recipe
 from archiver.torchserve.server import TorchServe
+from handlers.errors import BadRequest
 from handlers.inputs.text import TextInput
 from handlers.tasks.text.generation import TextGenerationHandler
 
@@ -319,3 +321,46 @@ def test_what_a_killed_worker_had_not_read_is_answered(
 def _post(server: TorchServe, body: dict[str, Any]) -> Reply:
     with Rest(server) as rest:
         return rest.post(NAME, body)
+
+
+def test_a_thousand_mutated_completions_get_their_own_answers(
+    writer: TorchServe, handler: TextGenerationHandler
+) -> None:
+    """What the answer has to be says the archive's handler in this process; see also test_malformed_forms."""
+    right = {
+        "prompt": ["a film", "good"],
+        "max_tokens": 2,
+        "temperature": 0.5,
+        "n": 2,
+        "stop": ["x"],
+        "logprobs": 0,
+        "echo": False,
+        "seed": 1,
+        "stream_options": {"include_usage": True},
+        "user": "me",
+    }
+    dice = random.Random(5)
+    bodies = [mutated(right, dice) for _ in range(1000)]
+    handler.model_name = NAME
+
+    def client(number: int) -> list[str]:
+        wrong = []
+        with Rest(writer) as rest:
+            for body in bodies[number::8]:
+                reply = rest.post(f"{NAME}/v1/completions", body)
+                status, message = 200, ""
+                try:
+                    handler.read(
+                        {"body": body}, {"Host": "x", "content-type": "application/json", "url_path": "completions"}
+                    )
+                except BadRequest as error:
+                    status, message = error.code, str(error)
+                if reply.status != status or message not in reply.body.decode().replace('\\"', '"'):
+                    wrong.append(f"{body[:160]!r}: {reply.status} {reply.body[:200]!r}, expected {status} {message}")
+        return wrong
+
+    before = worker_pids(writer)
+    with ThreadPoolExecutor(8) as pool:
+        wrong = [line for found in pool.map(client, range(8)) for line in found]
+    assert not wrong, f"{len(wrong)} wrong:\n" + "\n".join(wrong[:10])
+    assert worker_pids(writer) == before

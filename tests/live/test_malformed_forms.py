@@ -5,14 +5,13 @@ What the answer has to be says the archive's handler in this process.
 
 from __future__ import annotations
 
-import copy
-import json
 import random
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from live_client import Rest
+from mutated import mutated
 from served import Served
 
 from archiver.torchserve.server import TorchServe
@@ -42,32 +41,13 @@ FORMS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
         {"id": "7", "inputs": [TENSOR], "parameters": {"top_k": 2}, "outputs": [{"name": "output"}]},
     ),
 }
-VALUES: list[Any] = [
-    None,
-    True,
-    0,
-    -1,
-    1.5,
-    1e308,
-    "",
-    "x",
-    "BYTES",
-    "FP32",
-    [],
-    [[]],
-    {},
-    {"a": 1},
-    [1, 2],
-    "😀" * 50,
-    2**70,
-]
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_two_thousand(server: TorchServe, archives: dict[str, Served], form: str) -> None:
     name, address, path, right = FORMS[form]
     dice = random.Random(form)
-    bodies = [_mutated(right, dice) for _ in range(COUNT)]
+    bodies = [mutated(right, dice) for _ in range(COUNT)]
     workers, processes = server.workers(name), {process.pid for process in server.processes()}
 
     def client(number: int) -> list[str]:
@@ -99,32 +79,3 @@ def _expected(served: Served, body: bytes, path: str) -> tuple[int, str | None]:
 def _message(value: Any) -> str:
     error = value["error"]
     return error if isinstance(error, str) else str(error["message"])
-
-
-def _mutated(right: dict[str, Any], dice: random.Random) -> bytes:
-    """The document with one to three places changed, or its bytes cut; one in twenty stays right."""
-    document: Any = copy.deepcopy(right)
-    for _ in range(dice.choice((0, *[1] * 9, *[2] * 6, *[3] * 4))):
-        document = _changed(document, dice)
-    text = json.dumps(document, ensure_ascii=dice.random() < 0.5).encode()
-    return text[: dice.randrange(len(text)) or 1] if dice.random() < 0.1 else text
-
-
-def _changed(value: Any, dice: random.Random) -> Any:
-    if isinstance(value, dict) and value and dice.random() < 0.85:
-        key = dice.choice(list(value))
-        if dice.random() < 0.15:
-            del value[key]
-        elif dice.random() < 0.1:
-            value["other"] = dice.choice(VALUES)
-        else:
-            value[key] = _changed(value[key], dice)
-        return value
-    if isinstance(value, list) and value and dice.random() < 0.7:
-        place = dice.randrange(len(value))
-        if dice.random() < 0.2:
-            value.append(dice.choice(VALUES))
-        else:
-            value[place] = _changed(value[place], dice)
-        return value
-    return copy.deepcopy(dice.choice(VALUES))

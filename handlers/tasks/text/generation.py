@@ -15,7 +15,7 @@ from handlers.generation.chat import ChatTemplate
 from handlers.generation.engine import Job
 from handlers.inputs.base import MAX_BODY
 from handlers.inputs.checks import Parameter, checked_parameters
-from handlers.inputs.text import Text, TextInput
+from handlers.inputs.text import Encoder, Text, TextInput
 from handlers.protocols import hf_generation
 from handlers.protocols.continuation import GenerationRequest, Sampling
 from handlers.protocols.forms import path_of
@@ -35,7 +35,7 @@ class TextGenerationHandler(RequestHandler[TextInput]):
     input: Text
 
     def make_input(self, folder: Path) -> Text:
-        return Text.open(folder, self.serving)
+        return Text(Encoder.open(folder, self.serving, cuts=False))
 
     def load(self, folder: Path, threads: int) -> None:
         self._loaded = (folder, threads)

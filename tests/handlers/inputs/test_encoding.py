@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -87,3 +88,16 @@ def test_padding_by_hand(tiny_model):
     assert arrays["token_type_ids"].tolist() == [[0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
     assert {array.dtype for array in arrays.values()} == {np.dtype(np.int64)}
     assert encoder.pad([Encoded([2, 3], [0, 0])], 2)["input_ids"].shape == (1, 2)
+
+
+def test_threads_that_cut_and_threads_that_do_not(tiny_model) -> None:
+    """A worker's streams encode side by side, and a request may forbid to be cut."""
+    encoder = Encoder(tiny_model() / "tokenizer.json", max_length=8, pad_id=0)
+    texts = [TextInput("a good film " * 40)] * 8
+
+    def lengths(truncate: bool) -> set[int]:
+        return {len(one.ids) for _ in range(60) for one in encoder.encode(texts, truncate=truncate)}
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lengths, [True, False, True, False]))
+    assert found == [{8}, {122}, {8}, {122}]
