@@ -355,7 +355,7 @@ def test_a_thousand_mutated_completions_get_their_own_answers(
                     )
                 except BadRequest as error:
                     status, message = error.code, str(error)
-                if reply.status != status or message not in reply.body.decode().replace('\\"', '"'):
+                if reply.status != status or (status != 200 and reply.message != message):
                     wrong.append(f"{body[:160]!r}: {reply.status} {reply.body[:200]!r}, expected {status} {message}")
         return wrong
 
