@@ -104,7 +104,7 @@ def _wrong_parameters(chance: random.Random) -> Case:
         {"inputs": "a", "parameters": {"truncation": chance.choice([0, 1, "false", None, []])}},
         {"inputs": "a", "parameters": {_text(chance): 1}},
         {"inputs": "a", "options": {"wait_for_model": True}},
-        {"instances": [_text(chance)]},
+        {"sentences": [_text(chance)]},
         {},
     ]
     return Case("wrong parameters", json.dumps(chance.choice(wrong)).encode())
