@@ -1,8 +1,9 @@
 """Requests that wait in a worker, and which of their items run next.
 
 What has come while the engine was busy is cut into sub-batches of like length (handlers.batching). The one runs first whose
-items have waited longest together for what it costs, divided by the root of their length: short texts do not wait behind
-long ones, which take so much of a stream's time at once. Who has waited for STARVED seconds comes next. After "highest response ratio next" (Brinch Hansen, 1971), which runs one job at a time.
+items have waited longest together for what it costs, divided by their length: short texts do not wait behind long ones,
+which take so much of a stream's time at once. Who has waited for STARVED seconds comes next. After "highest response ratio
+next" (Brinch Hansen, 1971), which runs one job at a time.
 """
 
 import time
@@ -108,7 +109,7 @@ class Queue:
     def _worth(self, part: tuple[SubBatch, list[Member]], now: float) -> float:
         batch, members = part
         waits = sum(FRESH + now - request.arrived for request, _ in members)
-        return waits / float(batch.computed_tokens + self._batching.get("run_cost", 0)) / batch.length**0.5
+        return waits / float(batch.computed_tokens + self._batching.get("run_cost", 0)) / batch.length
 
     def _starved(self, now: float) -> tuple[SubBatch, list[Member]] | None:
         """The part of one that has waited too long, unless the last part was such a one's."""

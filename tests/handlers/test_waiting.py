@@ -33,14 +33,14 @@ def test_like_sizes_run_together_the_cheap_ones_first() -> None:
 
 
 def test_what_waits_long_enough_for_its_cost_comes_first() -> None:
-    # A second for 60 + 4 tokens of length 60 is worth 1.002 / 64 / √60 = 0.0020; 0.02 s for 4 + 4 of length 4 is
-    # 0.022 / 8 / √4 = 0.0014, two tenths 0.0126.
-    mine = queue(request("long", 60, arrived=0.0), request("short", 4, arrived=0.98))
+    # A second for 60 + 4 tokens of length 60 is worth 1.002 / 64 / 60 = 0.00026; 5 ms for 4 + 4 of length 4 are
+    # 0.007 / 8 / 4 = 0.00022, two tenths 0.0063.
+    mine = queue(request("long", 60, arrived=0.0), request("short", 4, arrived=0.995))
     assert taken(mine, 1.0) == [("long", 0)]
     mine = queue(request("long", 60, arrived=0.0), request("short", 4, arrived=0.8))
     assert taken(mine, 1.0) == [("short", 0)]
-    # Several are worth what they have waited together: five of 0.05 s are 5 × 0.052 / 24 / √4 = 0.0054, the long one of
-    # 0.6 s 0.602 / 64 / √60 = 0.0012.
+    # Several are worth what they have waited together: five of 0.05 s are 5 × 0.052 / 24 / 4 = 0.0027, the long one of
+    # 0.6 s 0.602 / 64 / 60 = 0.00016.
     mine = queue(request("long", 60, arrived=0.4), *[request(str(number), 4, arrived=0.95) for number in range(5)])
     assert len(taken(mine, 1.0)) == 5
 
@@ -48,7 +48,7 @@ def test_what_waits_long_enough_for_its_cost_comes_first() -> None:
 def test_who_starves_comes_next_and_then_another() -> None:
     shorts = [request(f"short {number}", 4, arrived=4.0) for number in range(16)]
     mine = queue(request("long", 60, arrived=3.3), request("longer", 64, arrived=3.2), *shorts)
-    # 8 × 1.002 / 36 / √4 = 0.11 against 1.802 / 68 / √64 = 0.003
+    # 8 × 1.002 / 36 / 4 = 0.056 against 1.802 / 68 / 64 = 0.0004
     assert taken(mine, 5.0) == [("longer", 0)]
     assert len(taken(mine, 5.0)) == 8
     assert taken(mine, 5.0) == [("long", 0)]
