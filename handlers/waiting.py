@@ -1,9 +1,9 @@
 """Requests that wait in a worker, and which of their items run next.
 
 What has come while the engine was busy is cut into sub-batches of like length (handlers.batching). The one runs first whose
-items have waited longest together for what it costs, divided by their length: short texts do not wait behind long ones,
-which take so much of a stream's time at once. Who has waited for STARVED seconds comes next. After "highest response ratio
-next" (Brinch Hansen, 1971), which runs one job at a time.
+items have waited longest together for what it costs, divided by their length where that is large: short texts do not wait
+behind long ones, which take so much of a stream's time at once. Who has waited for STARVED seconds comes next. After
+"highest response ratio next" (Brinch Hansen, 1971), which runs one job at a time.
 """
 
 import time
@@ -109,7 +109,9 @@ class Queue:
     def _worth(self, part: tuple[SubBatch, list[Member]], now: float) -> float:
         batch, members = part
         waits = sum(FRESH + now - request.arrived for request, _ in members)
-        return waits / float(batch.computed_tokens + self._batching.get("run_cost", 0)) / batch.length
+        start = self._batching.get("run_cost", 0)
+        # What is shorter than a run's start costs is all alike: of ordinary texts none stands back.
+        return waits / float(batch.computed_tokens + start) / max(batch.length, start)
 
     def _starved(self, now: float) -> tuple[SubBatch, list[Member]] | None:
         """The part of one that has waited too long, unless the last part was such a one's."""
