@@ -109,9 +109,9 @@ class Queue:
     def _worth(self, part: tuple[SubBatch, list[Member]], now: float) -> float:
         batch, members = part
         waits = sum(FRESH + now - request.arrived for request, _ in members)
-        start = self._batching.get("run_cost", 0)
+        start = float(self._batching.get("run_cost", 0))
         # What is shorter than a run's start costs is all alike: of ordinary texts none stands back.
-        return waits / float(batch.computed_tokens + start) / max(batch.length, start)
+        return waits / (batch.computed_tokens + start) / max(batch.length, start)
 
     def _starved(self, now: float) -> tuple[SubBatch, list[Member]] | None:
         """The part of one that has waited too long, unless the last part was such a one's."""
