@@ -3,7 +3,7 @@
 from collections import deque
 from statistics import median
 
-SHARE = 0.85  # of the running texts' time that each prompt may take on top of it
+SHARE = 0.75  # of the running texts' time that each prompt may take on top of it
 PIECE = 128  # tokens of prompts in a step beside running texts: what they wait for at once
 _BURST = 3  # prompts that come together are read at once, unless so many times as many texts run
 _KEPT = 7  # steps that are remembered of a kind
