@@ -1,6 +1,7 @@
 """From one prompt's logits to its next token: penalties, temperature, top-k, top-p, and one draw.
 
-Each function takes float32 logits or probabilities [vocabulary] and gives new ones; -inf stands for «not this one».
+It is done for every text at every step, while the model waits: vocabularies of 50 000 to 250 000 tokens are gone through
+a few times and never sorted. What is left of one are places, ascending.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,8 @@ import numpy as np
 from handlers.protocols.continuation import MIN_TEMPERATURE, Sampling
 
 MAX_SEED = 2**63 - 1
-_NUCLEUS = 1024  # likeliest tokens that are looked at first: sorting a whole vocabulary takes milliseconds
+_NUCLEUS = 1024  # a nucleus is first looked for among tokens with more than this part of what may be left out
+_BLOCK = 64  # neighbours of which first only the greatest, or the sum, is looked at
 
 
 def check(sampling: Sampling) -> None:
@@ -57,12 +59,16 @@ def choose(
         highest = scores.max()
         if not np.isfinite(highest):
             raise ArithmeticError("the penalties leave no finite score")
-        scores = (scores - highest) / np.float32(sampling.temperature)
-        if sampling.top_k:
-            scores = keep_top_k(scores, sampling.top_k)
+        scores = scores - highest
+        scores /= np.float32(sampling.temperature)
+        places = top_k(scores, sampling.top_k) if 0 < sampling.top_k < len(scores) else None
+        # In place: room for another vocabulary costs more than all that is computed on it.
+        powers = np.exp(scores, out=scores) if places is None else np.exp(scores[places])
         if sampling.top_p < 1.0:
-            scores = keep_top_p(scores, sampling.top_p)
-        token = at_share(np.exp(scores - scores.max()), generator.random())
+            kept = nucleus(powers, sampling.top_p)
+            places, powers = kept if places is None else places[kept], powers[kept]
+        place = at_share(powers, generator.random())
+        token = place if places is None else int(places[place])
     else:
         token = int(scores.argmax())
     return token, log_probability(logits, token) if sampling.logprobs else 0.0
@@ -95,37 +101,50 @@ def penalize_use(logits: np.ndarray, ids: np.ndarray, frequency: float, presence
     return scores
 
 
-def keep_top_k(logits: np.ndarray, count: int) -> np.ndarray:
-    """-inf below the `count`-th greatest; what equals it stays. Source: Fan et al. 2018, arXiv:1805.04833."""
-    if count >= len(logits):
-        return logits
-    least = np.partition(logits, len(logits) - count)[len(logits) - count]
-    return np.where(logits < least, np.float32(-np.inf), logits)
+def top_k(scores: np.ndarray, count: int) -> np.ndarray:
+    """The places of the `count` greatest (1 ≤ count ≤ their number), and of what equals the last of them.
+
+    Source: Fan et al. 2018, arXiv:1805.04833.
+    """
+    # The count-th greatest of the blocks' greatest is no greater than the count-th of all.
+    greatest = np.maximum.reduceat(scores, np.arange(0, len(scores), _BLOCK))
+    near = np.arange(len(scores))
+    if count < len(greatest):
+        near = np.flatnonzero(scores >= np.partition(greatest, len(greatest) - count)[len(greatest) - count])
+    found = scores[near]
+    places: np.ndarray = near[found >= np.partition(found, len(found) - count)[len(found) - count]]
+    return places
 
 
-def keep_top_p(logits: np.ndarray, share: float) -> np.ndarray:
-    """-inf outside the nucleus: the fewest likeliest tokens whose probabilities sum to at least `share`; one at least.
+def nucleus(powers: np.ndarray, share: float) -> np.ndarray:
+    """The places of the fewest likeliest tokens whose probabilities sum to at least `share` (above 0, below 1).
 
+    Args:
+        powers: probabilities, in any scale.
     Source: Holtzman et al. 2020, arXiv:1904.09751, section 3.1
     """
-    powers = np.exp(logits - logits.max())
-    least = share * powers.sum(dtype=np.float64)
-    places = np.arange(len(logits))
-    if len(logits) > 4 * _NUCLEUS:
-        border = np.partition(powers, len(powers) - _NUCLEUS)[len(powers) - _NUCLEUS]
-        likeliest = np.flatnonzero(powers > border)  # all of those, and no tie of the last: as in the whole order
-        if powers[likeliest].sum(dtype=np.float64) >= least:
-            places = likeliest
-    order = places[np.argsort(-logits[places], kind="stable")]
+    whole = powers.sum(dtype=np.float64)
+    near = np.arange(len(powers))
+    if len(powers) > _NUCLEUS:
+        # Where those above some border make the share, the likeliest of all are among them. Those below the second border
+        # are too few to make what may be left out.
+        for parts in (_NUCLEUS, len(powers)):
+            near = np.flatnonzero(powers >= (1 - share) * whole / parts)
+            if powers[near].sum(dtype=np.float64) >= share * whole:
+                break
+    order = near[np.argsort(-powers[near], kind="stable")]
     before = np.concatenate([[0.0], powers[order].cumsum(dtype=np.float64)[:-1]])
-    kept = order[before < least]
-    scores = np.full_like(logits, -np.inf)
-    scores[kept] = logits[kept]
-    return scores
+    return np.sort(order[before < share * whole])
 
 
 def at_share(probabilities: np.ndarray, share: float) -> int:
     """The first place at which the running sum exceeds `share` (0 ≤ share < 1) of the whole: never one of probability 0."""
-    sums = probabilities.cumsum(dtype=np.float64)
+    starts = np.arange(0, len(probabilities), _BLOCK)
+    sums = np.add.reduceat(probabilities, starts, dtype=np.float64).cumsum()
+    wanted = sums[-1] * share
     # Rounding can make the product the whole again.
-    return int(min(np.searchsorted(sums, sums[-1] * share, side="right"), np.searchsorted(sums, sums[-1])))
+    block = int(min(np.searchsorted(sums, wanted, side="right"), np.searchsorted(sums, sums[-1])))
+    within = probabilities[starts[block] : starts[block] + _BLOCK].cumsum(dtype=np.float64)
+    wanted -= sums[block - 1] if block else 0.0
+    place = min(np.searchsorted(within, wanted, side="right"), np.searchsorted(within, within[-1]))
+    return int(starts[block] + place)

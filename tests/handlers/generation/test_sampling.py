@@ -16,13 +16,12 @@ from handlers.generation.sampling import (
     check,
     choose,
     is_plain,
-    keep_top_k,
-    keep_top_p,
+    nucleus,
     penalize_repetition,
     penalize_use,
+    top_k,
 )
 
-INF = float("inf")
 LOGITS = np.log(np.array([0.5, 0.25, 0.125, 0.125], np.float32))
 PLAIN = Sampling(max_new_tokens=4)
 
@@ -46,20 +45,19 @@ def test_frequency_and_presence_by_hand() -> None:
 
 
 def test_top_k_by_hand() -> None:
-    assert keep_top_k(numbers(1.0, 3.0, 2.0), 2).tolist() == [-INF, 3.0, 2.0]
-    assert keep_top_k(numbers(1.0, 1.0, 0.0), 1).tolist() == [1.0, 1.0, -INF]  # a tie stays
-    assert keep_top_k(numbers(1.0, 3.0), 9).tolist() == [1.0, 3.0]
+    assert top_k(numbers(1.0, 3.0, 2.0), 2).tolist() == [1, 2]
+    assert top_k(numbers(1.0, 1.0, 0.0), 1).tolist() == [0, 1]  # a tie stays
+    assert top_k(numbers(1.0, 3.0), 2).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
-    ("share", "kept"), [(0.01, [0]), (0.5, [0]), (0.51, [0, 1]), (0.75, [0, 1]), (0.8, [0, 1, 2]), (1.0, [0, 1, 2, 3])]
+    ("share", "kept"), [(0.01, [0]), (0.5, [0]), (0.51, [0, 1]), (0.75, [0, 1]), (0.8, [0, 1, 2]), (0.99, [0, 1, 2, 3])]
 )
 def test_top_p_by_hand(share, kept) -> None:
-    assert np.flatnonzero(np.isfinite(keep_top_p(LOGITS, share))).tolist() == kept
-    turned = LOGITS[[2, 0, 3, 1]]  # the first of two equals stays
-    assert np.flatnonzero(np.isfinite(keep_top_p(turned, share))).tolist() == sorted(
-        [1, 3, 0, 2][place] for place in kept
-    )
+    powers = np.exp(LOGITS)
+    assert nucleus(powers, share).tolist() == kept
+    turned = powers[[2, 0, 3, 1]]  # the first of two equals stays
+    assert nucleus(turned, share).tolist() == sorted([1, 3, 0, 2][place] for place in kept)
 
 
 def test_a_place_in_the_running_sum_by_hand() -> None:
@@ -73,22 +71,45 @@ def test_agrees_with_transformers() -> None:
     ids = torch.randint(0, 50, (3, 12), generator=source)
     repeated = reference.RepetitionPenaltyLogitsProcessor(1.3)(ids, scores.clone()).numpy()
     first = reference.TopKLogitsWarper(7)(ids, scores.clone()).numpy()
-    nucleus = reference.TopPLogitsWarper(0.8)(ids, scores.clone()).numpy()
+    likeliest = reference.TopPLogitsWarper(0.8)(ids, scores.clone()).numpy()
     for row in range(3):
         assert np.array_equal(penalize_repetition(scores[row].numpy(), ids[row].numpy(), 1.3), repeated[row])
-        assert np.array_equal(keep_top_k(scores[row].numpy(), 7), first[row])
-        assert np.array_equal(keep_top_p(scores[row].numpy(), 0.8), nucleus[row])
+        assert np.array_equal(top_k(scores[row].numpy(), 7), np.flatnonzero(np.isfinite(first[row])))
+        powers = np.exp(scores[row].numpy())
+        assert np.array_equal(nucleus(powers, 0.8), np.flatnonzero(np.isfinite(likeliest[row])))
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.5, 2.0, 8.0])
 @pytest.mark.parametrize("share", [0.3, 0.9, 0.9999])
-def test_a_large_vocabulary_has_the_same_nucleus(share) -> None:
+def test_a_large_vocabulary_has_the_same_nucleus(share, spread) -> None:
     """Its likeliest tokens are looked at first, all of them where those are not enough; ties are in the order of places."""
-    scores = np.round(generator(5).standard_normal(20_000).astype(np.float32) * 2, 1)
+    scores = np.round(generator(5).standard_normal(20_000).astype(np.float32) * spread, 1)
+    powers = np.exp(scores - scores.max())
     order = np.argsort(-scores, kind="stable")
-    powers = np.exp(scores[order] - scores.max()).astype(np.float64)
-    kept = order[powers.cumsum() - powers < share * powers.sum()]
-    found = np.flatnonzero(np.isfinite(keep_top_p(scores, share)))
+    sums = powers[order].astype(np.float64).cumsum()
+    kept = order[sums - powers[order] < share * sums[-1]]
+    found = nucleus(powers, share)
     assert abs(len(found) - len(kept)) <= 1 and len(np.setxor1d(found, kept)) <= 1  # where the sum's rounding decides
+
+
+@pytest.mark.parametrize("count", [1, 50, 312, 313, 5000, 20_001])
+def test_a_large_vocabulary_has_the_same_greatest(count) -> None:
+    scores = np.round(generator(5).standard_normal(20_001).astype(np.float32) * 4, 1)
+    least = np.sort(scores)[-count]
+    assert top_k(scores, count).tolist() == np.flatnonzero(scores >= least).tolist()
+
+
+@pytest.mark.parametrize("size", [1, 63, 64, 65, 20_001])
+def test_a_large_vocabulary_has_the_same_places(size) -> None:
+    powers = generator(6).random(size).astype(np.float32)
+    powers[::3] = 0.0 if size > 1 else 1.0
+    sums = powers.cumsum(dtype=np.float64)
+    for share in (0.0, 0.1, 0.5, 0.999, 1 - 2**-53):
+        place = at_share(powers, share)
+        assert powers[place] > 0
+        assert sums[place] >= sums[-1] * share * (1 - 1e-12) and sums[place] - powers[place] <= sums[-1] * share * (
+            1 + 1e-12
+        )
 
 
 def test_draws_follow_the_probabilities() -> None:
