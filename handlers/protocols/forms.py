@@ -92,11 +92,4 @@ def parse(document: Any, path: str, own: Mapping[str, Parse], spec: Spec) -> Req
         return own[path](document, spec)
     if kserve.recognises(document):
         return kserve.parse(document, spec)
-    return hf.parse(
-        document,
-        decode=spec.decode,
-        parameters=spec.parameters,
-        max_inputs=spec.max_inputs,
-        allowed=spec.allowed,
-        fields=spec.fields,
-    )
+    return hf.parse(document, spec)

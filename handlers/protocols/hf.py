@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from handlers.errors import BadRequest
-from handlers.inputs.checks import Parameter, checked_parameters, kind_of, quoted
-from handlers.protocols.request import Request
+from handlers.inputs.checks import checked_parameters, kind_of, quoted
+from handlers.protocols.request import Request, Spec
 
 
 def recognises(document: Mapping[str, Any]) -> bool:
@@ -20,33 +20,22 @@ def recognises(document: Mapping[str, Any]) -> bool:
     return "inputs" in document
 
 
-def parse(
-    document: Any,
-    *,
-    decode: Callable[[Any, str], Any],
-    parameters: Mapping[str, Parameter],
-    max_inputs: int,
-    allowed: str,
-    fields: Sequence[str] = (),
-) -> Request:
+def parse(document: Any, spec: Spec) -> Request:
     """A request to any task but text generation.
 
     Args:
-        document: as `read_document` gives it. decode: the kind of input's own. parameters: what may be set, by name.
-        max_inputs: most inputs of one request. allowed: what to send, in words.
-        fields: keys of an input that may be the body itself.
-    Returns: the request.
+        document: as `read_document` gives it.
     Raises: BadRequest saying what is wrong and what is allowed.
     """
     if not isinstance(document, dict):
-        raise BadRequest(f"the JSON body is {kind_of(document)}, an object is expected; {allowed}")
-    if "inputs" not in document and not set(fields).isdisjoint(document):
-        document = _wrapped(document, fields)
+        raise BadRequest(f"the JSON body is {kind_of(document)}, an object is expected; {spec.allowed}")
+    if "inputs" not in document and not set(spec.fields).isdisjoint(document):
+        document = _wrapped(document, spec.fields)
     check_keys(document, "inputs", "parameters")
     if "inputs" not in document:
-        raise BadRequest(f"the body has no 'inputs'; {allowed}")
-    inputs, single = read_inputs(document, decode, max_inputs)
-    return Request(inputs, single, checked_parameters(document.get("parameters"), parameters))
+        raise BadRequest(f"the body has no 'inputs'; {spec.allowed}")
+    inputs, single = read_inputs(document, spec.decode, spec.max_inputs)
+    return Request(inputs, single, checked_parameters(document.get("parameters"), spec.parameters))
 
 
 def _wrapped(document: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What a request asks for, apart from the form it came in: every form parses to this, and tasks see nothing else."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from handlers.inputs.checks import Parameter
@@ -56,8 +56,9 @@ class Spec:
 Parse = Callable[[Any, Spec], Request]
 
 
-@dataclass(frozen=True)
 class Told(Exception):
     """The request is answered, and no model was needed. body: JSON."""
 
-    body: bytes = field(default=b"")
+    def __init__(self, body: bytes) -> None:
+        super().__init__(body)
+        self.body = body

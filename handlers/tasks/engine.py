@@ -9,7 +9,8 @@ import logging
 import secrets
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -25,6 +26,7 @@ from handlers.protocols.reply import to_json
 from handlers.protocols.request import Form, Told
 from handlers.torchserve import metrics
 from handlers.torchserve.conversation import Conversation, Conversations
+from handlers.torchserve.requests import most_waiting
 from handlers.torchserve.standby import Standby, is_asynchronous, take_over
 from handlers.torchserve.unanswered import frontend_socket
 
@@ -57,11 +59,16 @@ class JobsRenderer(Protocol):
 
 @dataclass(frozen=True)
 class Asked:
-    """A request, read. jobs: at least one. stream: whether the answer is sent while it is written."""
+    """A request, read.
+
+    jobs: at least one. stream: whether the answer is sent while it is written. form: that the renderer's value is put in,
+    None where it is the answer as it stands.
+    """
 
     jobs: list[Job]
     renderer: JobsRenderer
     stream: bool = False
+    form: Form | None = None
 
 
 class EngineHandler(TaskHandler[Value]):
@@ -98,8 +105,12 @@ class EngineHandler(TaskHandler[Value]):
 
     def serve_by(self, standby: Standby, cache: Any) -> Conversations:
         """Take requests from a connection from now on. cache: TorchServe's metrics cache, or None."""
-        self.conversations = Conversations(standby, self.converse, lambda: self.engine.room[1], cache)
+        self.conversations = Conversations(standby, self.converse, self._bounds, cache)
         return self.conversations
+
+    def _bounds(self) -> tuple[int, int]:
+        """Requests that may be open at once, and bytes of their bodies that are not read yet."""
+        return self.engine.room[1], most_waiting(self.input.max_bytes)
 
     def _before_step(self) -> None:
         if self.conversations is not None:
@@ -212,13 +223,17 @@ class RequestHandler(EngineHandler[Value]):
 
     async def serve(self, conversation: Conversation) -> list[Job]:
         asked = self.read(conversation.row, conversation.headers)
-        if asked.stream and conversation.may_stream():
+        conversation.form = asked.form
+        streams = asked.stream and conversation.may_stream()
+        conversation.has_read()
+        if streams:
             await self._stream(asked.jobs, asked.renderer, conversation)
         else:
-            await self._whole(asked.jobs, asked.renderer, conversation)
+            await self._whole(asked, conversation)
         return asked.jobs
 
-    async def _whole(self, jobs: list[Job], renderer: JobsRenderer, conversation: Conversation) -> None:
+    async def _whole(self, asked: Asked, conversation: Conversation) -> None:
+        jobs = asked.jobs
         left = [len(jobs)]
         finished = asyncio.get_running_loop().create_future()
 
@@ -228,7 +243,10 @@ class RequestHandler(EngineHandler[Value]):
                 conversation.resolve(finished)
 
         await self._run(jobs, listener, finished, conversation)
-        conversation.answer(to_json(renderer.whole(jobs)))
+        value = asked.renderer.whole(jobs)
+        if asked.form is not None:
+            value = asked.form.render(value, sum(len(job.prompt) for job in jobs))
+        conversation.answer(to_json(value))
 
     async def _stream(self, jobs: list[Job], renderer: JobsRenderer, conversation: Conversation) -> None:
         finished = asyncio.get_running_loop().create_future()
@@ -254,33 +272,14 @@ class RequestHandler(EngineHandler[Value]):
         conversation.finish_stream(ending[0])
 
 
-@dataclass(frozen=True)
-class InForm:
-    """Hugging Face's answers in another form; it has no streams."""
-
-    form: Form
-    renderer: JobsRenderer
-
-    def whole(self, found: Sequence[Any]) -> Any:
-        """See JobsRenderer."""
-        return self.form.render(self.renderer.whole(found), sum(len(job.prompt) for job in found))
-
-    def piece(self, found: Any, text: str, index: int = 0) -> bytes:
-        """See JobsRenderer."""
-        return self.renderer.piece(found, text, index)
-
-    def ending(self, found: Any, text: str, index: int = 0) -> bytes:
-        """See JobsRenderer."""
-        return self.renderer.ending(found, text, index)
-
-    def closing(self, found: Sequence[Any]) -> bytes:
-        """See JobsRenderer."""
-        return self.renderer.closing(found)
-
-
-def in_form(form: Form | None, renderer: JobsRenderer) -> JobsRenderer:
-    """The renderer of a request's answer; form: None for Hugging Face's or the renderer's own."""
-    return renderer if form is None else InForm(form, renderer)
+@contextmanager
+def in_its_form(form: Form | None) -> Iterator[None]:
+    """Inside, a request that is refused is told so in its own form. form: None for Hugging Face's."""
+    try:
+        yield
+    except BadRequest as error:
+        error.render = error.render or (None if form is None else form.error)
+        raise
 
 
 def random_seed() -> int:

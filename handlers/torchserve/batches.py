@@ -12,6 +12,7 @@ from handlers.metrics import batch_measurements
 from handlers.protocols.reply import JSON, error_body
 from handlers.protocols.request import Request, Told
 from handlers.torchserve import metrics
+from handlers.torchserve.answering import Answering
 from handlers.torchserve.requests import STREAM, is_rest, reason_of
 
 logger = logging.getLogger(__name__)
@@ -26,25 +27,11 @@ class Ran(Protocol):
     computed: int
 
 
-class Handler(Protocol):
-    """What answers: a handlers.base.BatchHandler, whose methods say more."""
-
-    def accept(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> tuple[Request, list[Sequence[Any]]]:
-        """A request, read, and the items to run for each of its inputs."""
-        ...
+class Handler(Answering, Protocol):
+    """What runs items, too."""
 
     def run(self, items: Sequence[Any]) -> Ran:
         """What several requests ask for."""
-        ...
-
-    def answer(
-        self,
-        request: Request,
-        prepared: Sequence[Sequence[Any]],
-        outputs: Sequence[np.ndarray | None],
-        broken: Exception | None,
-    ) -> tuple[int, bytes]:
-        """HTTP status and body."""
         ...
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from handlers.metrics import counters
 from handlers.protocols.forms import refusal
 from handlers.protocols.reply import EVENTS, JSON, event_of
+from handlers.protocols.request import Form
 from handlers.torchserve import metrics
 from handlers.torchserve.channel import Arrivals, Outbox
 from handlers.torchserve.frames import Answers, Incoming
@@ -30,7 +31,7 @@ class Conversations:
 
     Args:
         answer: answers one; what it raises is logged, and its client told 500.
-        room: how many may be open at once; beyond that one is refused as soon as it is read.
+        bounds: (requests that may be open at once, bytes of their bodies that wait to be read); one beyond is refused.
         cache: TorchServe's metrics cache, or None.
     before_step and after_step are for the engine's thread, see `Engine`.
     """
@@ -39,7 +40,7 @@ class Conversations:
         self,
         standby: Standby,
         answer: Callable[["Conversation"], Awaitable[None]],
-        room: Callable[[], int],
+        bounds: Callable[[], tuple[int, int]],
         cache: Any,
     ) -> None:
         self.standby = standby
@@ -49,7 +50,8 @@ class Conversations:
         self.before_step = self.arrivals.settle
         self.after_step = self.outbox.flush
         self._answer = answer
-        self._room = room
+        self._bounds = bounds
+        self.held = 0  # bytes of bodies that are not read yet
         self._open: set[asyncio.Task[None]] = set()
         self._sending = threading.Lock()
 
@@ -76,9 +78,10 @@ class Conversations:
             logger.exception("the connection cannot be read")
             os._exit(1)
         for incoming in found:
-            if self.refused(incoming):
+            conversation = Conversation(self, incoming)
+            if self._refused(conversation):
                 continue
-            task = asyncio.get_running_loop().create_task(self.converse(incoming))
+            task = asyncio.get_running_loop().create_task(self.converse(conversation))
             self._open.add(task)  # the loop itself keeps none
             task.add_done_callback(self._open.discard)
 
@@ -87,20 +90,24 @@ class Conversations:
         with self._sending:
             self.standby.unanswered.begin(incoming.id, incoming.rest)
 
-    def refused(self, incoming: Incoming) -> bool:
+    def _refused(self, conversation: "Conversation") -> bool:
         """Whether there is no room for it; then its client has been told so."""
-        here, room = len(self._open), self._room()
-        if here < room:
+        here, (room, most) = len(self._open), self._bounds()
+        alone = self.held == conversation.bytes
+        if here < room and (alone or self.held <= most):
             return False
-        message = f"the queue is full: {here} requests are open, and at most {room} may be; try again later"
-        Conversation(self, incoming).refuse(503, message)
-        self.arrivals.end(incoming.id)
+        message = (
+            f"the queue is full: {here} requests are open, and with this one {self.held} bytes wait to be read; at most "
+            f"{room} with {most} bytes may: try again later"
+        )
+        conversation.refuse(503, message)
+        conversation.has_read()
+        self.arrivals.end(conversation.id)
         metrics.emit(self.metrics, counters(requests=1, request_errors=1))
         return True
 
-    async def converse(self, incoming: Incoming) -> None:
+    async def converse(self, conversation: "Conversation") -> None:
         """Answer one request, whatever it holds."""
-        conversation = Conversation(self, incoming)
         try:
             await self._answer(conversation)
         except ConnectionError:
@@ -109,7 +116,8 @@ class Conversations:
             logger.exception("a request failed")
             conversation.refuse(500, f"the request failed: {type(error).__name__}")
         finally:
-            self.arrivals.end(incoming.id)
+            conversation.has_read()
+            self.arrivals.end(conversation.id)
 
     def end(self, conversation: "Conversation", answers: Answers) -> None:
         """Send the last of a request's answer. Does nothing where that was sent already."""
@@ -131,24 +139,33 @@ class Conversations:
 class Conversation:
     """One request.
 
-    id: the frontend's. row: its fields. headers: its own and its fields'. rest: whether it came over HTTP, else gRPC.
-    ended: whether its last response is sent.
+    id: the frontend's. row, bytes: its fields and how many they have, until it `has_read`. headers: its own and its
+    fields'. rest: whether it came over HTTP, else gRPC. ended: whether its last response is sent. form: that its answer is
+    in, None for Hugging Face's or what is not known.
     """
 
     def __init__(self, all_of_them: Conversations, incoming: Incoming) -> None:
         self.id = incoming.id
         self.row = incoming.row
+        self.bytes = incoming.bytes
         self.headers = incoming.headers
         self.rest = incoming.rest
         self.metrics = all_of_them.metrics
         self.ended = False
+        self.form: Form | None = None
         self._all = all_of_them
+        all_of_them.held += self.bytes
         self._pieces = 0
 
     @property
     def patience(self) -> float:
         """Seconds that its client waits, by its own header; inf without one. BadRequest for what is no such number."""
         return seconds_of(self.headers)
+
+    def has_read(self) -> None:
+        """Its body is needed no longer."""
+        self._all.held -= self.bytes
+        self.row, self.bytes = {}, 0
 
     def may_stream(self) -> bool:
         """Whether a stream that the request asks for can be sent: over gRPC only a client of StreamPredictions takes it."""
@@ -194,6 +211,7 @@ class Conversation:
 
         A stream that was begun has its status out already: it says itself, as its last event, that it broke.
         """
+        render = render or (None if self.form is None else self.form.error)
         body = refusal(self.headers, code, message) if render is None else render(code, message)
         if self.streaming:
             self.finish_stream(event_of(body))

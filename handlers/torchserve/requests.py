@@ -7,6 +7,7 @@ from typing import Any
 from handlers.errors import BadRequest
 
 DEADLINE = "x-deadline-ms"
+_LEAST_BYTES = 64 << 20
 _LONGEST = 3_600_000  # milliseconds that a request may say
 STREAM = "ts_stream_next"  # TorchServe's response header: "true" where more follows, "false" at a stream's end
 _ANSWERED = (400, 404, 413, 500, 503, 504)  # the statuses of errors that a handler answers
@@ -15,6 +16,11 @@ _ANSWERED = (400, 404, 413, 500, 503, 504)  # the statuses of errors that a hand
 def reason_of(status: int) -> str:
     """The reason phrase of an HTTP status that a handler answers an error with; "" for any other."""
     return HTTPStatus(status).phrase if status in _ANSWERED else ""
+
+
+def most_waiting(body: int) -> int:
+    """Bytes of bodies that may wait together in a worker. body: most that one of them may have."""
+    return max(_LEAST_BYTES, 2 * body)
 
 
 def is_rest(headers: Mapping[str, Any]) -> bool:

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,30 +22,26 @@ from handlers.errors import BadRequest
 from handlers.metrics import batch_measurements, counters, queue_measurements
 from handlers.protocols.forms import refusal
 from handlers.protocols.reply import JSON
-from handlers.protocols.request import Request, Told
+from handlers.protocols.request import Told
 from handlers.torchserve import metrics
+from handlers.torchserve.answering import Answering
 from handlers.torchserve.frames import Answers, Incoming
 from handlers.torchserve.inbox import FrontendGone
-from handlers.torchserve.requests import seconds_of
+from handlers.torchserve.requests import most_waiting, seconds_of
 from handlers.torchserve.standby import Standby
 from handlers.waiting import Member, Queue, Waiting
 
 logger = logging.getLogger(__name__)
 
 _ADMITTING_SECONDS = 0.005  # of reading requests while something could run: large images take as long each
-_LEAST_BYTES = 64 << 20  # bodies that may wait together, whatever one of them may have
 
 
-class Handler(Protocol):
-    """What answers: a handlers.base.BatchHandler, whose methods say more."""
+class Handler(Answering, Protocol):
+    """What runs items, too."""
 
     streams: int
     serving: dict[str, Any]
     input: Any
-
-    def accept(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> tuple[Request, list[Sequence[Any]]]:
-        """A request, read, and the items to run for each of its inputs."""
-        ...
 
     def run_batch(self, items: Sequence[Any], size: int, rows: int) -> tuple[np.ndarray | None, Exception | None]:
         """One run of the model, or why it failed."""
@@ -53,16 +49,6 @@ class Handler(Protocol):
 
     def keep(self, item: Any, output: np.ndarray) -> np.ndarray:
         """What of an item's output is needed further."""
-        ...
-
-    def answer(
-        self,
-        request: Request,
-        prepared: Sequence[Sequence[Any]],
-        outputs: Sequence[np.ndarray | None],
-        broken: Exception | None,
-    ) -> tuple[int, bytes]:
-        """HTTP status and body."""
         ...
 
 
@@ -97,7 +83,7 @@ class Service:
         handler = self._handler
         self._queue = Queue(handler.input.size, handler.serving["batching"])
         self._most_requests = handler.serving["max_queue"]
-        self._most_bytes = max(_LEAST_BYTES, 2 * handler.input.max_bytes)
+        self._most_bytes = most_waiting(handler.input.max_bytes)
         self.standby.serves()
 
     def turn(self) -> None:

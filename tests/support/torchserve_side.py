@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from handlers.torchserve.conversation import Conversation
 from handlers.torchserve.frames import Incoming
 from handlers.torchserve.standby import Standby
 
@@ -130,7 +131,7 @@ async def ask(handler: Any, row: Mapping[str, Any], headers: Mapping[str, Any] =
     """One request, as it is answered beside others."""
     wire = wire_of(handler)
     incoming = Incoming(f"request-{next(_numbers)}", row, headers)
-    await handler.conversations.converse(incoming)
+    await handler.conversations.converse(Conversation(handler.conversations, incoming))
     return Told(wire.responses(incoming.id))
 
 

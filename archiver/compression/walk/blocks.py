@@ -77,54 +77,41 @@ def walk_blocks(
     Raises: RecipeError for a model whose layers cannot be run by themselves.
     """
     with in_file(model, None if context.checkpoint is None else context.checkpoint.parent) as done:
-        return _walk_blocks(model, names, context, samples, visit, method, teacher, done)
-
-
-def _walk_blocks(
-    model: torch.nn.Module,
-    names: Sequence[str],
-    context: StageContext,
-    samples: int,
-    visit: Callable[[Block], Mapping[str, Tensor]],
-    method: str,
-    teacher: bool,
-    done: Callable[[], None],
-) -> dict[str, Tensor]:
-    groups = by_layer(model, names)
-    saved = SavedWalk.of(context.checkpoint, model, names, method)
-    runs = original = None
-    batches = stacked(context.calibrate(samples))
-    if all(layer is not None for layer, _ in groups) and not shared_between_layers(model, names):
-        runs = LayerRuns.of(model, context.module, batches)
-    if runs is not None:
-        original = _of_the_original(model, context, batches) if teacher else runs.fork()
-    if runs is None or original is None:
-        raise RecipeError(
-            f"{method} fits each layer by itself, and the layers of {type(model).__name__} cannot be run so: "
-            "choose another algorithm"
-        )
-    kept, clock = dict[str, Tensor](), Clock(method, len(names), context.say)
-    behind = _places_behind(model, len(runs.layers), len(original.layers) if teacher else len(runs.layers))
-    try:
-        for place, (layer, group) in enumerate(groups):
-            assert layer is not None
-            original.go_to(behind[layer])  # while this layer still is what it was
-            found = saved.restored(place)
-            if found is None:
-                runs.go_to(layer)
-                clock.resumed()
-                prefix = f"{layer_list(model)[0]}.{layer}."
-                found = dict(visit(Block(runs.layers[layer], group, prefix, runs.calls(), original.hidden())))
-                saved.keep(place, [*group, *within(model, layer)], found)
-                done()
-                clock.tick(group)
-            else:
-                clock.skip(group)
-            kept |= found
-    finally:
-        runs.close()
-        original.close()
-    return kept
+        groups = by_layer(model, names)
+        saved = SavedWalk.of(context.checkpoint, model, names, method)
+        runs = original = None
+        batches = stacked(context.calibrate(samples))
+        if all(layer is not None for layer, _ in groups) and not shared_between_layers(model, names):
+            runs = LayerRuns.of(model, context.module, batches)
+        if runs is not None:
+            original = _of_the_original(model, context, batches) if teacher else runs.fork()
+        if runs is None or original is None:
+            raise RecipeError(
+                f"{method} fits each layer by itself, and the layers of {type(model).__name__} cannot be run so: "
+                "choose another algorithm"
+            )
+        kept, clock = dict[str, Tensor](), Clock(method, len(names), context.say)
+        behind = _places_behind(model, len(runs.layers), len(original.layers) if teacher else len(runs.layers))
+        try:
+            for place, (layer, group) in enumerate(groups):
+                assert layer is not None
+                original.go_to(behind[layer])  # while this layer still is what it was
+                found = saved.restored(place)
+                if found is None:
+                    runs.go_to(layer)
+                    clock.resumed()
+                    prefix = f"{layer_list(model)[0]}.{layer}."
+                    found = dict(visit(Block(runs.layers[layer], group, prefix, runs.calls(), original.hidden())))
+                    saved.keep(place, [*group, *within(model, layer)], found)
+                    done()
+                    clock.tick(group)
+                else:
+                    clock.skip(group)
+                kept |= found
+        finally:
+            runs.close()
+            original.close()
+        return kept
 
 
 def _of_the_original(model: torch.nn.Module, context: StageContext, batches: Sequence[Batch]) -> LayerRuns | None:

@@ -51,44 +51,31 @@ def walk(
     Raises: RecipeError when no calibration text reaches one of the modules.
     """
     with in_file(model, None if context.checkpoint is None else context.checkpoint.parent) as done:
-        return _walk(model, names, context, samples, visit, method, key, done)
-
-
-def _walk(
-    model: torch.nn.Module,
-    names: Sequence[str],
-    context: StageContext,
-    samples: int,
-    visit: Visit,
-    method: str,
-    key: str,
-    done: Callable[[], None],
-) -> dict[str, Tensor]:
-    groups = by_layer(model, names)
-    saved = SavedWalk.of(context.checkpoint, model, names, f"{method} {key}")
-    kept, clock = dict[str, Tensor](), Clock(method, len(names), context.say)
-    place = 0
-    while place < len(groups) and (found := saved.restored(place)) is not None:
-        kept |= found
-        clock.skip(groups[place][1])
-        place += 1
-    if place == len(groups):
+        groups = by_layer(model, names)
+        saved = SavedWalk.of(context.checkpoint, model, names, f"{method} {key}")
+        kept, clock = dict[str, Tensor](), Clock(method, len(names), context.say)
+        place = 0
+        while place < len(groups) and (found := saved.restored(place)) is not None:
+            kept |= found
+            clock.skip(groups[place][1])
+            place += 1
+        if place == len(groups):
+            return kept
+        clock.resumed()
+        inputs = _inputs(model, names, context, samples)
+        try:
+            for index, (layer, group) in enumerate(groups[place:], place):
+                moments = inputs(layer, group)
+                done()
+                given = visit(group, moments)
+                del moments
+                saved.keep(index, [*group, *within(model, layer)], given)
+                kept |= given
+                done()
+                clock.tick(group)
+        finally:
+            inputs.close()
         return kept
-    clock.resumed()
-    inputs = _inputs(model, names, context, samples)
-    try:
-        for index, (layer, group) in enumerate(groups[place:], place):
-            moments = inputs(layer, group)
-            done()
-            given = visit(group, moments)
-            del moments
-            saved.keep(index, [*group, *within(model, layer)], given)
-            kept |= given
-            done()
-            clock.tick(group)
-    finally:
-        inputs.close()
-    return kept
 
 
 class _Inputs:

@@ -48,7 +48,8 @@ def as_hugging_face(document: Mapping[str, Any], fields: Sequence[str] = ()) -> 
         fields: keys of an input that is an object.
     Raises: BadRequest as `parse` does.
     """
-    anything = {name: Parameter(lambda value: True, "") for name in document.get("parameters") or {}}
+    sent = document.get("parameters")
+    anything = {name: Parameter(lambda value: True, "") for name in sent} if isinstance(sent, dict) else {}
     spec = Spec(lambda value, where: value, anything, max_inputs=MOST, allowed="", fields=fields)
     request = parse(document, spec)
     assert request.form is not None

@@ -53,14 +53,7 @@ def parse(document: Any, spec: Spec) -> Request:
     Raises: BadRequest saying what is wrong and what is allowed.
     """
     if isinstance(document, dict) and "texts" in document and "documents" not in document:
-        return hf.parse(
-            document,
-            decode=spec.decode,
-            parameters=spec.parameters,
-            max_inputs=spec.max_inputs,
-            allowed=spec.allowed,
-            fields=spec.fields,
-        )
+        return hf.parse(document, spec)
     given = checked_keys(document, KEYS, "documents")
     if "query" not in given:
         raise BadRequest(f"the body has no 'query'; allowed: {quoted(sorted(KEYS), most=50)}")

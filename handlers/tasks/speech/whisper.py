@@ -25,9 +25,9 @@ from handlers.protocols import hf
 from handlers.protocols.continuation import FAILED, Sampling
 from handlers.protocols.hf_seq2seq import MAX_BEAMS, whole
 from handlers.protocols.reply import to_json
-from handlers.protocols.request import Request
+from handlers.protocols.request import Request, Spec
 from handlers.requirements import require, required
-from handlers.tasks.engine import EngineHandler
+from handlers.tasks.engine import EngineHandler, in_its_form
 from handlers.tasks.speech.transcript import Transcript
 from handlers.tasks.text.seq2seq import rules_from
 from handlers.torchserve.conversation import Conversation
@@ -105,9 +105,12 @@ class WhisperHandler(EngineHandler[Recording]):
 
     async def serve(self, conversation: Conversation) -> list[Job]:
         request = self._parse(conversation.row, conversation.headers)
+        conversation.form = request.form
         deadline = self.deadline(None)
         # Reading and resampling take long, and not Python's lock: other requests go on.
         sounds = await asyncio.to_thread(self._sounds, request)
+        request = replace(request, inputs=())
+        conversation.has_read()
         works = self._works(sounds, request.parameters)
         rules = [self._rules(request.parameters, work.times) for work in works]
         everything: list[Job] = []
@@ -139,15 +142,11 @@ class WhisperHandler(EngineHandler[Recording]):
     def _parse(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
         allowed = self.input.allowed
         document, form = self.document(row, headers, allowed, self.input.max_bytes)
-        request = hf.parse(
-            document,
-            decode=self.input.decode,
-            parameters=self.parameters,
-            max_inputs=self.serving["max_inputs"],
-            allowed=allowed,
-        )
-        given = flat_parameters(request.parameters, self.parameters)
-        self._rules(given, False)  # says what is wrong before sound is read
+        spec = Spec(self.input.decode, self.parameters, self.serving["max_inputs"], allowed)
+        with in_its_form(form):
+            request = hf.parse(document, spec)
+            given = flat_parameters(request.parameters, self.parameters)
+            self._rules(given, False)  # says what is wrong before sound is read
         return replace(request, parameters=given, form=form)
 
     def _sounds(self, request: Request) -> list[Sound]:

@@ -21,7 +21,7 @@ from handlers.protocols.continuation import GenerationRequest, Sampling
 from handlers.protocols.forms import path_of
 from handlers.protocols.generation import ALLOWED, PATHS, read_request
 from handlers.protocols.sampling import SEEDS
-from handlers.tasks.engine import Asked, RequestHandler, in_form, random_seed
+from handlers.tasks.engine import Asked, RequestHandler, in_its_form, random_seed
 
 WARM_SECONDS = 3.0  # most that a warm-up takes
 
@@ -107,16 +107,17 @@ class TextGenerationHandler(RequestHandler[TextInput]):
 
     def read(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> Asked:
         document, form = self.document(row, headers, ALLOWED, MAX_BODY)
-        request, renderer = read_request(
-            document,
-            path_of(headers),
-            max_inputs=self.serving["max_inputs"],
-            chat=self._chat,
-            model=self.model_name,
-            random_seed=random_seed,
-            spell=self._spell,
-        )
-        return Asked(self._jobs(request), in_form(form, renderer), request.stream)
+        with in_its_form(form):
+            request, renderer = read_request(
+                document,
+                path_of(headers),
+                max_inputs=self.serving["max_inputs"],
+                chat=self._chat,
+                model=self.model_name,
+                random_seed=random_seed,
+                spell=self._spell,
+            )
+            return Asked(self._jobs(request), renderer, request.stream, form)
 
     def _jobs(self, request: GenerationRequest) -> list[Job]:
         deadline = self.deadline(request.max_time)

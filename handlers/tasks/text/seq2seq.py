@@ -14,7 +14,7 @@ from handlers.inputs.text import Encoded, Text, TextInput
 from handlers.protocols import hf_seq2seq
 from handlers.protocols.continuation import MIN_TEMPERATURE, Sampling
 from handlers.protocols.sampling import read_stops
-from handlers.tasks.engine import Asked, RequestHandler, in_form, random_seed
+from handlers.tasks.engine import Asked, RequestHandler, in_its_form, random_seed
 
 # One group's sources together, padding included: what the encoder computes at once while other groups wait.
 MOST_TOKENS = 4096
@@ -80,10 +80,10 @@ class Seq2SeqHandler(RequestHandler[TextInput]):
     def read(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> Asked:
         allowed = self.input.allowed
         document, form = self.document(row, headers, allowed, self.input.max_bytes)
-        asked = self._asked(
-            hf_seq2seq.parse(document, decode=self.input.decode, max_inputs=self.serving["max_inputs"], allowed=allowed)
-        )
-        return replace(asked, renderer=in_form(form, asked.renderer))
+        with in_its_form(form):
+            most = self.serving["max_inputs"]
+            request = hf_seq2seq.parse(document, decode=self.input.decode, max_inputs=most, allowed=allowed)
+            return replace(self._asked(request), form=form)
 
     def _asked(self, request: hf_seq2seq.SourceRequest) -> Asked:
         given = request.given

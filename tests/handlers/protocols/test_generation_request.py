@@ -7,55 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
+from asked_for_text import JSON, SEED, USER, ask, completion, hf, hf_request, read, refusal
 
 from handlers.errors import BadRequest
-from handlers.inputs.base import MAX_BODY
 from handlers.inputs.checks import MAX_CHARACTERS
 from handlers.protocols import hf_generation
 from handlers.protocols.continuation import GenerationRequest, Sampling
-from handlers.protocols.document import read_document
-from handlers.protocols.generation import ALLOWED, read_request
 from handlers.protocols.openai import text as openai
 from handlers.protocols.openai.text import MAX_MESSAGES
-
-JSON = {"content-type": "application/json"}
-SEED = 4711  # the one that is drawn where a request names none
-USER = {"role": "user", "content": "hi"}
-
-
-def render(messages: Sequence[Mapping[str, Any]]) -> str:
-    return "".join(f"<{message['role']}>{message['content']}" for message in messages)
-
-
-def read(value: Any, headers: Mapping[str, Any] = JSON, field: str = "body", **more: Any) -> tuple[Any, Any]:
-    """The request, and what renders its answer."""
-    settings: dict[str, Any] = {"max_inputs": 3, "chat": render, "model": "m", "random_seed": lambda: SEED} | more
-    return read_request(read_document({field: value}, headers, ALLOWED, MAX_BODY), **settings)
-
-
-def ask(*args: Any, **more: Any) -> GenerationRequest:
-    return read(*args, **more)[0]
-
-
-def hf_request(*prompts: str, single: bool = True, sampling: Sampling | None = None, **more: Any) -> GenerationRequest:
-    places = ("the prompt",) if single else tuple(f"inputs[{index}]" for index in range(len(prompts)))
-    return GenerationRequest(prompts, places, sampling or Sampling(0), 64, **more)
-
-
-def hf(**parameters: Any) -> GenerationRequest:
-    return ask({"inputs": "a film", "parameters": parameters})
-
-
-def completion(**given: Any) -> GenerationRequest:
-    return ask({"prompt": "a film", **given})
-
-
-def refusal(document: Any, **more: Any) -> str:
-    with pytest.raises(BadRequest, match=r"\w") as refused:
-        ask(document, **more)
-    assert refused.value.code == 400
-    return str(refused.value)
-
 
 # ---- how it arrives ---------------------------------------------------------------------------------------------------
 
@@ -332,41 +291,6 @@ def test_chats_need_a_template_that_takes_them() -> None:
     assert refusal({"messages": [USER]}, chat=refuse) == "roles must alternate"
 
 
-# ---- each parameter's bounds ------------------------------------------------------------------------------------------
-
-WHOLE = "a whole number from 1"
-BOUNDS: dict[str, tuple[list[Any], list[Any], str]] = {  # good, bad, what is allowed
-    "max_new_tokens": ([1, 10**6], [0, -1, 1.5, "5", True, None, [1]], WHOLE),
-    "max_tokens": ([1, 10**6], [0, -1, 1.5, "5", True], WHOLE),
-    "max_completion_tokens": ([1], [0, 2.0], WHOLE),
-    "do_sample": ([True, False], [1, "true", None], "true or false"),
-    "temperature": ([0, 0.1, 100], [-0.1, 100.1, "1", True, float("nan"), float("inf")], "a number from 0 (always the"),
-    "top_p": ([0.001, 1], [0, 1.001, -1, "1", False, float("nan")], "a number above 0, up to 1"),
-    "top_k": ([0, 2**31 - 1], [-1, 2**31, 1.0, True], "a whole number from 0 (all)"),
-    "repetition_penalty": ([0.5, 100], [0, -1, 101, float("nan")], "a number above 0, up to 100; 1 changes nothing"),
-    "frequency_penalty": ([-2, 0, 2], [-2.1, 2.1, "0", float("nan")], "a number from -2 to 2"),
-    "presence_penalty": ([-2, 0, 2], [-2.1, 2.1, True], "a number from -2 to 2"),
-    "stop": (["x", ["x"], [], ["x"] * 16], ["", [""], ["x"] * 17, 5, ["x", 5], {"x": 1}], "a text, or a list of up to"),
-    "seed": ([0, 2**63 - 1], [-1, 2**63, 1.0, True, "1"], "a whole number from 0 to 2^63 - 1"),
-    "return_full_text": ([True, False], [0, "no"], "true or false"),
-    "details": ([True, False], [0, "no"], "true or false"),
-    "max_time": ([0.1, 1e6], [0, -1, 1e7, "1", True, float("nan")], "seconds, a number above 0"),
-    "n": ([1], [0, -1, True, "1"], "a whole number from 1"),
-    "metadata": ([{}, {"a": "b"}], [5, []], "an object, which changes nothing"),
-    "store": ([True, False], [1, "true"], "true or false, which changes nothing"),
-    "service_tier": (["auto"], [5], "a text, which changes nothing"),
-    "stream": ([True, False], [1, "true"], "true or false"),
-    "stream_options": (
-        [{}, {"include_usage": True}],
-        [[], True, {"include_usage": 1}, {"other": True}],
-        '{"include_usage": true or false}',
-    ),
-    "model": (["any", ""], [5, ["a"]], "a text, which changes nothing: the URL names the model"),
-    "user": (["any"], [5], "a text, which changes nothing"),
-}
-PLACES = [("inputs", name) for name in hf_generation.PARAMETERS] + [("prompt", name) for name in openai.PARAMETERS]
-
-
 def test_several_texts_and_prompts() -> None:
     request = ask({"messages": [USER], "n": 3, "seed": 5})
     assert len(request.prompts) == 3 and len(set(request.prompts)) == 1 and request.sampling.seed == 5
@@ -381,30 +305,3 @@ def test_log_probabilities_are_asked_for_in_both_ways() -> None:
     assert ask({"prompt": "a", "logprobs": 0}).sampling.logprobs
     assert not ask({"messages": [USER], "logprobs": False}).sampling.logprobs
     assert not ask({"prompt": "a"}).sampling.logprobs
-
-
-@pytest.mark.parametrize(("form", "name"), PLACES, ids=[f"{form}-{name}" for form, name in PLACES])
-def test_bounds_of_parameters(form, name) -> None:
-    def document(value: Any) -> dict[str, Any]:
-        return {"inputs": "a", "parameters": {name: value}} if form == "inputs" else {"prompt": "a", name: value}
-
-    good, bad, allowed = BOUNDS[name]
-    for value in good:
-        assert ask(document(value)).prompts == ("a",)
-    for value in bad:
-        kinds = {list: "a list", dict: "an object"}
-        shown = kinds.get(type(value)) or json.dumps(value)
-        assert refusal(document(value)).startswith(f"parameter '{name}' is {shown}; allowed: {allowed}")
-
-
-def test_stop_as_a_text_and_as_a_list() -> None:
-    assert hf(stop="ab").stops == completion(stop=["ab"]).stops == ("ab",)
-    assert hf(stop=["a", "b"]).stops == ("a", "b")
-    assert hf().stops == completion(stop=[]).stops == ()
-
-
-def test_seeds() -> None:
-    assert hf(do_sample=True, seed=0).sampling.seed == 0  # 0 is a seed, not none
-    assert completion(seed=9).sampling.seed == 9
-    assert completion().sampling.seed == SEED
-    assert completion(temperature=0, seed=9).sampling.seed == 0

@@ -11,7 +11,7 @@ from handlers.inputs.checks import MAX_CHARACTERS, Parameter, is_bool
 from handlers.inputs.text import Text, TextInput
 from handlers.protocols.document import read_document
 from handlers.protocols.hf import parse
-from handlers.protocols.request import Request
+from handlers.protocols.request import Request, Spec
 from handlers.tasks.text.classification import TextClassificationHandler
 from handlers.tasks.text.feature_extraction import FeatureExtractionHandler
 
@@ -27,7 +27,7 @@ def ask(value: object, headers: dict[str, object] | None = None, field: str = "b
 def parsed(row: dict[str, object], headers: dict[str, object], most: int = 4) -> Request:
     text = Text(None)  # type: ignore[arg-type]  # no tokenizer is needed to read a request
     document = read_document(row, headers, Text.allowed, Text.max_bytes)
-    return parse(document, decode=text.decode, parameters=PARAMETERS, max_inputs=most, allowed=Text.allowed)
+    return parse(document, Spec(text.decode, PARAMETERS, most, Text.allowed))
 
 
 def asked(document: object) -> Request:
@@ -209,7 +209,7 @@ def test_an_input_that_is_an_object_may_be_the_body():
     def read(document: object) -> Request:
         known = {"raw": Parameter(is_bool, "true or false"), "cut": Parameter(is_bool, "true or false")}
         decode = lambda value, where: value  # noqa: E731
-        return parse(document, decode=decode, parameters=known, max_inputs=4, allowed="…", fields=("query", "texts"))
+        return parse(document, Spec(decode, known, 4, "…", ("query", "texts")))
 
     whole = {"query": "q", "texts": ["a"]}
     assert read({**whole, "raw": True}) == read({"inputs": whole, "parameters": {"raw": True}})

@@ -174,6 +174,9 @@ def test_kserve_s_forms(handler) -> None:
     tensor = {"name": "text", "datatype": "BYTES", "shape": [2, 1], "data": texts}
     v2 = one(handler, {"inputs": [tensor], "parameters": parameters}).json
     assert [json.loads(one) for one in v2["outputs"][0]["data"]] == expected
+    for parameters in (5, [{}], {"max_new_tokens": 0}, {"no": 1}):
+        wrong = one(handler, {"instances": texts, "parameters": parameters})
+        assert wrong.status == 400 and isinstance(wrong.json["error"], str), wrong.body
     wrong = one(handler, {"inputs": [tensor | {"shape": [3]}]})
     assert wrong.status == 400 and "has 2 values; its shape [3] wants 3" in wrong.json["error"]
 
@@ -181,7 +184,7 @@ def test_kserve_s_forms(handler) -> None:
 def test_there_is_room_for_as_many_requests_as_for_texts(make) -> None:
     handler = make(max_queue=2)
     wire_of(handler)
-    assert handler.conversations._room() == handler.engine.room[1] == 2 + SESSION["max_running"]
+    assert handler.conversations._bounds() == (2 + SESSION["max_running"], 64 << 20)
 
 
 def test_a_request_s_own_deadline(make) -> None:

@@ -22,10 +22,10 @@ REST = {"Host": "x"}
 class Frontend:
     """Speaks to conversations that run in a thread."""
 
-    def __init__(self, answer: Callable[[Conversation], Any], room: int = 8) -> None:
+    def __init__(self, answer: Callable[[Conversation], Any], room: int = 8, most: int = 1 << 20) -> None:
         self.link, theirs = socket.socketpair()
         self.link.settimeout(20)
-        self.conversations = Conversations(Standby(theirs), answer, lambda: room, None)
+        self.conversations = Conversations(Standby(theirs), answer, lambda: (room, most), None)
         self.thread = threading.Thread(target=self.conversations.run, daemon=True)
         self.thread.start()
 
@@ -103,10 +103,32 @@ def test_more_than_there_is_room_for_are_refused_at_once(made) -> None:
     made[0].ask(*((f"slow{number}", b"wait") for number in range(2)), ("third", b"x"))
     whole, _ = made[0].answers(2)
     assert (whole.request_id, whole.status) == ("third", 503)
-    assert b"the queue is full: 2 requests are open, and at most 2 may be" in whole.body
+    assert b"the queue is full: 2 requests are open" in whole.body
     assert {one.body for one in made[0].answers(4)} == {b"wait", b""}
     made[0].ask(("fourth", b"x"))
     assert of(made[0].answers(2))[0] == ("fourth", 200, b"x", "true")
+
+
+def test_bodies_that_are_not_read_yet_are_bounded(made) -> None:
+    release = threading.Event()
+
+    async def slow(conversation: Conversation) -> None:
+        body = bytes(conversation.row["body"])
+        while not release.is_set():
+            await asyncio.sleep(0.01)
+        conversation.has_read()
+        conversation.answer(body[:1])
+
+    made.append(Frontend(slow, most=1000))
+    made[0].ask(("large", b"x" * 5000), ("second", b"y"))  # one alone may have any size
+    whole, _ = made[0].answers(2)
+    assert (whole.request_id, whole.status) == ("second", 503)
+    assert b"with this one 5001 bytes wait to be read; at most 8 with 1000 bytes may" in whole.body
+    release.set()
+    assert made[0].answers(2)[0].body == b"x"
+    assert made[0].conversations.held == 0
+    made[0].ask(("next", b"z"))
+    assert made[0].answers(2)[0].body == b"z"
 
 
 def test_pieces_and_answers_of_several_threads_never_mix(made) -> None:
@@ -177,5 +199,5 @@ def test_what_is_no_request_ends_the_process(monkeypatch) -> None:
     with here, there:
         here.sendall(b"Zzzzzzzz")
         with pytest.raises(SystemExit):
-            Conversations(Standby(there), echo, lambda: 1, None).run()
+            Conversations(Standby(there), echo, lambda: (1, 1), None).run()
     assert codes == [1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -75,11 +76,9 @@ class Frontend:
         found: dict[str, list[Response]] = {}
         self.link.setblocking(False)
         wire = b""
-        try:
+        with contextlib.suppress(BlockingIOError):  # all that is there has been read
             while part := self.link.recv(1 << 16):
                 wire += part
-        except BlockingIOError:
-            pass
         for one in responses(wire):
             found.setdefault(one.request_id, []).append(one)
         return found
