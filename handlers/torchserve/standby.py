@@ -3,10 +3,10 @@
 In asynchronous mode TorchServe (0.12) leaves a dead worker's requests unanswered, loses those that it had sent and nobody
 had read, and shows the worker's successor as not READY for ever; and a request that comes while that one loads breaks the
 load off. So a worker is two processes: the one that TorchServe started stands by; it has nothing but the connection, and
-forked the other, which loads the model and serves. When that one dies, the first tells the clients of what was being
-computed, and forks the next. What had not been read is still in the socket, or in the inbox that both map, and is answered
-by the successor. It is the first that lives on because TorchServe reads what a worker prints, its log and metrics, only
-while the process lives that it started.
+forked the other, which loads the model and serves. When that one dies, the first sends the rest of what it was sending,
+tells the clients of what was being computed, and forks the next. What had not been read is still in the socket, or in the
+inbox that both map, and is answered by the successor. It is the first that lives on because TorchServe reads what a worker
+prints, its log and metrics, only while the process lives that it started.
 
 Linux alone; elsewhere, and where the first process dies, a worker is as mortal as TorchServe makes it.
 """
@@ -14,7 +14,6 @@ Linux alone; elsewhere, and where the first process dies, a worker is as mortal 
 import contextlib
 import gc
 import logging
-import mmap
 import os
 import select
 import signal
@@ -27,15 +26,17 @@ from typing import Any, NoReturn
 from handlers.requirements import leave_out_converters
 from handlers.torchserve.frames import Answers, Incoming, loaded_message, lost_message
 from handlers.torchserve.inbox import FrontendGone, Inbox
-from handlers.torchserve.unanswered import GRPC, WHOLE, Unanswered, frontend_socket, tell_lost
+from handlers.torchserve.outbox import Outbox
+from handlers.torchserve.shared import Shared
+from handlers.torchserve.unanswered import WHOLE, Unanswered, frontend_socket, tell_lost
 
 logger = logging.getLogger(__name__)
 
 LOADS = 3  # successors that may die while they load, one after the other
 _CLOSING_MS = 100  # a frontend that ends closes the connection about when it ends its workers
 _CLOSED = getattr(select, "POLLRDHUP", select.POLLHUP)
-_HANDLED_SECONDS = 0.02  # until the frontend has handled a message, and sends what comes after it
-_AMBIGUOUS = "the worker died while it sent answers; send the request again"
+_HANDLED_MS = 50  # until the frontend has handled a message, and sends what comes after it
+_LOST = "the worker died; another one has taken its place: send the request again"
 
 
 def is_asynchronous(context: Any) -> bool:
@@ -75,25 +76,23 @@ class Standby:
     def __init__(self, link: socket.socket) -> None:
         self.link = link
         self.inbox = Inbox()
+        self.outbox = Outbox()
         self.unanswered = Unanswered()
-        self._memory = mmap.mmap(-1, 2)  # whether it serves, and whether it is sending
+        self._serves = Shared(0).numbers  # the first: whether it does
 
     def serves(self) -> None:
         """From now on a death is no longer a failure to load."""
-        self._memory[0] = 1
+        self._serves[0] = 1
         self.unanswered.serves()
 
     def send(self, answers: Answers) -> None:
         """Answers on their way to the frontend; one thread at a time, and none beside it that notes a request."""
         if answers.empty:
             return
-        message = answers.message()
-        # A process that died then may have sent them or not, and a second answer to a request does harm.
-        self._memory[1] = bool(answers.ids)
+        self.outbox.send(self.link, answers.message(), answers.ids)
         for request_id in answers.ids:
             self.unanswered.end(request_id)
-        self.link.sendall(message)
-        self._memory[1] = 0
+        self.outbox.done()
 
     def fork(self, load: Callable[[], None], serve: Callable[[], None]) -> None:
         """Stand by in this process, for as long as it lives, and return in another that serves.
@@ -117,7 +116,7 @@ class Standby:
             _, status = os.waitpid(worker, 0)
             if self.closed(_CLOSING_MS):
                 return
-            if not self._memory[0]:
+            if not self._serves[0]:
                 failures += 1
                 if worker == started or failures > LOADS:
                     _die_of(
@@ -129,48 +128,41 @@ class Standby:
                 logger.error("the worker's process %d has died; another one takes its place", worker)
                 if not self._settle():
                     return
-            self._memory[0] = 0
+            self._serves[0] = 0
             worker = os.fork()
             if worker == 0:
                 leave(lambda: self._succeed(load, serve))
 
     def _settle(self) -> bool:
-        """Tell the clients of what the dead process had read; False where what comes next cannot be read any more."""
-        if self.inbox.moving:
+        """Bring to its end what the dead process was at; False where nobody knows what that was."""
+        if self.outbox.lost or not self.inbox.settle(self.link):
             logger.error("it died within a message: the worker has to be started anew")
-            self.link.sendall(lost_message(_AMBIGUOUS))
             return False
-        if self._memory[1]:
-            self.settle_all()
-        tell_lost(self.link, self.unanswered.take())
-        self._memory[1] = 0
+        # What was just being sent, or read, may be noted or not: it is answered all the same, or will be.
+        settled = self.outbox.finish(self.link) | self.inbox.unread()
+        tell_lost(self.link, [one for one in self.unanswered.take() if one[0] not in settled])
         return True
 
     def restart(self) -> None:
         """In a worker that TorchServe has started after one that had served died with its standby: tell all clients.
 
         The first message lets the frontend forget the command to load: it stumbles over it at the next request otherwise,
-        loses that, and starts the worker anew.
+        loses that, and starts the worker anew. What the dead ones had not read is lost, and not noted: the clients of all
+        that the frontend has given away are told. It forgets none of them with that, and closes the connection when it tells
+        a gRPC call for the second time, which would be at every start from then on: after one in vain it is left out.
         """
         self.link.sendall(loaded_message())
-        self.settle_all()
-
-    def settle_all(self) -> None:
-        """Where it is not known what the frontend waits for: it is told that all of that is lost.
-
-        So it is when a process died while it sent answers (a second one to a request that the frontend has forgotten closes
-        the connection), and when a worker died with its standby. What nobody has read yet is lost with it: over REST a
-        second answer to that does no harm, as the first one has closed the client's connection; a gRPC call must not get
-        one.
-        """
-        self.link.sendall(lost_message(_AMBIGUOUS))
-        time.sleep(_HANDLED_SECONDS)
-        unread: list[Incoming] = []
+        tell_lost(self.link, self.unanswered.take())
+        if not self.unanswered.tell_all():
+            return
+        self.link.sendall(lost_message(_LOST))
+        closed, unread = self.closed(_HANDLED_MS), list[Incoming]()
         with contextlib.suppress(FrontendGone):
-            unread = self.inbox.requests(self.link, lambda: False, lambda request: None)
-        noted = self.unanswered.take()
-        rest = [(request.id, WHOLE) for request in unread if request.rest] + [one for one in noted if one[1] != GRPC]
-        tell_lost(self.link, rest)
+            unread = self.inbox.requests(self.link, lambda: False, lambda one: self.unanswered.begin(one.id, one.rest))
+        if closed:
+            raise SystemExit(1)  # the next worker tells those that have come since
+        # The frontend must forget them, too; over REST a second answer does no harm.
+        tell_lost(self.link, [(request.id, WHOLE) for request in unread if request.rest])
 
     def _succeed(self, load: Callable[[], None], serve: Callable[[], None]) -> None:
         self.unanswered.take()

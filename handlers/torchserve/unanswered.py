@@ -27,6 +27,8 @@ WHOLE, STREAM, GRPC = b"w", b"s", b"g"
 _FREE = b"\0"
 _PLACE = 64  # bytes: the letter, the id's length, the id
 _PLACES = 4096  # more requests at once than any queue lets in
+_SERVED, _ALL_TOLD = range(_PLACE * _PLACES, _PLACE * _PLACES + 2)  # a byte each
+_TELLING, _IN_VAIN = 1, 2  # of the latter
 
 
 class Unanswered:
@@ -61,12 +63,21 @@ class Unanswered:
     @property
     def served(self) -> bool:
         """Whether a worker has served over this socket before."""
-        return self._memory is not None and self._memory[_PLACE * _PLACES] == 1
+        return self._memory is not None and self._memory[_SERVED] == 1
 
     def serves(self) -> None:
         """One does now."""
         if self._memory is not None:
-            self._memory[_PLACE * _PLACES] = 1
+            self._memory[_SERVED] = 1
+            if self._memory[_ALL_TOLD] == _TELLING:
+                self._memory[_ALL_TOLD] = 0  # the frontend has borne it
+
+    def tell_all(self) -> bool:
+        """Whether the frontend may be told that all is lost that it has given away: it has borne that the last time."""
+        if self._memory is None:
+            return False
+        self._memory[_ALL_TOLD] = _IN_VAIN if self._memory[_ALL_TOLD] else _TELLING
+        return self._memory[_ALL_TOLD] == _TELLING
 
     def take(self) -> list[tuple[str, bytes]]:
         """(id, letter) of what was left by the one before this; from now on the notes are this one's."""
@@ -88,7 +99,7 @@ def _mapped(path: Path) -> mmap.mmap | None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
         with path.open("ab") as file:
-            file.truncate(_PLACE * _PLACES + 1)
+            file.truncate(_ALL_TOLD + 1)
         with path.open("r+b") as file:
             return mmap.mmap(file.fileno(), 0)
     except OSError:

@@ -99,6 +99,51 @@ def test_a_process_that_dies_while_it_reads_leaves_a_sign(link: Link) -> None:
     assert inbox.moving
 
 
+def test_where_the_kernel_does_not_count_what_was_looked_at(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handlers.torchserve.inbox._PEEK_OFFSET", 1 << 20)
+    inbox = Inbox()
+    link[1].sendall(message("a") + message("b")[:20])
+    assert ids(inbox.requests(link[0], lambda: True, lambda one: None)) == ["a"]
+    assert inbox.settle(link[0])  # nothing was on its way
+    link[1].sendall(message("b")[20:])
+    assert ids(inbox.requests(link[0], lambda: True, lambda one: None)) == ["b"]
+
+
+def test_what_is_whole_and_not_read(link: Link) -> None:
+    inbox = Inbox()
+    link[1].sendall(message("a") + message("b") + message("c")[:9])
+
+    def stop(one: Incoming) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        inbox.requests(link[0], lambda: True, stop)
+    assert inbox.unread() == {"a", "b"}
+    assert ids(inbox.requests(link[0], lambda: False, lambda one: None)) == ["a", "b"]
+    assert inbox.unread() == set()
+
+
+def test_the_memory_of_a_large_message_is_given_back(link: Link) -> None:
+    inbox = Inbox()
+    pages = _shared_pages()
+    writer = threading.Thread(target=lambda: link[1].sendall(message("a", 20 << 20)))
+    writer.start()
+    found: list[Incoming] = []
+    while not found:
+        found = inbox.requests(link[0], lambda: True, lambda one: None)
+    writer.join()
+    assert len(found[0].row["body"]) == 20 << 20
+    link[1].sendall(message("b"))
+    assert ids(inbox.requests(link[0], lambda: True, lambda one: None)) == ["b"]
+    assert _shared_pages() - pages < 2 << 10
+
+
+def _shared_pages() -> int:
+    """In KiB."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("RssShmem"))
+
+
 def test_a_closed_connection(link: Link) -> None:
     link[1].sendall(message("a"))
     link[1].close()

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from places import ROOT
+from torchserve_side import request_message
+
+from handlers.torchserve.frames import loaded_message, lost_message
+from handlers.torchserve.standby import Standby
+from handlers.torchserve.unanswered import Unanswered
 
 # A worker that answers with its process id, unless it is asked to wait.
 _SCRIPT = """
@@ -44,7 +51,9 @@ def worker():
                 answers = Answers()
                 answers.add(one.id, True, str(os.getpid()).encode(), "text/plain")
                 if one.row["body"] == b"die":
-                    standby.link = Deadly()
+                    standby.outbox._push = lambda link, left: os.kill(os.getpid(), signal.SIGKILL)
+                if one.row["body"] == b"die unknown":
+                    standby.outbox._most, standby.link = 0, Deadly()
                 standby.send(answers)
 
     standby.fork(load, serve)
@@ -96,14 +105,17 @@ for _ in range(3):
 theirs.close()
 """,
     "while it sends": """
+ask("a")
+first = answers(1)["a"][1]
 ask("sent", b"die")
-head = theirs.recv(8)
-assert head[:4] == (503).to_bytes(4, "big"), head  # everything that the frontend waits for is lost
-theirs.recv(int.from_bytes(head[4:], "big") + 4)
-time.sleep(1)  # what comes at once is counted among what the frontend was told of
+assert answers(1)["sent"] == (200, first)  # another process has sent it, once
 ask("next")
 assert answers(1)["next"][0] == 200
 theirs.close()
+""",
+    "while it sends what nobody can follow": """
+ask("sent", b"die unknown")
+assert theirs.recv(1) == b""  # the connection closes, and TorchServe starts a worker itself
 """,
     "successors that do not load": """
 ask("a")
@@ -165,3 +177,42 @@ def test_a_dead_worker(tmp_path: Path, case: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_worker_that_died_with_its_standby_is_followed_by_one_that_tells_all_clients(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The frontend forgets none that it tells so, and closes the connection at a gRPC call that it has told before."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["worker", "--sock-type", "unix", "--sock-name", "/run/.ts.sock.9000"])
+    loaded, lost = loaded_message(), lost_message("")[:4]
+
+    def restarted(tells: bool, closes: bool) -> tuple[list[tuple[str, bytes]], bytes]:
+        """One more worker; returns what it left noted and what the frontend got."""
+        theirs, ours = socket.socketpair()
+        with theirs, ours:
+            one = Standby(ours)
+            theirs.sendall(request_message([("since", {"Host": "x"}, [("body", "", b"")])]))
+            if closes:
+                theirs.shutdown(socket.SHUT_WR)
+                with pytest.raises(SystemExit):
+                    one.restart()
+            else:
+                one.restart()
+            ours.shutdown(socket.SHUT_WR)
+            got = theirs.makefile("rb").read()
+        assert got.startswith(loaded) and (lost in got) == tells
+        if not closes:
+            one.serves()
+        return Unanswered().take(), got
+
+    mine = Unanswered()
+    mine.take()
+    mine.begin("read", rest=False)
+    _, got = restarted(tells=True, closes=False)
+    assert b"read" in got and b"since" in got  # each by its id, too: so it is forgotten
+    noted, _ = restarted(tells=True, closes=True)
+    assert noted == [("since", b"w")]  # for the next one
+    _, got = restarted(tells=False, closes=False)
+    assert b"since" not in got  # it is still to be read
+    restarted(tells=False, closes=False)
