@@ -1,10 +1,10 @@
 """What a worker has received from the frontend, in memory that outlives the process that received it.
 
-A process that is killed leaves here what it had not read yet, to the byte; the process that takes its place goes on there.
-Bytes are looked at in the socket first, and taken out of it once they are here: the kernel counts what was looked at and
-not taken (SO_PEEK_OFF, socket(7)), so that after a death at any moment each byte is in one of the two places, and it is known
-in which. Where a socket cannot do that, and for a message that has no room here, `moving` says that bytes are on their way: a
-process that died then has left nothing that can be trusted.
+A process that is killed leaves here what it had not read yet, to the byte; the process that takes its place goes on
+there. Bytes are looked at in the socket first, and taken out of it once they are here: the kernel counts what was
+looked at and not taken (SO_PEEK_OFF, socket(7)), so that after a death at any moment each byte is in one of the two
+places, and it is known in which. Where a socket cannot do that, and for a message that has no room here, `moving` says
+that bytes are on their way: a process that died then has left nothing that can be trusted.
 """
 
 import contextlib

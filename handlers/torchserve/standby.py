@@ -146,10 +146,11 @@ class Standby:
     def restart(self) -> None:
         """In a worker that TorchServe has started after one that had served died with its standby: tell all clients.
 
-        The first message lets the frontend forget the command to load: it stumbles over it at the next request otherwise,
-        loses that, and starts the worker anew. What the dead ones had not read is lost, and not noted: the clients of all
-        that the frontend has given away are told. It forgets none of them with that, and closes the connection when it tells
-        a gRPC call for the second time, which would be at every start from then on: after one in vain it is left out.
+        The first message lets the frontend forget the command to load: it stumbles over it at the next request
+        otherwise, loses that, and starts the worker anew. What the dead ones had not read is lost, and not noted: the
+        clients of all that the frontend has given away are told. It forgets none of them with that, and closes the
+        connection when it tells a gRPC call for the second time, which would be at every start from then on: after one
+        in vain it is left out.
         """
         self.link.sendall(loaded_message())
         tell_lost(self.link, self.unanswered.take())
