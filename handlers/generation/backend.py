@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from handlers.protocols.continuation import FAILED, LENGTH, STOP, Sampling
+from handlers.protocols.continuation import FAILED, LENGTH, STOP, Sampling, Top
 
 # A longer prompt is read in pieces of so many tokens, between which the running ones go on.
 PROMPT_TOKENS_A_STEP = 256
@@ -16,6 +16,7 @@ class Step:
     """What one prompt got in one step.
 
     ids: its new tokens, without an end token; several with speculative decoding. logprobs: one a token, natural, or none
+    tops: of the likeliest tokens, one a token, or none
     finish: STOP, LENGTH or FAILED with its last tokens, else None
     """
 
@@ -23,6 +24,7 @@ class Step:
     ids: Sequence[int]
     logprobs: Sequence[float] = ()
     finish: str | None = None
+    tops: Sequence[Top] = ()
 
 
 @dataclass(frozen=True)
@@ -69,4 +71,4 @@ class Backend(Stepping, Protocol):
         ...
 
 
-__all__ = ["FAILED", "LENGTH", "PROMPT_TOKENS_A_STEP", "STOP", "Backend", "Load", "Sampling", "Step", "Stepping"]
+__all__ = ["FAILED", "LENGTH", "PROMPT_TOKENS_A_STEP", "STOP", "Backend", "Load", "Sampling", "Step", "Stepping", "Top"]

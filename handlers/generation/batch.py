@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from handlers.generation.backend import FAILED, LENGTH, PROMPT_TOKENS_A_STEP, STOP, Load, Sampling, Step
+from handlers.generation.backend import FAILED, LENGTH, PROMPT_TOKENS_A_STEP, STOP, Load, Sampling, Step, Top
 from handlers.generation.guesses import Guesser, Hope
 from handlers.generation.pace import Pace
 from handlers.generation.pages import LEAST_READ, PagedModel, Pages, Piece
-from handlers.generation.sampling import check, choose, is_plain
+from handlers.generation.sampling import check, choose, is_plain, most_likely
 
 logger = logging.getLogger(__name__)
 
@@ -230,14 +230,18 @@ class PagedBatch:
         """The tokens that a piece's logits [asked, vocabulary] give; None where the prompt is not read to its end."""
         ids: list[int] = []
         logprobs: list[float] = []
+        tops: list[Top] = []
         finish, guessed = None, text.guessed
         text.cached = piece.start + len(piece.ids) - len(guessed)
         if not text.left:
             for row in range(len(guessed) + 1):
-                token, finish = self._choose(text, logits[row], likeliest[row], logprobs)
+                token, logprob, finish = self._choose(text, logits[row], likeliest[row])
                 if finish in (STOP, FAILED):
                     break
                 ids.append(token)
+                logprobs += [logprob] if text.sampling.logprobs else []
+                if text.sampling.top_logprobs:
+                    tops.append(most_likely(logits[row], text.sampling.top_logprobs))
                 text.ids.append(token)
                 if finish is not None or row == len(guessed) or token != guessed[row]:
                     break
@@ -247,24 +251,20 @@ class PagedBatch:
         for place in range(text.named, text.cached // self._size):
             self._pages.name(text.blocks, place, text.ids[place * self._size : (place + 1) * self._size])
             text.named = place + 1
-        return Step(text.key, ids, logprobs, finish) if ids or finish is not None else None
+        return Step(text.key, ids, logprobs, finish, tops) if ids or finish is not None else None
 
-    def _choose(
-        self, text: _Text, logits: np.ndarray, likeliest: int, logprobs: list[float]
-    ) -> tuple[int, str | None]:  # fmt: skip
-        """(the next token, why the text ends with it or, for STOP and FAILED, before it)"""
-        token = likeliest
+    def _choose(self, text: _Text, logits: np.ndarray, likeliest: int) -> tuple[int, float, str | None]:
+        """(the next token, its log-probability if asked for, why the text ends with it; for STOP and FAILED, before it)"""
+        token, logprob = likeliest, 0.0
         try:
             if not np.isfinite(logits[likeliest]):  # where one is no number, that one is «the likeliest»
                 raise ArithmeticError("the model's logits are not finite")
             if not is_plain(text.sampling):
                 prompt, found = text.ids[: text.prompt], text.ids[text.prompt :]
                 token, logprob = choose(logits, prompt, found, text.sampling, text.generator)
-                logprobs += [logprob] if text.sampling.logprobs else []
         except Exception:  # the others of the batch go on
             logger.exception("a prompt failed behind %d tokens", len(text.ids))
-            return token, FAILED
+            return token, logprob, FAILED
         if token in self._end_ids:
-            del logprobs[len(logprobs) - text.sampling.logprobs :]
-            return token, STOP
-        return token, LENGTH if text.room == 1 else None
+            return token, logprob, STOP
+        return token, logprob, LENGTH if text.room == 1 else None

@@ -12,7 +12,7 @@ from typing import Any
 
 from handlers.generation.backend import Load, Stepping
 from handlers.generation.stream import TextStream
-from handlers.protocols.continuation import FAILED, STOP_STRING, TIME, Sampling
+from handlers.protocols.continuation import FAILED, STOP_STRING, TIME, Sampling, Top
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ class Job:
     listener: Callable[["Job", str], None] = lambda job, text: None
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    tops: list[Top] = field(default_factory=list)
     text: str = ""
     finish: str | None = None
     error: str | None = None
@@ -223,6 +224,7 @@ class Engine:
             text = job.stream.feed(step.ids) if step.ids else ""
             job.ids += step.ids
             job.logprobs += step.logprobs
+            job.tops += step.tops
             if job.stream.stopped:
                 self._end(step.key, job, STOP_STRING, text=text)
             elif step.finish is not None:

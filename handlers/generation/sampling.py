@@ -39,7 +39,8 @@ def check(sampling: Sampling) -> None:
 def is_plain(sampling: Sampling) -> bool:
     """Whether the likeliest token is the answer and nothing else is asked for."""
     penalties = (sampling.repetition_penalty, sampling.frequency_penalty, sampling.presence_penalty)
-    return not sampling.do_sample and not sampling.logprobs and penalties == (1.0, 0.0, 0.0)
+    chosen_otherwise = sampling.do_sample or sampling.bias or penalties != (1.0, 0.0, 0.0)
+    return not chosen_otherwise and not sampling.logprobs
 
 
 def choose(
@@ -50,7 +51,7 @@ def choose(
     generator: of this prompt alone; one number is drawn from it for a token, whatever the settings
     raises ArithmeticError where the penalties drive every score beyond float32
     """
-    scores = logits
+    scores = add_bias(logits, sampling.bias) if sampling.bias else logits
     if sampling.repetition_penalty != 1.0:
         scores = penalize_repetition(scores, np.array([*prompt, *found]), sampling.repetition_penalty)
     if found and (sampling.frequency_penalty or sampling.presence_penalty):
@@ -76,8 +77,34 @@ def choose(
 
 def log_probability(logits: np.ndarray, token: int) -> float:
     """Natural, of one token."""
+    return float(logits[token] - _whole(logits))
+
+
+def most_likely(logits: np.ndarray, count: int) -> tuple[tuple[int, float], ...]:
+    """The `count` likeliest tokens with their natural log-probabilities, the likeliest first; of equals the first."""
+    places = top_k(logits, min(count, len(logits)))
+    whole = _whole(logits)
+    return tuple(
+        (int(token), float(logits[token] - whole))
+        for token in places[np.argsort(-logits[places], kind="stable")[:count]]
+    )
+
+
+def _whole(logits: np.ndarray) -> float:
+    """ln Σ exp logit."""
     highest = logits.max()
-    return float(logits[token] - highest - np.log(np.exp(logits - highest).sum(dtype=np.float64)))
+    return float(highest + np.log(np.exp(logits - highest).sum(dtype=np.float64)))
+
+
+def add_bias(logits: np.ndarray, bias: Sequence[tuple[int, float]]) -> np.ndarray:
+    """The logits with what is added to some tokens'.
+
+    Source: OpenAI's API reference, `logit_bias`.
+    """
+    scores = logits.copy()
+    for token, value in bias:
+        scores[token] += np.float32(value)
+    return scores
 
 
 def penalize_repetition(logits: np.ndarray, ids: np.ndarray, penalty: float) -> np.ndarray:

@@ -19,7 +19,8 @@ class Sampling:
     """How the next token is chosen, and how many are wanted.
 
     Without do_sample always the likeliest one. top_k 0: all. seed: of this prompt alone, whatever runs beside it.
-    logprobs: whether the tokens' log-probabilities are asked for.
+    logprobs: whether the tokens' log-probabilities are asked for. top_logprobs: so many of the likeliest tokens' at each
+    place. bias: (token, what is added to its logit).
     """
 
     max_new_tokens: int
@@ -32,6 +33,8 @@ class Sampling:
     presence_penalty: float = 0.0
     seed: int = 0
     logprobs: bool = False
+    top_logprobs: int = 0
+    bias: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,13 +57,21 @@ class GenerationRequest:
     max_time: float | None = None
 
 
+Top = Sequence[tuple[int, float]]  # the likeliest tokens at one place and their log-probabilities, the likeliest first
+
+
 class Continuation(Protocol):
-    """One prompt's text, as far as it is written. finish: None while it is, then one of the words above."""
+    """One prompt's text, as far as it is written.
+
+    logprobs, tops: one for each token, where they are asked for. finish: None while it is written, then one of the words
+    above.
+    """
 
     prompt: Sequence[int]
     sampling: Sampling
     ids: list[int]
     logprobs: list[float]
+    tops: list[Top]
     text: str
     finish: str | None
 

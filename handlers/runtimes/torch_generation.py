@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from handlers.generation.backend import FAILED, LENGTH, STOP, Load, Sampling, Step
-from handlers.generation.sampling import check, choose, is_plain
+from handlers.generation.backend import FAILED, LENGTH, STOP, Load, Sampling, Step, Top
+from handlers.generation.sampling import check, choose, is_plain, most_likely
 from handlers.requirements import require
 
 logger = logging.getLogger(__name__)
@@ -224,12 +224,15 @@ class TorchBackend:
         """Choose the next token of one prompt by its logits [vocabulary]."""
         sampling, token = prompt.sampling, likeliest
         logprobs: tuple[float, ...] = ()
+        tops: tuple[Top, ...] = ()
         try:
             if not finite:
                 raise ArithmeticError("the model's logits are not finite")
             if not is_plain(sampling):
-                token, logprob = choose(logits.cpu().numpy(), prompt.ids, prompt.found, sampling, prompt.generator)
+                raw = logits.cpu().numpy()
+                token, logprob = choose(raw, prompt.ids, prompt.found, sampling, prompt.generator)
                 logprobs = (logprob,) if sampling.logprobs else ()
+                tops = (most_likely(raw, sampling.top_logprobs),) if sampling.top_logprobs else ()
         except Exception:  # the others of the batch go on
             logger.exception("a prompt failed behind %d tokens", prompt.cached)
             return Step(prompt.key, [], finish=FAILED)
@@ -237,7 +240,7 @@ class TorchBackend:
             return Step(prompt.key, [], finish=STOP)
         prompt.found.append(token)
         finish = LENGTH if len(prompt.found) == sampling.max_new_tokens else None
-        return Step(prompt.key, [token], logprobs, finish)
+        return Step(prompt.key, [token], logprobs, finish, tops)
 
     def _settle(self, rows: _Rows, staying: list[_Prompt]) -> None:
         """Keep only the prompts `staying` of some rows; one whose own prompt is read completely joins the running ones."""

@@ -53,7 +53,7 @@ class VllmBackend:
         _need_device()
         self._end_ids = frozenset(end_ids)
         self._max_running = int(spec.get("max_running", 64))
-        self._keys: set[int] = set()
+        self._keys: dict[int, int] = {}  # and of how many likeliest tokens each is told
         arguments = self._api.engine_args(
             model=str(_model_folder(folder / spec.get("model", "."))),
             skip_tokenizer_init=True,
@@ -80,20 +80,22 @@ class VllmBackend:
             self._engine.add_request(str(key), {"prompt_token_ids": [int(token) for token in ids]}, parameters)
         except self._api.client_error as error:  # its class for «the request is at fault», which is no ValueError
             raise ValueError(str(error)) from error
-        self._keys.add(key)
+        self._keys[key] = sampling.top_logprobs
 
     def step(self) -> list[Step]:
         """See `Backend`."""
         if not self._engine.has_unfinished_requests():  # then the engine's step would wait for ever
             return []
         steps = [self._step(output) for output in self._engine.step() if int(output.request_id) in self._keys]
-        self._keys -= {step.key for step in steps if step.finish is not None}
+        for step in steps:
+            if step.finish is not None:
+                del self._keys[step.key]
         return [step for step in steps if step.ids or step.finish is not None]
 
     def cancel(self, key: int) -> None:
         """See `Backend`."""
         if key in self._keys:
-            self._keys.remove(key)
+            del self._keys[key]
             self._engine.abort_request([str(key)])
 
     def load(self) -> Load:
@@ -165,7 +167,8 @@ class VllmBackend:
             max_tokens=sampling.max_new_tokens,
             stop_token_ids=sorted(self._end_ids),
             ignore_eos=True,  # of config.json: end_ids decide alone
-            logprobs=0 if sampling.logprobs else None,  # 0: of the chosen token only, by the raw logits
+            logit_bias=dict(sampling.bias) or None,
+            logprobs=sampling.top_logprobs if sampling.logprobs else None,  # and the chosen token's, by the raw logits
             detokenize=False,
             output_kind=self._api.delta,
         )
@@ -179,7 +182,12 @@ class VllmBackend:
             ids.pop()
         # As long as the tokens with the end token: zip leaves the end token's out.
         logprobs = tuple(float(place[token].logprob) for token, place in zip(ids, found.logprobs or (), strict=False))
-        return Step(int(output.request_id), ids, logprobs, finish)
+        key = int(output.request_id)
+        asked = self._keys[key]  # vLLM tells the chosen token's beside so many
+        places = found.logprobs[: len(ids)] if asked else ()
+        told = ([(int(token), float(one.logprob)) for token, one in place.items()] for place in places)
+        tops = tuple(sorted(top, key=lambda one: -one[1])[:asked] for top in told)
+        return Step(key, ids, logprobs, finish, tops)
 
 
 def _load_api(requirement: str) -> _Api:

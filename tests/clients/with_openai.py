@@ -41,8 +41,13 @@ messages = [{"role": "user", "content": texts[0]}]
 chat = writer.chat.completions.create(messages=messages, metadata={"a": "b"}, store=False, user="me", **greedy)
 assert chat.choices[0].message.content == given["chat"], chat
 assert chat.choices[0].message.role == "assistant"
-chosen = writer.chat.completions.create(messages=messages, logprobs=True, n=2, **greedy)
+chosen = writer.chat.completions.create(messages=messages, logprobs=True, top_logprobs=4, n=2, **greedy)
 assert len(chosen.choices) == 2 and len(chosen.choices[1].logprobs.content) == 6
+assert all(len(one.top_logprobs) == 4 for one in chosen.choices[1].logprobs.content)
+assert all(one.top_logprobs[0].token == one.token for one in chosen.choices[1].logprobs.content)  # it is greedy
+# A token that is forced comes every time.
+forced = writer.completions.create(prompt=texts[0], logit_bias={"70": 100}, logprobs=0, **greedy).choices[0]
+assert len(set(forced.logprobs.tokens)) == 1 and len(forced.logprobs.tokens) == 6
 with writer.chat.completions.stream(messages=messages, **greedy) as stream:
     deltas = [event.delta for event in stream if event.type == "content.delta"]
 assert "".join(deltas) == given["chat"]
@@ -74,8 +79,9 @@ def refused(kind: type[openai.APIStatusError], call: object, **more: object) -> 
 
 
 assert "logit_bias" in refused(
-    openai.BadRequestError, writer.completions.create, prompt="a", logit_bias={"5": 1}, **greedy
+    openai.BadRequestError, writer.completions.create, prompt="a", logit_bias={"5": 200}, **greedy
 )
+assert "suffix" in refused(openai.BadRequestError, writer.completions.create, prompt="a", suffix="b", **greedy)
 assert "temperature" in refused(
     openai.BadRequestError, writer.chat.completions.create, messages=messages, model="writer", temperature=-1
 )

@@ -43,6 +43,7 @@ class Parameters:
     max_tokens: int = 16
     stop_token_ids: list[int] = field(default_factory=list)
     ignore_eos: bool = False
+    logit_bias: dict[int, float] | None = None
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     detokenize: bool = True
@@ -95,7 +96,8 @@ class Engine:
             reason = "length"
         if reason:
             del self.requests[name]
-        logprobs = None if params.logprobs is None else [{token: types.SimpleNamespace(logprob=-token / 10)}]
+        likely = {100 + place: types.SimpleNamespace(logprob=-place / 100) for place in range(params.logprobs or 0)}
+        logprobs = None if params.logprobs is None else [{token: types.SimpleNamespace(logprob=-token / 10)} | likely]
         output = types.SimpleNamespace(
             token_ids=[] if reason == "error" else [token], logprobs=logprobs, finish_reason=reason
         )
@@ -219,6 +221,17 @@ def test_steps_and_finishes(model, stand_in) -> None:
     assert found[2][-1] == Step(2, [], finish=FAILED)
     backend.add(0, [10], PLAIN)  # a key that is done may come again
     assert len(finish(backend)[0]) == 3
+
+
+def test_the_likeliest_tokens_and_a_bias(model, stand_in) -> None:
+    backend = opened(model)
+    backend.add(0, [0], replace(PLAIN, logprobs=True, top_logprobs=2, bias=((7, 1.5),)))
+    assert backend._engine.requests["0"][1].logit_bias == {7: 1.5}
+    told = finish(backend)[0]
+    assert [(list(step.logprobs), list(step.tops)) for step in told] == [
+        ([-0.1], [[(100, 0.0), (101, -0.01)]]),
+        ([], []),
+    ]
 
 
 def test_cancel_and_load(model, stand_in) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import socket
@@ -17,6 +18,7 @@ from handlers.torchserve.standby import Standby
 
 REST = {"host": "localhost", "content-type": "application/json"}
 _numbers = itertools.count()
+_wires: weakref.WeakKeyDictionary[Any, Wire] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -65,21 +67,23 @@ def responses(wire: bytes) -> list[Response]:
 
 
 class Wire:
-    """A worker's socket that keeps what is written."""
+    """A worker's connection, and what has been written to it, which may be as much as a socket holds between two looks."""
 
     def __init__(self) -> None:
-        self.messages: list[bytes] = []
-        self._quiet, other = socket.socketpair()  # nothing comes in
-        weakref.finalize(self, _close, self._quiet, other)
+        self.link, self._other = socket.socketpair()  # nothing comes in
+        self._got = b""
+        weakref.finalize(self, _close, self.link, self._other)
 
-    def fileno(self) -> int:
-        return self._quiet.fileno()
-
-    def sendall(self, message: bytes) -> None:
-        self.messages.append(bytes(message))
+    @property
+    def written(self) -> bytes:
+        """All of it."""
+        with contextlib.suppress(BlockingIOError):
+            while part := self._other.recv(1 << 20, socket.MSG_DONTWAIT):
+                self._got += part
+        return self._got
 
     def responses(self, request_id: str) -> list[Response]:
-        return [found for found in responses(b"".join(self.messages)) if found.request_id == request_id]
+        return [found for found in responses(self.written) if found.request_id == request_id]
 
 
 def _close(*sockets: socket.socket) -> None:
@@ -121,10 +125,10 @@ class Told:
 def wire_of(handler: Any, cache: Any = None) -> Wire:
     """The connection of a handler that is served; it is from now on. cache: for its metrics."""
     if handler.conversations is None:
-        wire: Any = Wire()
-        handler.serve_by(Standby(wire), cache)
-    found: Wire = handler.conversations.standby.link
-    return found
+        wire = Wire()
+        handler.serve_by(Standby(wire.link), cache)
+        _wires[handler.conversations] = wire
+    return _wires[handler.conversations]
 
 
 async def ask(handler: Any, row: Mapping[str, Any], headers: Mapping[str, Any] = REST) -> Told:

@@ -138,7 +138,11 @@ class CompletionRenderer(Renderer):
         tokens = [self.spell(token) for token in found.ids[start:]]
         offsets = [offset + sum(map(len, tokens[:place])) for place in range(len(tokens))]
         values = [round(value, 6) for value in found.logprobs[start:]]
-        return {"tokens": tokens, "token_logprobs": values, "top_logprobs": None, "text_offset": offsets}
+        tops = [
+            {self.spell(token): round(value, 6) for token, value in [*top, (chosen, found.logprobs[start + place])]}
+            for place, (chosen, top) in enumerate(zip(found.ids[start:], found.tops[start:], strict=False))
+        ]  # with the chosen token, so that there may be one more
+        return {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops or None, "text_offset": offsets}
 
 
 @dataclass
@@ -174,9 +178,14 @@ class ChatRenderer(Renderer):
     def _logprobs(self, found: Continuation, start: int, offset: int) -> Any:
         if self.spell is None:
             return None
-        content = []
-        for token, value in zip(found.ids[start:], found.logprobs[start:], strict=True):
-            spelt = self.spell(token)
-            told = {"token": spelt, "logprob": round(value, 6), "bytes": list(spelt.encode()), "top_logprobs": []}
-            content.append(told)
+        tops = found.tops[start:] or [()] * len(found.ids[start:])
+        content = [
+            self._token(token, value) | {"top_logprobs": [self._token(*one) for one in top]}
+            for token, value, top in zip(found.ids[start:], found.logprobs[start:], tops, strict=True)
+        ]
         return {"content": content, "refusal": None}
+
+    def _token(self, token: int, logprob: float) -> dict[str, Any]:
+        assert self.spell is not None
+        spelt = self.spell(token)
+        return {"token": spelt, "logprob": round(logprob, 6), "bytes": list(spelt.encode())}

@@ -5,6 +5,7 @@ Source: OpenAI's API reference, «Completions» and «Chat completions».
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from handlers.errors import BadRequest
@@ -20,18 +21,34 @@ from handlers.inputs.checks import (
 from handlers.protocols.continuation import GenerationRequest
 from handlers.protocols.openai.answers import ChatRenderer, CompletionRenderer, Renderer, Spell
 from handlers.protocols.openai.reply import DESCRIBING
-from handlers.protocols.sampling import BOOL, SAMPLING_PARAMETERS, TOKENS, read_sampling, read_stops
+from handlers.protocols.sampling import BOOL, SAMPLING_PARAMETERS, TOKENS, number, read_sampling, read_stops
 
 Chat = Callable[[Sequence[Mapping[str, Any]]], str]
 
 MAX_MESSAGES = 1000
+MAX_TOPS = 20
+MAX_BIASED = 1024
 DEFAULT_COMPLETION_TOKENS = 16  # a chat's answer is as long as there is room
+
+
+def _is_bias(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and len(value) <= MAX_BIASED
+        and all(token.isascii() and token.isdigit() and len(token) < 10 for token in value)
+        and all(map(number(-100, 100), value.values()))
+    )
+
+
 PARAMETERS: dict[str, Parameter] = {
     "max_tokens": TOKENS,
     "max_completion_tokens": TOKENS,
     **SAMPLING_PARAMETERS,
     **DESCRIBING,
     "n": Parameter(is_positive_int, "a whole number from 1"),
+    "logit_bias": Parameter(
+        _is_bias, f'an object {{"token id": number from -100 to 100}} with up to {MAX_BIASED} of them'
+    ),
     "stream": BOOL,
     "stream_options": Parameter(
         lambda v: isinstance(v, dict) and set(v) <= {"include_usage"} and all(map(is_bool, v.values())),
@@ -39,15 +56,10 @@ PARAMETERS: dict[str, Parameter] = {
     ),
 }
 
-# What only one of the two has. Of log-probabilities the runtimes tell the chosen token's.
-_CHAT: dict[str, Parameter] = {
-    "logprobs": BOOL,
-    "top_logprobs": Parameter(lambda v: v == 0 and not isinstance(v, bool), "0: the chosen token's alone are known"),
-}
-_COMPLETION: dict[str, Parameter] = {
-    "logprobs": Parameter(lambda v: v == 0 and not isinstance(v, bool), "0: the chosen token's alone are known"),
-    "echo": BOOL,
-}
+_TOPS = Parameter(lambda v: type(v) is int and 0 <= v <= MAX_TOPS, f"a whole number from 0 to {MAX_TOPS}")
+# What only one of the two has.
+_CHAT: dict[str, Parameter] = {"logprobs": BOOL, "top_logprobs": _TOPS}
+_COMPLETION: dict[str, Parameter] = {"logprobs": _TOPS, "echo": BOOL}
 
 
 def recognises(document: Mapping[str, Any]) -> bool:
@@ -87,18 +99,23 @@ def parse(
     logprobs = given.get("logprobs") is not None and given["logprobs"] is not False
     if "top_logprobs" in given and not logprobs:
         raise BadRequest("'top_logprobs' is given without 'logprobs': true")
+    tops = given.get("top_logprobs" if is_chat else "logprobs", 0)
     request = GenerationRequest(
         prompts=tuple(every),
         places=tuple(
             "the prompt" if len(prompts) == 1 else f"prompt[{index // choices}]" for index in range(len(every))
         ),
         # OpenAI's default temperature is 1.
-        sampling=read_sampling(
-            {"temperature": 1.0, **given},
-            tokens=given.get("max_completion_tokens", given.get("max_tokens")),
-            sample=True,
-            logprobs=logprobs,
-            random_seed=random_seed,
+        sampling=replace(
+            read_sampling(
+                {"temperature": 1.0, **given},
+                tokens=given.get("max_completion_tokens", given.get("max_tokens")),
+                sample=True,
+                logprobs=logprobs,
+                random_seed=random_seed,
+            ),
+            top_logprobs=tops,
+            bias=tuple((int(token), float(value)) for token, value in given.get("logit_bias", {}).items()),
         ),
         default_new_tokens=None if is_chat else DEFAULT_COMPLETION_TOKENS,
         special_tokens=not is_chat,

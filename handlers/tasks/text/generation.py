@@ -121,6 +121,7 @@ class TextGenerationHandler(RequestHandler[TextInput]):
 
     def _jobs(self, request: GenerationRequest) -> list[Job]:
         deadline = self.deadline(request.max_time)
+        self._check_tokens([token for token, _ in request.sampling.bias], "'logit_bias'")
         jobs = []
         for index, ids in enumerate(self._ids(request)):
             asked = request.sampling.max_new_tokens
@@ -137,14 +138,15 @@ class TextGenerationHandler(RequestHandler[TextInput]):
             [TextInput(text) for text in texts], truncate=False, special=request.special_tokens
         )
         of = {text: item.ids for text, item in zip(texts, encoded, strict=True)}
-        most = self.input.encoder.tokenizer.get_vocab_size()
         for prompt, where in zip(request.prompts, request.places, strict=True):
-            if (
-                not isinstance(prompt, str)
-                and (wrong := next((one for one in prompt if one >= most), None)) is not None
-            ):
-                raise BadRequest(f"{where} has the token id {wrong}; this model has tokens from 0 to {most - 1}")
+            if not isinstance(prompt, str):
+                self._check_tokens(prompt, where)
         return [of[prompt] if isinstance(prompt, str) else list(prompt) for prompt in request.prompts]
+
+    def _check_tokens(self, ids: Sequence[int], where: str) -> None:
+        most = self.input.encoder.tokenizer.get_vocab_size()
+        if (wrong := next((one for one in ids if one >= most), None)) is not None:
+            raise BadRequest(f"{where} has the token id {wrong}; this model has tokens from 0 to {most - 1}")
 
     def _spell(self, token: int) -> str:
         return str(self.input.encoder.tokenizer.decode([token], skip_special_tokens=False))

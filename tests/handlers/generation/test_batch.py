@@ -32,7 +32,7 @@ def run(backend: PagedBatch, joining: Mapping[int, Sequence[tuple[int, Sequence[
             before = found.get(step.key, Step(step.key, []))
             assert before.finish is None
             ids, logprobs = [*before.ids, *step.ids], [*before.logprobs, *step.logprobs]
-            found[step.key] = Step(step.key, ids, logprobs, step.finish)
+            found[step.key] = Step(step.key, ids, logprobs, step.finish, [*before.tops, *step.tops])
         if number >= max(joining) and backend.load() == Load(0, 0, backend.load().cache_use):
             return found
     raise AssertionError("it does not end")
@@ -118,10 +118,10 @@ def test_ends_in_the_middle_of_guesses() -> None:
         backend._pace.price = lambda rows: 0.1  # type: ignore[method-assign]
         return run(backend, {0: [(0, [0, 1, 2, 3, 4, 5, 6, 0, 1], sampling)]})[0]
 
-    assert ended([4], Sampling(30)) == Step(0, [2, 3], [], STOP)
+    assert ended([4], Sampling(30)) == Step(0, [2, 3], [], STOP, [])
     found = ended([4], Sampling(30, logprobs=True))
     assert (found.ids, found.finish, len(found.logprobs)) == ([2, 3], STOP, 2) and max(found.logprobs) < 0
-    assert ended([], Sampling(3)) == Step(0, [2, 3, 4], [], LENGTH)
+    assert ended([], Sampling(3)) == Step(0, [2, 3, 4], [], LENGTH, [])
 
 
 def test_a_seed_gives_the_same_text_with_guesses_and_without() -> None:
@@ -161,7 +161,7 @@ def test_numbers_that_are_none_end_that_prompt_alone(caplog) -> None:
     backend.add(0, [1], Sampling(4))
     backend.add(1, [2], Sampling(4))
     model.run = run_wrong
-    assert backend.step()[0] == Step(0, [], [], FAILED)
+    assert backend.step()[0] == Step(0, [], [], FAILED, [])
     assert "not finite" in caplog.text
     model.run = right
     assert run(backend, {0: []})[1].ids == follow([2], 4)[1:]

@@ -16,6 +16,8 @@ from handlers.generation.sampling import (
     check,
     choose,
     is_plain,
+    log_probability,
+    most_likely,
     nucleus,
     penalize_repetition,
     penalize_use,
@@ -156,9 +158,36 @@ def test_use_counts_what_was_generated_and_not_the_prompt() -> None:
     assert choose(raw, [0, 0], [0], sampling, generator())[0] == 1
 
 
+def test_the_most_likely_tokens_with_their_log_probabilities() -> None:
+    raw = numbers(1.0, 3.0, 2.0, 3.0)
+    whole = math.log(sum(math.exp(x) for x in (1, 3, 2, 3)))
+    assert most_likely(raw, 3) == (
+        (1, pytest.approx(3 - whole)),
+        (3, pytest.approx(3 - whole)),
+        (2, pytest.approx(2 - whole)),
+    )
+    assert [token for token, _ in most_likely(raw, 20)] == [1, 3, 2, 0]
+    ties = most_likely(numbers(*[0.0] * 200), 2)
+    assert ties == ((0, pytest.approx(-math.log(200))), (1, pytest.approx(-math.log(200))))
+
+
+def test_a_bias_bans_and_forces_tokens() -> None:
+    raw = numbers(5.0, 4.5, 0.0)
+    assert choose(raw, [0], [], replace(PLAIN, bias=((0, -100.0),)), generator())[0] == 1
+    token, logprob = choose(raw, [0], [], replace(PLAIN, bias=((2, 100.0), (0, 1.0)), logprobs=True), generator())
+    assert token == 2 and logprob == pytest.approx(log_probability(raw, 2))  # told of the untouched logits
+    assert raw.tolist() == [5.0, 4.5, 0.0]
+
+
 def test_what_needs_no_more_than_the_likeliest() -> None:
     assert is_plain(PLAIN) and is_plain(replace(PLAIN, temperature=0.5, top_k=3))
-    changes = ({"do_sample": True}, {"logprobs": True}, {"repetition_penalty": 1.1}, {"presence_penalty": -0.1})
+    changes = (
+        {"do_sample": True},
+        {"logprobs": True},
+        {"repetition_penalty": 1.1},
+        {"presence_penalty": -0.1},
+        {"bias": ((1, 0.5),)},
+    )
     assert not any(is_plain(replace(PLAIN, **change)) for change in changes)  # type: ignore[arg-type]
 
 

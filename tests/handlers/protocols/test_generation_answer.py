@@ -148,6 +148,20 @@ def test_log_probabilities_of_the_chosen_tokens() -> None:
     assert choice["logprobs"]["content"][1] == {"token": "ß", "logprob": -1.5, "bytes": [195, 159], "top_logprobs": []}
 
 
+def test_the_likeliest_tokens_beside_the_chosen_ones() -> None:
+    spell = {11: " a", 12: "ß", 13: "z"}.__getitem__
+    one = job(" aß", logprobs=[-0.1, -1.5], tops=[((11, -0.1), (13, -2.0)), ((13, -0.25), (11, -1.4))])
+    (choice,) = openai_of(COMPLETION, spell=spell).whole([one])["choices"]
+    assert choice["logprobs"]["top_logprobs"] == [{" a": -0.1, "z": -2.0}, {"z": -0.25, " a": -1.4, "ß": -1.5}]
+    (choice,) = openai_of(CHAT, spell=spell).whole([one])["choices"]
+    tops = [each["top_logprobs"] for each in choice["logprobs"]["content"]]
+    assert [[(top["token"], top["logprob"]) for top in each] for each in tops] == [
+        [(" a", -0.1), ("z", -2.0)],
+        [("z", -0.25), (" a", -1.4)],
+    ]
+    assert tops[0][0]["bytes"] == [32, 97]
+
+
 @pytest.mark.parametrize("style", [COMPLETION, CHAT])
 def test_a_stream_of_two_texts_with_log_probabilities(style) -> None:
     answer = openai_of(style, choices=2, spell=str, usage=True)

@@ -224,10 +224,16 @@ def test_null_is_what_clients_send_for_what_was_not_set(document) -> None:
         ({"prompt": ["a", "b"], "n": 2}, "2 prompts with n 2 are 4 texts; at most 3 are allowed"),
         ({"prompt": [1], "echo": True}, "'echo' is true and 'prompt' has token ids"),
         ({"messages": [USER], "echo": True}, "unknown parameter 'echo'"),
-        ({"messages": [USER], "logprobs": True, "top_logprobs": 2}, "parameter 'top_logprobs' is 2; allowed: 0: the"),
+        (
+            {"messages": [USER], "logprobs": True, "top_logprobs": 21},
+            "parameter 'top_logprobs' is 21; allowed: a whole number",
+        ),
+        (
+            {"messages": [USER], "logprobs": True, "top_logprobs": True},
+            "parameter 'top_logprobs' is true; allowed: a whole number",
+        ),
         ({"messages": [USER], "top_logprobs": 0}, "'top_logprobs' is given without 'logprobs': true"),
-        ({"prompt": "a", "logprobs": 3}, "parameter 'logprobs' is 3; allowed: 0: the chosen token's alone"),
-        ({"prompt": "a", "logit_bias": {"5": 1}}, "unknown parameter 'logit_bias'"),
+        ({"prompt": "a", "logprobs": -1}, "parameter 'logprobs' is -1; allowed: a whole number from 0 to 20"),
         ({"prompt": 5}, "prompt is a number; a text is expected"),
         ({"prompt": None}, "prompt is null; a text is expected"),
         ({"prompt": ""}, "prompt is empty"),
@@ -303,5 +309,8 @@ def test_several_texts_and_prompts() -> None:
 def test_log_probabilities_are_asked_for_in_both_ways() -> None:
     assert ask({"messages": [USER], "logprobs": True, "top_logprobs": 0}).sampling.logprobs
     assert ask({"prompt": "a", "logprobs": 0}).sampling.logprobs
+    assert ask({"prompt": "a", "logprobs": 3}).sampling.top_logprobs == 3
+    assert ask({"messages": [USER], "logprobs": True, "top_logprobs": 20}).sampling.top_logprobs == 20
+    assert ask({"messages": [USER], "logit_bias": {"7": -100, "12": 0.5}}).sampling.bias == ((7, -100.0), (12, 0.5))
     assert not ask({"messages": [USER], "logprobs": False}).sampling.logprobs
     assert not ask({"prompt": "a"}).sampling.logprobs

@@ -153,6 +153,7 @@ def test_a_stream_of_two_choices_is_the_two_texts(make) -> None:
         "n": 2,
         "seed": 3,
         "logprobs": True,
+        "top_logprobs": 3,
     }
     whole = one(handler, document).json["choices"]
     assert len(whole[0]["logprobs"]["content"]) == 5
@@ -164,6 +165,21 @@ def test_a_stream_of_two_choices_is_the_two_texts(make) -> None:
         assert "".join(one["delta"].get("content", "") for one in mine) == whole[index]["message"]["content"]
         told_values = [each for one in mine if one["logprobs"] for each in one["logprobs"]["content"]]
         assert told_values == whole[index]["logprobs"]["content"]
+    for each in (each for choice in whole for each in choice["logprobs"]["content"]):
+        values = [top["logprob"] for top in each["top_logprobs"]]
+        assert len(values) == 3 and values == sorted(values, reverse=True) and values[0] >= each["logprob"]
+
+
+def test_a_bias_decides_which_token_comes(handler) -> None:
+    greedy = {"prompt": "a film", "max_tokens": 3, "temperature": 0, "logprobs": 1}
+    (chosen,) = one(handler, greedy).json["choices"]
+    assert [max(top.values()) for top in chosen["logprobs"]["top_logprobs"]] == chosen["logprobs"]["token_logprobs"]
+    (forced,) = one(handler, greedy | {"logit_bias": {"70": 100}}).json["choices"]
+    assert len(set(forced["logprobs"]["tokens"])) == 1 and forced["text"] != chosen["text"]
+    assert all(len(top) == 2 for top in forced["logprobs"]["top_logprobs"])
+    assert "'logit_bias' has the token id 99999999; this model has tokens from 0" in str(
+        one(handler, greedy | {"logit_bias": {"99999999": 1}}).json
+    )
 
 
 def test_kserve_s_forms(handler) -> None:

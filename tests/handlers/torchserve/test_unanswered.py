@@ -6,7 +6,6 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 from torchserve_side import Response, Wire, responses
@@ -74,10 +73,10 @@ def test_the_next_worker_answers(worker) -> None:
     before.begin("stream", rest=True)
     before.streams("stream")
     before.begin("grpc", rest=False)
-    wire: Any = Wire()
-    tell_lost(wire, Unanswered().take())
+    wire = Wire()
+    tell_lost(wire.link, Unanswered().take())
     found: dict[str, list[Response]] = {}
-    for answer in responses(b"".join(wire.messages)):
+    for answer in responses(wire.written):
         found.setdefault(answer.request_id, []).append(answer)
     assert [(a.status, a.headers) for a in found["whole"]] == [(503, {}), (200, {"ts_stream_next": "false"})]
     assert b"the worker died" in found["whole"][0].body and found["whole"][1].body == b""
