@@ -5,6 +5,7 @@ Exit codes: 0 done · 2 the user's input is at fault · 3 the gate · 1 our faul
 
 import argparse
 import errno
+import functools
 import json
 import os
 import sys
@@ -85,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--seconds", type=_positive, default=10.0, help="per side, number of clients and round")
     verb.add_argument("--protocols", type=_protocols, default=("rest", "grpc"), metavar="rest,grpc")
     verb.add_argument("--rounds", type=int, default=12, help="at most; fewer when the interval is narrow enough")
+    verb.add_argument("--roofline", action="store_true", help="in process: how near it comes to what this host can do")
     verb.add_argument("--json", action="store_true")
     verb.set_defaults(run=_bench)
     return parser
@@ -179,8 +181,15 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from archiver.bench.command import bench
+    from archiver.bench.command import bench, roofline_of
 
+    say = functools.partial(print, file=sys.stderr, flush=True)
+    if options.roofline:
+        if options.against is not None:
+            return _refuse("--roofline measures one archive by itself: leave --against out")
+        result, table = roofline_of(options.mar, options.recipe, options.set, progress=say)
+        print(json.dumps(result, indent=2) if options.json else table)
+        return 0
     result, table = bench(
         options.mar,
         options.against,
@@ -190,7 +199,7 @@ def _bench(options: argparse.Namespace) -> int:
         seconds=options.seconds,
         protocols=options.protocols,
         max_rounds=options.rounds,
-        progress=lambda line: print(line, file=sys.stderr, flush=True),
+        progress=say,
     )
     print(json.dumps(result, indent=2) if options.json else table)
     return 0

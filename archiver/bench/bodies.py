@@ -38,14 +38,21 @@ def bodies_of(mar: Path, recipe: Recipe | None) -> tuple[list[bytes], str]:
         handler: Any = handler_of(folder)
         handler.serving = json.loads((folder / SERVING).read_text())
         kind = handler.make_input(folder)
-        values = None if recipe is None else _values(mar, recipe, handler.serving["task"])
+        values = values_of(mar, recipe, handler.serving["task"])
         if values is None:
             values = [kind.from_stored(example["input"]) for example in json.loads((folder / EXAMPLES).read_bytes())]
         return _written(kind, [kind.to_request(value) for value in values])
 
 
-def _values(mar: Path, recipe: Recipe, task_name: str) -> list[Any] | None:
-    """The inputs of the recipe's validation data; None where its task says no requests for them."""
+def values_of(mar: Path, recipe: Recipe | None, task_name: str) -> list[Any] | None:
+    """The inputs of the recipe's validation data; None where there is no recipe, or its task says no requests for them.
+
+    Args:
+        mar: the archive. task_name: what it is for.
+    Raises: RecipeError where the recipe is for another task, DataError for its data.
+    """
+    if recipe is None:
+        return None
     if task_name != recipe.task:
         raise RecipeError(f"{mar.name} is for {task_name}, the recipe {recipe.name} for {recipe.task}")
     task = TASKS[recipe.task]

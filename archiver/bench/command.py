@@ -5,13 +5,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from archiver.bench.bodies import bodies_of
+from archiver.bench.bodies import bodies_of, values_of
+from archiver.bench.roofline import format_roofline, roofline
 from archiver.bench.rounds import run_bench
 from archiver.bench.stock import build_stock
 from archiver.bench.table import format_bench
 from archiver.errors import ArchiverError, PackagingError, RecipeError
 from archiver.packaging.verify import verify
 from archiver.recipe.load import load_recipe
+from archiver.report.inspection import inspect_mar
 from archiver.spec import NewModel, Recipe
 from archiver.tasks import TASKS
 from archiver.tasks.base import FORWARD
@@ -63,6 +65,16 @@ def bench(
             progress=progress,
         )
     return result, format_bench(result)
+
+
+def roofline_of(
+    mar: Path, recipe_path: Path | None, overrides: Sequence[str], *, progress: Callable[[str], None]
+) -> tuple[dict[str, Any], str]:
+    """How near `mar` comes to what this host can do. Returns the numbers and a few lines that tell them."""
+    _check(mar)
+    recipe = load_recipe(recipe_path, overrides) if recipe_path is not None else None
+    found = roofline(mar, values_of(mar, recipe, inspect_mar(mar)["task"]), progress)
+    return found, format_roofline(found)
 
 
 def _check(mar: Path) -> None:
