@@ -24,7 +24,7 @@ from handlers.inputs.checks import Parameter
 from handlers.manifest import SERVING, find_damage, read_manifest, read_timings, timings_damage
 from handlers.protocols import forms, hf
 from handlers.protocols.openai.reply import openai_error
-from handlers.protocols.reply import error_body, to_json
+from handlers.protocols.reply import JSON, body_of, error_body, to_json
 from handlers.protocols.request import Parse, Request, Spec
 from handlers.runtimes.base import Session
 from handlers.torchserve.batches import answer_batch
@@ -294,7 +294,7 @@ class BatchHandler(TaskHandler[Value]):
         path = forms.path_of(headers)
         try:
             forms.check_path(path, self.paths, self.model_name)
-            document = forms.read(row, headers, self.input.allowed, self.input.max_bytes)
+            document = self.read(row, headers)
             request = forms.parse(document, path, self.paths, self._spec)
             if self.hub_nests and request.form is None and forms.is_hub(headers):
                 request = replace(request, single=False)
@@ -303,6 +303,10 @@ class BatchHandler(TaskHandler[Value]):
             if path:
                 error.render = openai_error
             raise
+
+    def read(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> Any:
+        """What a request sends, as the forms parse it; arguments and errors as `accept` has them."""
+        return forms.read(row, headers, self.input.allowed, self.input.max_bytes)
 
     @property
     def _spec(self) -> Spec:
@@ -332,8 +336,8 @@ class BatchHandler(TaskHandler[Value]):
         prepared: Sequence[Sequence[Any]],
         outputs: Sequence[np.ndarray | None],
         broken: Exception | None,
-    ) -> tuple[int, bytes]:
-        """(HTTP status, body) of a request whose items have run.
+    ) -> tuple[int, bytes, str]:
+        """(HTTP status, body, content type) of a request whose items have run.
 
         Args:
             prepared: the items of each input. outputs: one an item, as `keep` left it. broken: why there are none.
@@ -341,17 +345,17 @@ class BatchHandler(TaskHandler[Value]):
         form = request.form
         error = error_body if form is None else form.error
         if broken is not None:
-            return 500, error(500, f"the model failed on this request: {type(broken).__name__}")
+            return 500, error(500, f"the model failed on this request: {type(broken).__name__}"), JSON
         try:
             answers = self.answers(self._found(request.inputs, prepared, outputs), request.parameters)
             if form is None:
-                return 200, to_json(hf.render(answers, request.single))
+                return 200, to_json(hf.render(answers, request.single)), JSON
             tokens = sum(self.input.size(item) for items in prepared for item in items)
-            return 200, to_json(form.render(answers, tokens))
+            return 200, *body_of(form.render(answers, tokens))
         except BadRequest as wrong:
-            return wrong.code, error(wrong.code, str(wrong))
+            return wrong.code, error(wrong.code, str(wrong)), JSON
         except ArithmeticError as failed:
-            return 500, error(500, str(failed))
+            return 500, error(500, str(failed)), JSON
         except Exception as failed:  # one request's answer must not cost the others theirs
             logger.exception("an answer could not be made")
-            return 500, error(500, f"the answer could not be made: {type(failed).__name__}")
+            return 500, error(500, f"the answer could not be made: {type(failed).__name__}"), JSON

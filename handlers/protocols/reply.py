@@ -1,10 +1,24 @@
-"""Bytes of answers: compact JSON, server-sent events, and the error body that all forms share."""
+"""Bytes of answers: compact JSON, other texts, server-sent events, and the error body that all forms share."""
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
+
+
+@dataclass(frozen=True)
+class Text:
+    """An answer that is no JSON."""
+
+    body: bytes
+    content_type: str
+
+
+def body_of(value: Any) -> tuple[bytes, str]:
+    """(body, content type) of what a form has rendered: a JSON value, or `Text`."""
+    return (value.body, value.content_type) if isinstance(value, Text) else (to_json(value), JSON)
 
 
 def to_json(value: Any) -> bytes:

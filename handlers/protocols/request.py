@@ -11,7 +11,7 @@ class Form(Protocol):
     """The form that one request came in, where it is not Hugging Face's, with what its answer repeats of it."""
 
     def render(self, answers: Sequence[Any], tokens: int) -> Any:
-        """The JSON value to answer.
+        """The JSON value to answer, or a `reply.Text`.
 
         Args:
             answers: one for each input. tokens: that were read for them.

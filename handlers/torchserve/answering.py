@@ -21,6 +21,6 @@ class Answering(Protocol):
         prepared: Sequence[Sequence[Any]],
         outputs: Sequence[np.ndarray | None],
         broken: Exception | None,
-    ) -> tuple[int, bytes]:
-        """HTTP status and body."""
+    ) -> tuple[int, bytes, str]:
+        """HTTP status, body, and its content type."""
         ...

@@ -68,8 +68,9 @@ def answer_batch(handler: Handler, data: Sequence[Mapping[str, Any]], context: A
         span = range(position, position + sum(map(len, prepared)))
         position = span.stop
         broken = next((ran.failed[i] for i in span if i in ran.failed), None)
-        status, bodies[index] = handler.answer(request, prepared, ran.outputs[span.start : span.stop], broken)
-        context.set_response_content_type(index, JSON)
+        outputs = ran.outputs[span.start : span.stop]
+        status, bodies[index], content_type = handler.answer(request, prepared, outputs, broken)
+        context.set_response_content_type(index, content_type)
         if status != 200:
             context.set_response_status(status, reason_of(status), index)
     found = batch_measurements(

@@ -200,10 +200,10 @@ class Conversation:
         last.end(self.id, ending, EVENTS)
         self._end(last)
 
-    def answer(self, body: bytes) -> None:
-        """Answer with one JSON body."""
+    def answer(self, body: bytes, content_type: str = JSON) -> None:
+        """Answer with one body."""
         whole = Answers()
-        whole.add(self.id, self.rest, body, JSON)
+        whole.add(self.id, self.rest, body, content_type)
         self._end(whole)
 
     def refuse(self, code: int, message: str, render: Callable[[int, str], bytes] | None = None) -> None:

@@ -28,8 +28,8 @@ class Incomplete(Exception):
 class Incoming:
     """One request.
 
-    id: the frontend's. row: its fields, as bytes. headers: its own, and of each field its content type, as TorchServe's
-    context has them.
+    id: the frontend's. row: its fields, as bytes; of one that came several times and whose name ends in [] all values, with
+    a comma between, else the last. headers: its own, and of each field its content type, as TorchServe's context has them.
     """
 
     id: str
@@ -97,11 +97,13 @@ class _Reader:
         while (length := self.number()) != _END:
             name = self.content(length).decode("utf-8", "replace")
             own[name] = self.text()
-        row, headers = {}, dict[str, Any]()
+        row, headers = dict[str, bytes](), dict[str, Any]()
         while (length := self.number()) != _END:
             name = self.content(length).decode("utf-8", "replace")
             headers[name] = {"content-type": self.text()}
-            row[name] = self.content(self.number())
+            value = self.content(self.number())
+            # A form sends a list as several fields of one name, which ends so.
+            row[name] = row[name] + b"," + value if name.endswith("[]") and name in row else value
         return Incoming(request_id, row, headers | own)
 
 

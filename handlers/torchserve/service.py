@@ -200,9 +200,9 @@ class Service:
             done = self._done(members, outputs, broken)
         failed = 0
         for request, why in done.items():
-            status, body = handler.answer(request.request, request.prepared, request.outputs, why)
+            status, body, content_type = handler.answer(request.request, request.prepared, request.outputs, why)
             failed += status != 200
-            answers.add(request.caller.id, request.caller.rest, body, JSON, status)
+            answers.add(request.caller.id, request.caller.rest, body, content_type, status)
         with self._state:
             self.standby.send(answers)
         found = batch_measurements(

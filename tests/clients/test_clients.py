@@ -6,6 +6,7 @@ script beside this file runs there, with the server's addresses and the expected
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -18,8 +19,11 @@ from typing import Any
 import pytest
 import yaml
 from live_client import Rest
+from once import once
 from places import ROOT
+from speech_archives import HEARS, LETTERS, archives_in, build_speech_archives
 from task_recipes import recipe_of
+from tiny_whisper import wav
 
 from archiver.pipeline import build as pipeline
 from archiver.progress import Progress
@@ -29,6 +33,7 @@ from archiver.torchserve.server import TorchServe
 PYTHON = os.environ.get("MARPRESS_CLIENTS")
 SCRIPTS = sorted(Path(__file__).parent.glob("with_*.py"))
 TEXTS = ["a dull film", "not one funny scene"]
+SOUND = wav(1.5, 3)
 GREEDY = {"max_new_tokens": 6, "do_sample": False, "return_full_text": False}
 TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m.role }} {{ m.content }} .{% endfor %}"
 
@@ -41,7 +46,8 @@ pytestmark = pytest.mark.skipif(
 def server(
     tiny_model: Callable[..., Path], sentences: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[TorchServe]:
-    """writer, vectors, films and ranker: a language model with a chat template, and three tasks of one pass."""
+    """writer, vectors, films and ranker: a language model with a chat template, and three tasks of one pass; hears and
+    letters: speech, token by token and by frames."""
     folder = tmp_path_factory.mktemp("clients")
     llama = folder / "llama"
     shutil.copytree(tiny_model("llama", "text-generation", max_position_embeddings=256, eos_token_id=None), llama)
@@ -84,6 +90,8 @@ def server(
         folder / "ranking", tiny_model("bert", "text-classification", num_labels=1), "text-ranking", name="ranker"
     )
     built.append(pipeline.build(ranking, folder / "store", Progress(quiet=True)).path)
+    speech = archives_in(once(tmp_path_factory, "speech-archives", build_speech_archives))
+    built += [Path(shutil.copy(archive, folder / "store")) for archive in speech]
     with TorchServe(built, config=ROOT / "config.properties") as running:
         running.wait_ready(180)
         yield running
@@ -99,6 +107,7 @@ def given(server: TorchServe) -> dict[str, Any]:
             assert reply.status == 200, reply.body
             return reply.value
 
+        sound = base64.b64encode(SOUND).decode()
         return {
             "url": server.inference_url,
             "key": server.inference_key,
@@ -108,6 +117,13 @@ def given(server: TorchServe) -> dict[str, Any]:
             "vectors": ask("vectors", TEXTS),
             "films": ask("films", TEXTS, top_k=2),
             "ranked": ask("ranker", {"query": TEXTS[0], "texts": TEXTS}),
+            "sound": sound,
+            "heard": ask(HEARS, sound),
+            "german": ask(HEARS, sound, language="de"),
+            "timed": ask(HEARS, sound, return_timestamps=True),
+            "words": ask(HEARS, sound, return_timestamps="word"),
+            "translated": ask(HEARS, sound, task="translate"),
+            "letters": ask(LETTERS, sound, return_timestamps="word"),
         }
 
 

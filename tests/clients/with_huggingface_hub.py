@@ -1,5 +1,6 @@
 """huggingface_hub's InferenceClient, whose model is the address of a served archive."""
 
+import base64
 import json
 import sys
 
@@ -32,4 +33,7 @@ labels = client("films").text_classification(texts[0], top_k=2)
 assert {one.label: round(one.score, 5) for one in labels} == {
     one["label"]: round(one["score"], 5) for one in given["films"][0]
 }
+sound = base64.b64decode(given["sound"])
+assert client("hears").automatic_speech_recognition(sound).text == given["heard"]["text"]
+assert client("letters").automatic_speech_recognition(sound).text == given["letters"]["text"]
 print("done")

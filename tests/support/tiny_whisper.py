@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 import torch
 
 from archiver.models.config import quiet
@@ -73,12 +75,20 @@ def noise(seconds: float, seed: int) -> np.ndarray:
     return found
 
 
+def wav(seconds: float, seed: int = 0) -> bytes:
+    """The same as a file."""
+    file = io.BytesIO()
+    soundfile.write(file, noise(seconds, seed), RATE, format="WAV", subtype="PCM_16")
+    return file.getvalue()
+
+
 def tiny_tokenizer() -> Any:
     """A tokenizers.Tokenizer: 94 printable signs as text, a blank among them, and tokens for speech."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
     signs = [chr(code) for code in range(32, 126)] + [f"<{index}>" for index in range(6)]
     tokenizer = Tokenizer(models.WordLevel({sign: index for index, sign in enumerate(signs)}, unk_token="!"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     tokenizer.decoder = decoders.Fuse()
     speech = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>"]
     times = [f"<|{index * 0.02:.2f}|>" for index in range(101)]

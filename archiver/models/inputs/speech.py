@@ -42,7 +42,8 @@ def speech_tokens(config: Any) -> dict[str, Any]:
 
     Args:
         config: transformers' GenerationConfig.
-    Returns: languages {code: token}, names {English name: code}, tasks {name: token}, no_times, first_time, latest (JSON).
+    Returns: languages {code: token}, names {English name: code}, tasks {name: token}, no_times, first_time, latest,
+        previous (before a prompt; None: it takes none) as JSON.
     Raises: UnsupportedModelError where they are not there.
     """
     from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
@@ -67,4 +68,5 @@ def speech_tokens(config: Any) -> dict[str, Any]:
         "no_times": no_times,
         "first_time": no_times + 1,
         "latest": getattr(config, "max_initial_timestamp_index", None),
+        "previous": getattr(config, "prev_sot_token_id", None),
     }

@@ -32,14 +32,16 @@ class SourceJob(Job):
         item: as the kind of input encodes it. rules: how it is written.
         looked: called after each step with the cross-attention [heads, new, length] that the step's tokens had, where the
             archive tells it and the text has one row.
+        begun: called after the first step with its logits [vocabulary], those behind the rules' `start`.
     """
 
     item: Any = None
     rules: Rules = field(default_factory=lambda: Rules((0,), (), 1))
     looked: Callable[[np.ndarray], None] | None = None
+    begun: Callable[[np.ndarray], None] | None = None
 
     def join(self, backend: Any, key: int) -> None:
-        backend.add_source(key, self.item, self.rules, self.looked)
+        backend.add_source(key, self.item, self.rules, self.looked, self.begun)
 
 
 @dataclass(eq=False)
@@ -48,6 +50,7 @@ class _Waiting:
     item: Any
     rules: Rules
     looked: Callable[[np.ndarray], None] | None = None
+    begun: Callable[[np.ndarray], None] | None = None
     passed: int = 0
 
 
@@ -60,6 +63,7 @@ class _Member:
     search: Search
     rows: list[tuple[int, int]]
     looked: Callable[[np.ndarray], None] | None = None
+    begun: Callable[[np.ndarray], None] | None = None
 
 
 @dataclass(eq=False)
@@ -91,9 +95,16 @@ class Seq2SeqBackend:
         self._waiting: list[_Waiting] = []
         self._groups: list[_Group] = []
 
-    def add_source(self, key: int, item: Any, rules: Rules, looked: Callable[[np.ndarray], None] | None = None) -> None:
+    def add_source(
+        self,
+        key: int,
+        item: Any,
+        rules: Rules,
+        looked: Callable[[np.ndarray], None] | None = None,
+        begun: Callable[[np.ndarray], None] | None = None,
+    ) -> None:
         """Let a source join at the next step. See `SourceJob`."""
-        self._waiting.append(_Waiting(key, item, rules, looked))
+        self._waiting.append(_Waiting(key, item, rules, looked, begun))
 
     def step(self) -> list[Step]:
         """Read a group of sources where there is room; then one token of every row."""
@@ -139,7 +150,14 @@ class Seq2SeqBackend:
             logger.exception("%d sources could not be read", len(chosen))
             return [Step(entry.key, (), finish=FAILED) for entry in chosen]
         members = [
-            _Member(entry.key, place, search_for(entry.rules, getattr(entry.item, "ids", ())), [(0, 0)], entry.looked)
+            _Member(
+                entry.key,
+                place,
+                search_for(entry.rules, getattr(entry.item, "ids", ())),
+                [(0, 0)],
+                entry.looked,
+                entry.begun,
+            )
             for place, entry in enumerate(chosen)
         ]
         ids = np.array([entry.rules.start for entry in chosen], np.int64)
@@ -188,11 +206,14 @@ class Seq2SeqBackend:
                 continue
             if member.looked is not None:
                 member.looked(group.decoder.attention()[offsets[member.key]].copy())
+            if member.begun is not None:
+                member.begun(rows[0].copy())
+                member.begun = None
             found = member.search.advance(rows)
             member.rows = list(found.rows)
             finish = None if found.rows else STOP if found.ended else LENGTH
             if found.told or finish is not None:
-                steps.append(Step(member.key, found.told, finish=finish))
+                steps.append(Step(member.key, found.told, found.logprobs, finish))
             if finish is None:
                 staying.append(member)
         group.members = staying

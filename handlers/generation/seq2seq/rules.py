@@ -24,6 +24,7 @@ class Rules:
         first, last: tokens that must be the first, or at the greatest length the last.
         renormalize: whether what is left is brought to probabilities again, which matters between beams.
         temperature, top_k, top_p, seed: for `do_sample`.
+        logprobs: whether the tokens' log-probabilities are told; of beams they are not.
     """
 
     start: tuple[int, ...]
@@ -47,6 +48,7 @@ class Rules:
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+    logprobs: bool = False
 
     @property
     def most(self) -> int:

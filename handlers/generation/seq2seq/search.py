@@ -19,7 +19,7 @@ class Next:
     """What a step has decided.
 
     Args:
-        told: tokens that are certain now, without the end token.
+        told: tokens that are certain now, without the end token. logprobs: one a token, under the rules, or none.
         rows: (row of this search, its next token), what is to be run next; none when the text is done.
         ended: whether it ended by its end token, not by its length.
     """
@@ -27,6 +27,7 @@ class Next:
     told: Sequence[int]
     rows: Sequence[tuple[int, int]]
     ended: bool = False
+    logprobs: Sequence[float] = ()
 
 
 class Search(Protocol):
@@ -61,7 +62,8 @@ class Single:
         if token in rules.end_ids:
             return Next((), (), ended=True)
         self._ids.append(token)
-        return Next((token,), () if len(self._ids) >= rules.most else ((0, token),))
+        logprobs = (float(log_softmax(scores)[token]),) if rules.logprobs else ()
+        return Next((token,), () if len(self._ids) >= rules.most else ((0, token),), logprobs=logprobs)
 
 
 class Beams:

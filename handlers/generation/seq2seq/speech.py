@@ -40,6 +40,8 @@ class SpeechRules(Rules):
         done = len(ids) - len(self.start)
         if self.languages and done <= len(self.then):
             only = self.languages if done == 0 else (self.then[done - 1],)
+            if done == 0 and self.do_sample:  # what is spoken is no matter of chance
+                only = (max(only, key=lambda token: scores[token]),)
             found = np.full_like(scores, -np.inf)
             found[list(only)] = scores[list(only)]
             return found

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +13,10 @@ from handlers.inputs.checks import Parameter, is_bool
 from handlers.inputs.media.audio import Sound
 from handlers.inputs.media.audio_file import Recording
 from handlers.inputs.media.voice import VoiceDetector
+from handlers.protocols.forms import path_of
+from handlers.protocols.openai import transcription
+from handlers.protocols.openai.transcription import DETAILS, TRANSCRIPTIONS, TRANSLATIONS, Abilities
+from handlers.protocols.request import Parse
 from handlers.tasks.speech.audio import AudioHandler
 from handlers.tasks.speech.ctc import Alphabet, Piece, Spoken, frames_of, joined, pieces
 
@@ -21,9 +25,10 @@ _COMPARED = 32  # frames of a stored example whose scores are kept
 
 @dataclass(frozen=True, eq=False)
 class Heard(Sound):
-    """A piece of a recording that is run by itself. place: where it lies in it."""
+    """A piece of a recording that is run by itself. place: where it lies in it. whole: the recording's samples."""
 
     place: Piece
+    whole: int
 
 
 def _is_seconds(value: Any) -> bool:
@@ -53,6 +58,11 @@ class CtcHandler(AudioHandler):
         "skip_silence": Parameter(is_bool, "true or false"),
     }
 
+    paths: ClassVar[Mapping[str, Parse]] = {
+        path: partial(transcription.parse, can=Abilities(words=True), path=path)
+        for path in (TRANSCRIPTIONS, TRANSLATIONS)
+    }
+
     @cached_property
     def alphabet(self) -> Alphabet:
         """The model's tokens."""
@@ -67,6 +77,11 @@ class CtcHandler(AudioHandler):
     def full_parameters(self) -> dict[str, Any]:
         """With the scores of some frames, by which answers are compared: texts jump where two tokens are as likely."""
         return {"return_timestamps": "char", "scores": True}
+
+    def read(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> Any:
+        if path_of(headers):
+            return transcription.fields(row, headers, self.input.max_bytes)
+        return super().read(row, headers)
 
     def prepare(self, values: Sequence[Recording], parameters: Mapping[str, Any]) -> list[Sequence[Any]]:
         chunk, left, right = self._cuts(parameters)
@@ -83,11 +98,17 @@ class CtcHandler(AudioHandler):
             ]
             # Where nobody speaks, the shortest run that there is, of which nothing is kept.
             places = places or [Piece(0, shortest, shortest, 0)]
-            prepared.append([Heard(samples[place.start : place.end], place) for place in places])
+            prepared.append([Heard(samples[place.start : place.end], place, len(samples)) for place in places])
         return prepared
 
     def answers(self, found: Sequence[Found[Recording]], parameters: Mapping[str, Any]) -> list[Any]:
-        return [self._transcript(self.logits_of(one, parameters), parameters) for one in found]
+        answers = []
+        for one in found:
+            answer = self._transcript(self.logits_of(one, parameters), parameters)
+            if DETAILS in parameters:
+                answer |= {"duration": one.items[0].whole / self.input.features.rate, "language": "unknown"}
+            answers.append(answer)
+        return answers
 
     def logits_of(self, found: Found[Recording], parameters: Mapping[str, Any]) -> np.ndarray:
         """[frames, vocabulary] of a whole recording, its pieces joined.

@@ -27,6 +27,29 @@ class Chunk:
     end: float
 
 
+@dataclass(frozen=True)
+class Window:
+    """What the model thought of a window beside its tokens.
+
+    attention: [heads, tokens, length], for words. logprobs: one a token. no_speech: the probability that nobody speaks.
+    """
+
+    attention: np.ndarray | None = None
+    logprobs: Sequence[float] = ()
+    no_speech: float | None = None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A chunk with what it was made of: its window's begin in seconds, and its tokens, those of times among them."""
+
+    chunk: Chunk
+    begin: float
+    tokens: Sequence[int]
+    logprobs: Sequence[float]
+    no_speech: float | None
+
+
 @dataclass
 class Transcript:
     """One recording on its way.
@@ -36,6 +59,7 @@ class Transcript:
         first_time: the token of 0.00 s; greater ones are times, smaller than `special` is text.
         decode: token ids to text. times: whether windows write times. words: whether times are those of words.
         language: for where words end; None until it is found out.
+    chunks: segments, or words. segments: these in either case.
     """
 
     samples: np.ndarray
@@ -48,6 +72,7 @@ class Transcript:
     words: bool = False
     language: str | None = None
     chunks: list[Chunk] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
     at: int = 0
 
     @property
@@ -65,13 +90,14 @@ class Transcript:
         """All of it; one blank before it, as models write it, is left out."""
         return "".join(chunk.text for chunk in self.chunks).strip()
 
-    def take(self, ids: Sequence[int], attention: np.ndarray | None = None) -> None:
+    def take(self, ids: Sequence[int], more: Window | None = None) -> None:
         """The tokens of `window`: chunks are added, and `at` goes on.
 
         Args:
             ids: without the end token and what stands before the text.
-            attention: [heads, len(ids), length], for words.
         """
+        more = more or Window()
+        attention = more.attention
         heard, offset = len(self.window), self.at / self.rate
         parts, end = self._segments(ids, heard) if self.times else ([(0, len(ids), 0.0, heard / self.rate)], heard)
         when = None
@@ -83,10 +109,13 @@ class Transcript:
         for first, last, start, stop in parts:
             said = [place for place in range(first, last) if ids[place] < self.special]
             text = self.decode([ids[place] for place in said])
+            chunk = Chunk(text, offset + start, offset + max(start, stop))
+            if text.strip():
+                self.segments.append(Segment(chunk, offset, ids[first:last], more.logprobs[first:last], more.no_speech))
             if when is not None:
                 self._add_words(ids, said, when, offset, heard / self.rate)
             elif text.strip():
-                self.chunks.append(Chunk(text, offset + start, offset + max(start, stop)))
+                self.chunks.append(chunk)
         self.at += end if end > 0 else heard
 
     def _segments(self, ids: Sequence[int], heard: int) -> tuple[list[tuple[int, int, float, float]], int]:

@@ -5,8 +5,8 @@ recordings share the model, so that a short one goes between two windows of a lo
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +16,7 @@ import numpy as np
 from handlers.errors import BadRequest
 from handlers.generation.engine import Job
 from handlers.generation.seq2seq.backend import Seq2SeqBackend, SourceJob
+from handlers.generation.seq2seq.rules import log_softmax
 from handlers.generation.seq2seq.speech import SpeechRules
 from handlers.inputs.checks import Parameter, checked_parameters, is_bool, quoted
 from handlers.inputs.media.audio import Sound
@@ -23,12 +24,16 @@ from handlers.inputs.media.audio_file import Recording
 from handlers.inputs.media.sound_windows import SoundWindows
 from handlers.protocols import hf
 from handlers.protocols.continuation import FAILED, Sampling
+from handlers.protocols.forms import path_of
 from handlers.protocols.hf_seq2seq import MAX_BEAMS, whole
-from handlers.protocols.reply import to_json
+from handlers.protocols.openai import transcription
+from handlers.protocols.openai.transcription import DETAILS, TRANSCRIPTIONS, TRANSLATIONS, Abilities, Transcribed
+from handlers.protocols.reply import body_of
 from handlers.protocols.request import Request, Spec
 from handlers.requirements import require, required
-from handlers.tasks.engine import EngineHandler, in_its_form
-from handlers.tasks.speech.transcript import Transcript
+from handlers.tasks.engine import EngineHandler, in_its_form, random_seed
+from handlers.tasks.speech.telling import Telling, detailed, presented
+from handlers.tasks.speech.transcript import Transcript, Window
 from handlers.tasks.text.seq2seq import rules_from
 from handlers.torchserve.conversation import Conversation
 
@@ -44,6 +49,15 @@ GENERATION: dict[str, Parameter] = {
 _INNER = Parameter(lambda value: isinstance(value, dict), "an object of language, task, num_beams and max_new_tokens")
 
 
+@dataclass(eq=False)
+class _Hearing:
+    """A window on its way. looked: the steps' attention. begun: the first step's logits."""
+
+    job: SourceJob
+    looked: list[np.ndarray] = field(default_factory=list)
+    begun: list[np.ndarray] = field(default_factory=list)
+
+
 class WhisperHandler(EngineHandler[Recording]):
     """serving: generation, the model's own settings (fields of Rules); speech: its tokens for languages, tasks and times;
     heads: whether cross-attention is told, which times of words need."""
@@ -54,6 +68,7 @@ class WhisperHandler(EngineHandler[Recording]):
         "generation_parameters": _INNER,
         "generate_kwargs": _INNER,
     }
+    paths: ClassVar[Mapping[str, Any]] = {path: transcription.parse for path in (TRANSCRIPTIONS, TRANSLATIONS)}
     input: SoundWindows
 
     def make_input(self, folder: Path) -> SoundWindows:
@@ -77,14 +92,13 @@ class WhisperHandler(EngineHandler[Recording]):
     def respond(self, inputs: Sequence[Recording], parameters: Mapping[str, Any] | None = None) -> list[Any]:
         given = flat_parameters(dict(parameters or {}), self.parameters)
         works = self._works(self.input.encode(inputs, {}), given)
-        rules = [self._rules(given, work.times) for work in works]
         while any(not work.done for work in works):
-            jobs = {index: self._job(work, rules[index]) for index, work in enumerate(works) if not work.done}
-            self.engine.generate([job for job, _ in jobs.values()])
-            for index, (job, seen) in jobs.items():
-                if job.finish == FAILED:
-                    raise ArithmeticError(job.error or "the model failed")
-                self._take(works[index], rules[index], job, seen)
+            hearings = [(work, self._hearing(work, given)) for work in works if not work.done]
+            self.engine.generate([hearing.job for _, hearing in hearings])
+            for work, hearing in hearings:
+                if hearing.job.finish == FAILED:
+                    raise ArithmeticError(hearing.job.error or "the model failed")
+                self._take(work, hearing)
         return [self._present(work, given) for work in works]
 
     @property
@@ -105,30 +119,34 @@ class WhisperHandler(EngineHandler[Recording]):
 
     async def serve(self, conversation: Conversation) -> list[Job]:
         request = self._parse(conversation.row, conversation.headers)
-        conversation.form = request.form
+        conversation.form = form = request.form
         deadline = self.deadline(None)
         # Reading and resampling take long, and not Python's lock: other requests go on.
         sounds = await asyncio.to_thread(self._sounds, request)
         request = replace(request, inputs=())
         conversation.has_read()
         works = self._works(sounds, request.parameters)
-        rules = [self._rules(request.parameters, work.times) for work in works]
-        everything: list[Job] = []
+        tell = Telling(works[0], form, self._heard) if isinstance(form, Transcribed) and form.stream else None
+        jobs: list[Job] = []
         while any(not work.done for work in works):
-            jobs = {index: self._job(work, rules[index]) for index, work in enumerate(works) if not work.done}
-            for job, _ in jobs.values():
+            hearings = [(work, self._hearing(work, request.parameters)) for work in works if not work.done]
+            now: list[Job] = [hearing.job for _, hearing in hearings]
+            for job in now:
                 job.deadline = deadline
-            await self._together([job for job, _ in jobs.values()], conversation)
-            for index, (job, seen) in jobs.items():
-                self._take(works[index], rules[index], job, seen)
-                everything.append(job)
+            await self._together(now, conversation, tell)
+            for work, hearing in hearings:
+                self._take(work, hearing)
+            jobs += now
+        if tell is not None:
+            conversation.finish_stream(tell.ending())
+            return jobs
         answers = [self._present(work, request.parameters) for work in works]
-        found = hf.render(answers, request.single) if request.form is None else request.form.render(answers, 0)
-        conversation.answer(to_json(found))
-        return everything
+        found = hf.render(answers, request.single) if form is None else form.render(answers, 0)
+        conversation.answer(*body_of(found))
+        return jobs
 
-    async def _together(self, jobs: list[Job], conversation: Conversation) -> None:
-        """Until one window of each recording is written."""
+    async def _together(self, jobs: list[Job], conversation: Conversation, tell: Callable[[Job], bytes] | None) -> None:
+        """Until one window of each recording is written. tell: a job's next piece, for a stream."""
         left = [len(jobs)]
         finished = asyncio.get_running_loop().create_future()
 
@@ -136,18 +154,39 @@ class WhisperHandler(EngineHandler[Recording]):
             left[0] -= job.done
             if not left[0]:
                 conversation.resolve(finished)
+            elif tell is not None and (piece := tell(job)):
+                conversation.piece(piece)
 
         await self._run(jobs, listener, finished, conversation)
 
     def _parse(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
-        allowed = self.input.allowed
-        document, form = self.document(row, headers, allowed, self.input.max_bytes)
+        allowed, most = self.input.allowed, self.input.max_bytes
         spec = Spec(self.input.decode, self.parameters, self.serving["max_inputs"], allowed)
+        if path := path_of(headers):
+            request = transcription.parse(transcription.fields(row, headers, most), spec, self._abilities, path)
+            self._rules(request.parameters, False)
+            return request
+        document, form = self.document(row, headers, allowed, most)
         with in_its_form(form):
             request = hf.parse(document, spec)
             given = flat_parameters(request.parameters, self.parameters)
             self._rules(given, False)  # says what is wrong before sound is read
         return replace(request, parameters=given, form=form)
+
+    @property
+    def _abilities(self) -> Abilities:
+        speech = self.serving["speech"]
+        many = bool(speech["languages"])
+        words = bool(self.serving["heads"]) and self.rules.num_beams == 1
+        return Abilities(
+            segments=True, words=words, languages=many, translates=many, prompts=self._previous is not None, writes=True
+        )
+
+    @property
+    def _previous(self) -> int | None:
+        """The token before what was said earlier, None where the model has none."""
+        found: int | None = self.serving["speech"].get("previous")
+        return found
 
     def _sounds(self, request: Request) -> list[Sound]:
         with self.input.one_request():
@@ -172,16 +211,18 @@ class WhisperHandler(EngineHandler[Recording]):
             for sound in sounds
         ]
 
-    def _rules(self, given: Mapping[str, Any], times: bool) -> SpeechRules:
-        """The model's own settings with what the request says."""
+    def _rules(self, given: Mapping[str, Any], times: bool, first: bool = True) -> SpeechRules:
+        """The model's own settings with what the request says. first: whether for a recording's first window."""
         speech, rules = self.serving["speech"], self.rules
+        if "prompt" in given and first:
+            rules = replace(rules, start=(*self._prompted(given["prompt"]), *rules.start))
         if given.get("return_timestamps") == "word":
             if not self.serving["heads"]:
                 raise BadRequest(
                     "'return_timestamps' is \"word\", and the model does not say where it looks (alignment_heads of its "
                     "generation_config.json): allowed: true or false"
                 )
-            if given.get("num_beams", rules.num_beams) > 1:
+            if "temperature" not in given and given.get("num_beams", rules.num_beams) > 1:
                 raise BadRequest("'return_timestamps' is \"word\" and 'num_beams' more than 1: choose one")
         languages, tasks = speech["languages"], speech["tasks"]
         asked = sorted({"language", "task"} & set(given))
@@ -190,8 +231,11 @@ class WhisperHandler(EngineHandler[Recording]):
         then: tuple[int, ...] = (tasks[given.get("task", "transcribe")],) if languages else ()
         then += () if times or speech["no_times"] is None else (speech["no_times"],)
         if "language" in given:
-            start = (*rules.start, languages[self._code(given["language"])], *then)
-            rules = replace(rules, start=start)
+            language = languages[self._code(given["language"])]
+            if DETAILS in given:  # a step by itself, since its logits tell whether anybody speaks
+                rules = replace(rules, languages=(language,), then=then)
+            else:
+                rules = replace(rules, start=(*rules.start, language, *then))
         elif languages:
             rules = replace(rules, languages=tuple(languages.values()), then=then)
         else:
@@ -199,6 +243,8 @@ class WhisperHandler(EngineHandler[Recording]):
         room = self.serving["max_target"] - rules.heard_at
         before = rules.heard_at - len(rules.start)
         count = min(given.get("max_new_tokens", room), room) + before
+        if "temperature" in given:
+            rules = replace(rules, do_sample=True, temperature=given["temperature"], seed=random_seed(), num_beams=1)
         return replace(
             rules,
             max_new_tokens=count,
@@ -206,7 +252,21 @@ class WhisperHandler(EngineHandler[Recording]):
             first_time=speech["first_time"],
             latest=speech["latest"],
             num_beams=given.get("num_beams", rules.num_beams),
+            logprobs=DETAILS in given,
         )
+
+    def _prompted(self, prompt: str) -> tuple[int, ...]:
+        """What stands before a transcript that goes on from `prompt`: its last tokens, up to half of all there may be.
+
+        Raises: BadRequest where it names a token that is no text.
+        """
+        assert self._previous is not None  # _abilities says so
+        ids = self.tokenizer.encode(f" {prompt.strip()}", add_special_tokens=False).ids
+        if special := next((token for token in ids if token >= min(self.rules.end_ids)), None):
+            raise BadRequest(
+                f"'prompt' has {self.tokenizer.id_to_token(special)!r} in it, which is no text: leave it out"
+            )
+        return (self._previous, *ids[-(self.serving["max_target"] // 2 - 1) :])
 
     def _code(self, language: str) -> str:
         speech = self.serving["speech"]
@@ -219,14 +279,19 @@ class WhisperHandler(EngineHandler[Recording]):
             )
         return wanted
 
-    def _job(self, work: Transcript, rules: SpeechRules) -> tuple[SourceJob, list[np.ndarray]]:
-        seen: list[np.ndarray] = []
-        looked = seen.append if work.words else None
-        item = Sound(work.window)
-        return SourceJob((), Sampling(rules.max_new_tokens), item=item, rules=rules, looked=looked), seen
+    def _hearing(self, work: Transcript, given: Mapping[str, Any]) -> _Hearing:
+        rules = self._rules(given, work.times, first=not work.at)
+        hearing = _Hearing(SourceJob((), Sampling(rules.max_new_tokens), item=Sound(work.window), rules=rules))
+        if work.words:
+            hearing.job.looked = hearing.looked.append
+        if DETAILS in given:
+            hearing.job.begun = hearing.begun.append
+        return hearing
 
-    def _take(self, work: Transcript, rules: SpeechRules, job: Job, seen: Sequence[np.ndarray]) -> None:
+    def _take(self, work: Transcript, hearing: _Hearing) -> None:
         """What a window's tokens say; the language, where it was found out, stands before the text."""
+        job, rules = hearing.job, hearing.job.rules
+        assert isinstance(rules, SpeechRules)
         before = rules.heard_at - len(rules.start)
         if before and job.ids and work.language is None:
             codes = {token: code for code, token in self.serving["speech"]["languages"].items()}
@@ -235,9 +300,25 @@ class WhisperHandler(EngineHandler[Recording]):
         attention = None
         if work.words and ids:
             # Each step's rows are of the tokens that went in: what stands before the text has no part in it.
-            attention = np.concatenate(seen, axis=1)[:, rules.heard_at :]
+            attention = np.concatenate(hearing.looked, axis=1)[:, rules.heard_at :]
             attention = attention[:, : len(ids)]
-        work.take(ids, attention)
+        no_speech = None
+        if hearing.begun:
+            no_speech = float(np.exp(log_softmax(hearing.begun[0].astype(np.float64))[self._no_speech]))
+        work.take(ids, Window(attention, job.logprobs[before:], no_speech))
+
+    @property
+    def _no_speech(self) -> int:
+        """The token that stands for nobody's speaking: transformers, too, takes the one before <|notimestamps|>."""
+        return int(self.serving["speech"]["no_times"]) - 1
+
+    def _heard(self, work: Transcript, job: Job) -> str:
+        """What is certain of a recording's text while a window is written: of one with times all before it."""
+        if work.times:
+            return work.text
+        assert isinstance(job, SourceJob) and isinstance(job.rules, SpeechRules)
+        ids = job.ids[job.rules.heard_at - len(job.rules.start) :]
+        return self._decode([token for token in ids if token < work.special]).rstrip("\ufffd")
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
@@ -245,10 +326,19 @@ class WhisperHandler(EngineHandler[Recording]):
     def _present(self, work: Transcript, given: Mapping[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = {"text": work.text}
         if given.get("return_timestamps", False):
-            answer["chunks"] = [
-                {"text": chunk.text, "timestamp": [round(chunk.start, 2), round(chunk.end, 2)]} for chunk in work.chunks
-            ]
+            answer["chunks"] = [presented(chunk) for chunk in work.chunks]
+        if DETAILS in given:
+            answer["duration"] = len(work.samples) / work.rate
+            answer["language"] = "english" if given.get("task") == "translate" else self._name(work.language)
+            answer["segments"] = [detailed(segment) for segment in work.segments]
         return answer
+
+    def _name(self, code: str | None) -> str:
+        """A language's English name, by its code; a model without languages knows English."""
+        speech = self.serving["speech"]
+        if not speech["languages"]:
+            return "english"
+        return next((name for name, known in speech["names"].items() if known == code), code or "unknown")
 
 
 def flat_parameters(given: Any, known: Mapping[str, Parameter]) -> dict[str, Any]:

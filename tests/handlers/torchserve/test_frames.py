@@ -36,6 +36,12 @@ def test_requests_are_read_as_torchserve_reads_them() -> None:
     assert [one.rest for one in found] == [True, False, True] and [one.bytes for one in found] == [len(BODY), 6, 0]
 
 
+def test_of_a_form_s_list_all_values_are_kept() -> None:
+    fields = [("kinds[]", "", b"word"), ("name", "", b"a"), ("name", "", b"b"), ("kinds[]", "", b"segment")]
+    (found,), _ = read_message(bytearray(request_message([("a-1", {"Host": "x"}, fields)])), 0, 1000)
+    assert found.row == {"kinds[]": b"word,segment", "name": b"b"}
+
+
 def test_of_a_message_that_is_not_whole_it_says_how_much_there_must_be() -> None:
     message = request_message(REQUESTS)
     needed = [0]

@@ -17,6 +17,7 @@ import pytest
 from torchserve_side import Response, request_message, responses
 
 from handlers.errors import BadRequest
+from handlers.protocols.reply import JSON
 from handlers.protocols.request import Request
 from handlers.torchserve.inbox import FrontendGone
 from handlers.torchserve.service import Service
@@ -55,8 +56,9 @@ class Doubles:
 
     def answer(
         self, request: Request, prepared: Sequence[Any], outputs: Sequence[Any], broken: Exception | None
-    ) -> tuple[int, bytes]:
-        return (500, b'"broken"') if broken else (200, json.dumps([int(output) for output in outputs]).encode())
+    ) -> tuple[int, bytes, str]:
+        body = b'"broken"' if broken else json.dumps([int(output) for output in outputs]).encode()
+        return 500 if broken else 200, body, JSON
 
 
 class Frontend:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from handlers.tasks.speech.alignment import token_times, warped
-from handlers.tasks.speech.transcript import Chunk, Transcript
+from handlers.tasks.speech.transcript import Chunk, Transcript, Window
 
 TEXT, TIME = 1000, 1000  # tokens below are letters, from here on times
 RATE = 100  # samples a second, so that numbers are short
@@ -78,7 +78,7 @@ def test_words_have_the_times_of_their_tokens() -> None:
     attention = np.full((1, len(ids), 500), 1e-4)
     for place in range(len(ids)):
         attention[0, place, 40 * place : 40 * place + 40] = 1.0
-    work.take(ids, attention)
+    work.take(ids, Window(attention))
     assert [chunk.text for chunk in work.chunks] == [" ab", " c"]
     assert work.chunks[0].start == pytest.approx(0.8, abs=0.05)
     assert work.chunks[0].end == pytest.approx(work.chunks[1].start, abs=0.05)

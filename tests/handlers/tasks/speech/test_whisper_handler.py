@@ -4,59 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import io
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
-from tiny_whisper import FEATURES, RATE, noise, tiny_tokenizer, tiny_whisper
+from tiny_whisper import wav
 from torchserve_side import Told, ask
 
-from archiver.models.inputs.generation import generation_rules
-from archiver.models.inputs.speech import speech_tokens
-from handlers.inputs.media.audio_features import to_settings
-from handlers.inputs.media.audio_file import AudioReader, Recording
-from handlers.inputs.media.sound_windows import SoundWindows
-from handlers.runtimes.torch_seq2seq import TorchSeq2Seq
+from handlers.inputs.media.audio_file import Recording
 from handlers.tasks.speech.whisper import WhisperHandler
-
-
-def wav(seconds: float, seed: int = 0) -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, noise(seconds, seed), RATE, format="WAV", subtype="PCM_16")
-    return file.getvalue()
-
-
-@pytest.fixture(scope="module")
-def handler() -> Iterator[WhisperHandler]:
-    model = tiny_whisper()
-    heads = model.generation_config.alignment_heads
-    made: Any = type(
-        "Here", (WhisperHandler,), {"runtime": lambda *_: TorchSeq2Seq.of_model(model, "input_features", heads)}
-    )()
-    made.serving = {
-        "session": {},
-        "max_running": 8,
-        "max_inputs": 3,
-        "max_target": 40,
-        "max_queue": 16,
-        "max_seconds": 20.0,
-        "deadline_s": 60.0,
-        "features": to_settings(FEATURES),
-        "generation": generation_rules(model, 39),
-        "speech": speech_tokens(model.generation_config),
-        "heads": True,
-        "tolerance": 0.1,
-    }
-    made.input = SoundWindows(AudioReader(RATE, 20.0), FEATURES)
-    made.open_tokenizer = lambda folder: tiny_tokenizer()
-    made.load(Path(), 1)
-    yield made
-    made.engine.close()
 
 
 def one(handler: WhisperHandler, body: Any) -> Told:
