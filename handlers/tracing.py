@@ -77,8 +77,7 @@ class Tracer:
         self._name = f"predict {self._facts.get('marpress.model.name', '')}".strip()
         # It has a record made for every span that finds the queue full; what the exporter says of the collector is enough.
         logging.getLogger("opentelemetry.sdk._shared_internal").setLevel(logging.ERROR)
-        self._plain = logging.getLogRecordFactory()
-        logging.setLogRecordFactory(self._record)
+        _name_in_log_lines()
 
     def begin(self, headers: Mapping[str, Any], row: Mapping[str, Any], arrived: float) -> "Trace":
         """One request's trace.
@@ -124,16 +123,9 @@ class Tracer:
 
     def close(self) -> None:
         """Send what is left, as far as that goes quickly, and end."""
-        logging.setLogRecordFactory(self._plain)
         sending = threading.Thread(target=self._provider.shutdown, daemon=True)
         sending.start()
         sending.join(_CLOSING_SECONDS)
-
-    def _record(self, *args: Any, **more: Any) -> logging.LogRecord:
-        record = self._plain(*args, **more)
-        if found := _current.get():
-            record.msg = f"{record.msg} [trace_id={found}]"
-        return record
 
 
 class Trace:
@@ -182,6 +174,22 @@ def named(traces: Iterable[Trace | None]) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def _name_in_log_lines() -> None:
+    """From now on, of every record in this process that is made inside `named`."""
+    plain: Any = logging.getLogRecordFactory()
+    if hasattr(plain, "names_traces"):
+        return
+
+    def record(*args: Any, **more: Any) -> logging.LogRecord:
+        made: logging.LogRecord = plain(*args, **more)
+        if found := _current.get():
+            made.msg = f"{made.msg} [trace_id={found}]"
+        return made
+
+    record.names_traces = True  # type: ignore[attr-defined]
+    logging.setLogRecordFactory(record)
 
 
 def _parent_of(headers: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, str]:
