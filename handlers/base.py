@@ -32,6 +32,7 @@ from handlers.torchserve.receiving import buffer_reads
 from handlers.torchserve.service import Service
 from handlers.torchserve.standby import Standby, is_asynchronous, take_over
 from handlers.torchserve.unanswered import frontend_socket
+from handlers.tracing import Tracer, open_tracer
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,8 @@ class TaskHandler(ABC, Generic[Value]):
 
     runtime: the session class, which the archive's entry sets: `class Handler(TheTask): runtime = TheSession`.
     parameters: what a request may set, beside what the kind of input allows. serving: serving.json as read.
-    input: the kind of input, made by `make_input`. digest: the archive's, once its files were checked.
+    input: the kind of input, made by `make_input`. digest, version: the archive's, once its files were checked. model_name:
+    under which TorchServe serves it. tracer: where requests are traced and TorchServe makes the batches.
     """
 
     runtime: Callable[..., Any]
@@ -53,6 +55,9 @@ class TaskHandler(ABC, Generic[Value]):
     serving: dict[str, Any]
     input: Input[Value, Any]
     digest: str | None = None
+    version: str = ""
+    model_name: str = ""
+    tracer: Tracer | None = None
 
     @abstractmethod
     def make_input(self, folder: Path) -> Input[Value, Any]:
@@ -115,7 +120,7 @@ class TaskHandler(ABC, Generic[Value]):
             damage = find_damage(folder, manifest) + timings_damage(folder)
             if damage:
                 raise UnsoundArchive("the archive is damaged: " + "; ".join(damage))
-            self.digest = manifest["content_sha256"]
+            self.digest, self.version = manifest["content_sha256"], manifest["version"]
         self.serving = json.loads((folder / SERVING).read_text())
         self.begin(folder, threads, trust_files)
 
@@ -129,6 +134,20 @@ class TaskHandler(ABC, Generic[Value]):
             differences = check_examples(self, self.examples(folder), self.serving["tolerance"])
             if differences:
                 raise UnsoundArchive("the archive's own examples are answered wrongly here: " + "; ".join(differences))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the span of every request says of the model."""
+        return {
+            "marpress.model.name": self.model_name,
+            "marpress.model.version": self.version,
+            "marpress.task": self.serving.get("task", ""),
+            "marpress.runtime": self.serving["session"].get("runtime", ""),
+        }
+
+    def open_tracer(self) -> Tracer | None:
+        """What traces requests in this process, which answers them; None where nothing does."""
+        return open_tracer(lambda: self.facts)
 
     def examples(self, folder: Path) -> list[dict[str, Any]]:
         """The stored examples, with the answers that what is opened has to give."""
@@ -168,7 +187,6 @@ class BatchHandler(TaskHandler[Value]):
     session: Session
     paths: ClassVar[Mapping[str, Parse]] = {}  # what OpenAI's clients and their like ask below the version
     hub_nests: ClassVar[bool] = False  # whether huggingface_hub reads one text's answer from a list of one
-    model_name: str = ""
     streams: int = 1  # sub-batches that run at once
     makes_batches: bool = False  # whether the worker does, else TorchServe
 
@@ -177,8 +195,9 @@ class BatchHandler(TaskHandler[Value]):
         if not is_asynchronous(context):
             super().initialize(context)
             buffer_reads()
+            self.tracer = self.open_tracer()
             return
-        service = Service(self, Standby(frontend_socket()), context.metrics)
+        service = Service(self, Standby(frontend_socket()), context.metrics, self.open_tracer)
         self.makes_batches = True
         take_over(service.standby, lambda: super(BatchHandler, self).initialize(context), service.run)
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from handlers.batching import SubBatch, plan
 from handlers.protocols.request import Request
+from handlers.tracing import Trace
 
 WINDOW = 128  # items that are planned together: planning costs their number times the rows of a sub-batch
 SHARE = 32  # of them from one request, as long as others wait
@@ -29,6 +30,9 @@ class Waiting:
     Args:
         caller: what its owner knows it by. request: what it asks. prepared: the items of each input.
         bytes: of its body. deadline: time.monotonic() from which nobody waits for it.
+        trace: None where nothing is traced.
+
+    began: when its first items were run, where it is traced.
     """
 
     caller: Any
@@ -37,6 +41,8 @@ class Waiting:
     bytes: int = 0
     deadline: float = float("inf")
     arrived: float = field(default_factory=time.monotonic)
+    trace: Trace | None = None
+    began: float = 0.0
 
     def __post_init__(self) -> None:
         self.items = [item for items in self.prepared for item in items]

@@ -23,6 +23,7 @@ FILES = {path.relative_to(FOLDER).as_posix(): path for path in sorted(FOLDER.rgl
 LAZY = {
     "jinja2",
     "onnxruntime",
+    "opentelemetry",
     "openvino",
     "openvino_genai",
     "safetensors",

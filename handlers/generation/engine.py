@@ -24,6 +24,8 @@ class Job:
     listener: called in the engine's thread after each step that moved it on, with the new text; must not wait.
     deadline: time.monotonic() at which it ends with what it has.
     finish: None while it runs, then STOP, STOP_STRING, LENGTH, TIME or FAILED. first, last: when tokens came.
+    started, ended: when it was let into the batch, and when it was done. beside: how many texts the step was for that let
+    it in.
     """
 
     prompt: Sequence[int]
@@ -40,6 +42,9 @@ class Job:
     submitted: float = 0.0
     first: float = 0.0
     last: float = 0.0
+    started: float = 0.0
+    ended: float = 0.0
+    beside: int = 0
     stream: TextStream | None = None
 
     @property
@@ -82,6 +87,7 @@ class Engine:
         self._inbox: list[Job] = []
         self._gone: list[Job] = []
         self._jobs: dict[int, Job] = {}
+        self._before: list[Job] = []  # that the backend has and that were not in its batch yet
         self._count = 0
         self._next = 0
         self._closed = False
@@ -186,6 +192,7 @@ class Engine:
                 self._finish(job, FAILED, str(error))
                 continue
             self._jobs[key] = job
+            self._before.append(job)
 
     def _leave(self, gone: Sequence[Job], joining: list[Job]) -> None:
         if not gone:
@@ -205,6 +212,7 @@ class Engine:
                 self._end(key, job, TIME)
 
     def _step(self) -> None:
+        began = time.monotonic()
         try:
             steps = self.backend.step()
         except Exception as error:  # the model failed: nothing says whose fault it was, so all of them end
@@ -213,6 +221,8 @@ class Engine:
                 self._end(key, job, FAILED, f"the model failed: {type(error).__name__}")
             return
         now = time.monotonic()
+        if self._before:
+            self._note_started(began)
         for step in steps:
             if step.key not in self._jobs:
                 continue
@@ -235,6 +245,14 @@ class Engine:
                 job.text += text
                 self._tell(job, text)
 
+    def _note_started(self, began: float) -> None:
+        """Who was let in by the last step: as many as the backend no longer lets wait, those that came first."""
+        waiting = self.backend.load().waiting
+        count = max(0, len(self._before) - waiting)
+        for job in self._before[:count]:
+            job.started, job.beside = began, len(self._jobs) - waiting
+        del self._before[:count]
+
     def _end(self, key: int, job: Job, finish: str, error: str | None = None, text: str = "") -> None:
         """End a job that the backend still holds."""
         del self._jobs[key]
@@ -246,7 +264,9 @@ class Engine:
         with self._wake:
             self._count -= 1
         job.text += text
-        job.finish, job.error = finish, error
+        job.finish, job.error, job.ended = finish, error, time.monotonic()
+        if not job.started:
+            self._before = [one for one in self._before if one is not job]
         self._tell(job, text)
 
     def _tell(self, job: Job, text: str) -> None:

@@ -19,6 +19,7 @@ from handlers.errors import BadRequest, UnsoundArchive
 from handlers.generation.backend import Stepping
 from handlers.generation.engine import Engine, Job
 from handlers.generation.metrics import request_measurements
+from handlers.generation.tracing import trace_jobs
 from handlers.protocols.continuation import FAILED, TIME
 from handlers.protocols.forms import check_path, path_of, read
 from handlers.protocols.kserve import forms as kserve
@@ -76,7 +77,6 @@ class EngineHandler(TaskHandler[Value]):
 
     backend: Any
     engine: Engine
-    model_name: str = ""
     conversations: Conversations | None = None  # in a worker
     paths: ClassVar[Mapping[str, Any]] = {}  # what OpenAI's clients and their like ask below the version
 
@@ -105,7 +105,7 @@ class EngineHandler(TaskHandler[Value]):
 
     def serve_by(self, standby: Standby, cache: Any) -> Conversations:
         """Take requests from a connection from now on. cache: TorchServe's metrics cache, or None."""
-        self.conversations = Conversations(standby, self.converse, self._bounds, cache)
+        self.conversations = Conversations(standby, self.converse, self._bounds, cache, self.open_tracer)
         return self.conversations
 
     def _bounds(self) -> tuple[int, int]:
@@ -152,6 +152,8 @@ class EngineHandler(TaskHandler[Value]):
             seconds = time.monotonic() - started
             found = request_measurements(jobs, self.engine.load(), failed=refused, seconds=seconds)
             metrics.emit(conversation.metrics, found)
+            if conversation.trace is not None:
+                trace_jobs(conversation.trace, conversation.jobs, conversation.arrived)
 
     def document(
         self, row: Mapping[str, Any], headers: Mapping[str, Any], allowed: str, max_bytes: int
@@ -186,6 +188,7 @@ class EngineHandler(TaskHandler[Value]):
         if not self.engine.submit(jobs):
             here, room = self.engine.room
             raise BadRequest(f"the queue is full: {here} of {room} places are taken; try again later", 503)
+        conversation.jobs += jobs
         conversation.wait()
         try:
             await asyncio.wait_for(finished, max(job.deadline for job in jobs) - time.monotonic() + _GRACE_SECONDS)
@@ -194,6 +197,8 @@ class EngineHandler(TaskHandler[Value]):
             raise BadRequest("the model did not answer before the request's deadline", 504) from None
         broken = next((job for job in jobs if job.finish == FAILED), None)
         if broken is not None:
+            if conversation.trace is not None:  # the engine, which serves all, has told of it without a name
+                logger.error("the model failed on a request: %s", broken.error)
             raise BadRequest(f"the model failed on this request: {broken.error}", 500)
         if not any(job.ids for job in jobs) and all(job.finish == TIME for job in jobs):
             raise BadRequest("the request's deadline passed before its first token: the server is busy", 504)

@@ -14,8 +14,11 @@ from handlers.protocols.request import Request, Told
 from handlers.torchserve import metrics
 from handlers.torchserve.answering import Answering
 from handlers.torchserve.requests import STREAM, is_rest, reason_of
+from handlers.tracing import Trace, Tracer, named
 
 logger = logging.getLogger(__name__)
+
+Accepted = tuple[Request, list[Sequence[Any]]]
 
 
 class Ran(Protocol):
@@ -28,7 +31,10 @@ class Ran(Protocol):
 
 
 class Handler(Answering, Protocol):
-    """What runs items, too."""
+    """What runs items, too. tracer: None where nothing is traced."""
+
+    tracer: Tracer | None
+    input: Any
 
     def run(self, items: Sequence[Any]) -> Ran:
         """What several requests ask for."""
@@ -42,27 +48,27 @@ def answer_batch(handler: Handler, data: Sequence[Mapping[str, Any]], context: A
         data: [n] requests. context: TorchServe's own, which gets each answer's status and content type.
     """
     started = time.perf_counter()
+    arrived, tracer = time.monotonic(), handler.tracer
+    traces: dict[int, Trace] = {}
     bodies: list[bytes] = [b""] * len(data)
-    accepted: dict[int, tuple[Request, list[Sequence[Any]]]] = {}
+    accepted: dict[int, Accepted] = {}
     for index, row in enumerate(data):
-        try:
-            headers = context.get_all_request_header(index)
-            if not is_rest(headers):
-                # A call of StreamPredictions without it ends the worker; the others do not look at it.
-                context.set_response_header(index, STREAM, "false")
-            accepted[index] = handler.accept(row, headers)
-        except Told as told:
-            bodies[index] = told.body
-            context.set_response_content_type(index, JSON)
-        except BadRequest as error:
-            render = error.render or error_body
-            bodies[index] = _refuse(context, index, error.code, render(error.code, str(error)))
-        except Exception as error:  # one request must not take the batch with it, whatever it found
-            logger.exception("request %d of the batch failed", index)
-            message = f"the request could not be read: {type(error).__name__}"
-            bodies[index] = _refuse(context, index, 500, error_body(500, message))
+        if tracer is None:
+            found = _read(handler, index, row, context)
+        else:
+            trace = traces[index] = tracer.begin(context.get_all_request_header(index), row, arrived)
+            trace.part("queue")
+            with named([trace]):
+                found = _read(handler, index, row, context)
+            trace.part("encode")
+        if isinstance(found, bytes):
+            bodies[index] = found
+        else:
+            accepted[index] = found
     everything = [item for _, prepared in accepted.values() for items in prepared for item in items]
+    begun = time.monotonic()
     ran = handler.run(everything)
+    ended = time.monotonic()
     position = 0
     for index, (request, prepared) in accepted.items():
         span = range(position, position + sum(map(len, prepared)))
@@ -73,7 +79,16 @@ def answer_batch(handler: Handler, data: Sequence[Mapping[str, Any]], context: A
         context.set_response_content_type(index, content_type)
         if status != 200:
             context.set_response_status(status, reason_of(status), index)
-    found = batch_measurements(
+    for index, trace in traces.items():
+        if index in accepted:
+            trace.part("queue", begun)
+            trace.part("run", ended, {"marpress.batch.size": len(everything)})
+            trace.part("answer")
+            prepared = accepted[index][1]
+            sizes = sum(handler.input.size(item) for items in prepared for item in items)
+            trace.note({"marpress.inputs": len(prepared), "marpress.tokens": sizes})
+        trace.end(context.get_response_status(index)[0] or 200)
+    measured = batch_measurements(
         requests=len(data),
         errors=sum(context.get_response_status(index)[0] not in (None, 200) for index in range(len(data))),
         inputs=sum(len(prepared) for _, prepared in accepted.values()),
@@ -81,8 +96,28 @@ def answer_batch(handler: Handler, data: Sequence[Mapping[str, Any]], context: A
         computed_tokens=ran.computed,
         seconds=time.perf_counter() - started,
     )
-    metrics.emit(context.metrics, found)
+    metrics.emit(context.metrics, measured)
     return bodies
+
+
+def _read(handler: Handler, index: int, row: Mapping[str, Any], context: Any) -> Accepted | bytes:
+    """One request, or the body that it is answered with."""
+    try:
+        headers = context.get_all_request_header(index)
+        if not is_rest(headers):
+            # A call of StreamPredictions without it ends the worker; the others do not look at it.
+            context.set_response_header(index, STREAM, "false")
+        return handler.accept(row, headers)
+    except Told as told:
+        context.set_response_content_type(index, JSON)
+        return told.body
+    except BadRequest as error:
+        render = error.render or error_body
+        return _refuse(context, index, error.code, render(error.code, str(error)))
+    except Exception as error:  # one request must not take the batch with it, whatever it found
+        logger.exception("request %d of the batch failed", index)
+        message = f"the request could not be read: {type(error).__name__}"
+        return _refuse(context, index, 500, error_body(500, message))
 
 
 def _refuse(context: Any, index: int, code: int, body: bytes) -> bytes:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ from handlers.torchserve.frames import Answers, Incoming
 from handlers.torchserve.inbox import FrontendGone
 from handlers.torchserve.requests import asks_for_stream, seconds_of
 from handlers.torchserve.standby import Standby
+from handlers.tracing import Trace, Tracer, named
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ class Conversations:
         answer: answers one; what it raises is logged, and its client told 500.
         bounds: (requests that may be open at once, bytes of their bodies that wait to be read); one beyond is refused.
         cache: TorchServe's metrics cache, or None.
+        open_tracer: called where requests are answered, once; see handlers.tracing.
     before_step and after_step are for the engine's thread, see `Engine`.
     """
 
@@ -42,6 +45,7 @@ class Conversations:
         answer: Callable[["Conversation"], Awaitable[None]],
         bounds: Callable[[], tuple[int, int]],
         cache: Any,
+        open_tracer: Callable[[], Tracer | None] = lambda: None,
     ) -> None:
         self.standby = standby
         self.metrics = cache
@@ -51,14 +55,19 @@ class Conversations:
         self.after_step = self.outbox.flush
         self._answer = answer
         self._bounds = bounds
+        self._open_tracer = open_tracer
+        self.tracer: Tracer | None = None
         self.held = 0  # bytes of bodies that are not read yet
         self._open: set[asyncio.Task[None]] = set()
         self._sending = threading.Lock()
 
     def run(self) -> None:
         """Until the frontend has gone."""
+        self.tracer = self._open_tracer()
         asyncio.run(self._serve())
         logger.info("Frontend disconnected.")
+        if self.tracer is not None:
+            self.tracer.close()
 
     async def _serve(self) -> None:
         link, gone = self.standby.link, asyncio.Event()
@@ -103,11 +112,21 @@ class Conversations:
         conversation.refuse(503, message)
         conversation.has_read()
         self.arrivals.end(conversation.id)
+        if conversation.trace is not None:
+            conversation.trace.end(503)
         metrics.emit(self.metrics, counters(requests=1, request_errors=1))
         return True
 
     async def converse(self, conversation: "Conversation") -> None:
         """Answer one request, whatever it holds."""
+        if conversation.trace is None:
+            await self._converse(conversation)
+            return
+        with named([conversation.trace]):
+            await self._converse(conversation)
+        conversation.trace.end(conversation.status)
+
+    async def _converse(self, conversation: "Conversation") -> None:
         try:
             await self._answer(conversation)
         except ConnectionError:
@@ -141,7 +160,8 @@ class Conversation:
 
     id: the frontend's. row, bytes: its fields and how many they have, until it `has_read`. headers: its own and its
     fields'. rest: whether it came over HTTP, else gRPC. ended: whether its last response is sent. form: that its answer is
-    in, None for Hugging Face's or what is not known.
+    in, None for Hugging Face's or what is not known. status: of the answer, HTTP's. arrived: time.monotonic(). trace: None
+    where nothing is traced. jobs: that the engine took in for it.
     """
 
     def __init__(self, all_of_them: Conversations, incoming: Incoming) -> None:
@@ -153,6 +173,13 @@ class Conversation:
         self.metrics = all_of_them.metrics
         self.ended = False
         self.form: Form | None = None
+        self.status = 200
+        self.jobs: list[Any] = []
+        self.arrived = time.monotonic()
+        tracer = all_of_them.tracer
+        self.trace: Trace | None = (
+            None if tracer is None else tracer.begin(incoming.headers, incoming.row, self.arrived)
+        )
         self._all = all_of_them
         all_of_them.held += self.bytes
         self._pieces = 0
@@ -211,6 +238,7 @@ class Conversation:
 
         A stream that was begun has its status out already: it says itself, as its last event, that it broke.
         """
+        self.status = self.status if self.ended else code
         render = render or (None if self.form is None else self.form.error)
         body = refusal(self.headers, code, message) if render is None else render(code, message)
         if self.streaming:

@@ -29,6 +29,7 @@ from handlers.torchserve.frames import Answers, Incoming
 from handlers.torchserve.inbox import FrontendGone
 from handlers.torchserve.requests import most_waiting, seconds_of
 from handlers.torchserve.standby import Standby
+from handlers.tracing import Trace, Tracer, named
 from handlers.waiting import Member, Queue, Waiting
 
 logger = logging.getLogger(__name__)
@@ -56,13 +57,18 @@ class Service:
     """Answers what comes over one connection.
 
     Args:
-        handler: opened before `run`. metrics: TorchServe's cache.
+        handler: opened before `run`. cache: TorchServe's metrics cache.
+        open_tracer: called where requests are answered, once; see handlers.tracing.
     """
 
-    def __init__(self, handler: Handler, standby: Standby, cache: Any) -> None:
+    def __init__(
+        self, handler: Handler, standby: Standby, cache: Any, open_tracer: Callable[[], Tracer | None] = lambda: None
+    ) -> None:
         self.standby = standby
         self._handler = handler
         self._cache = cache
+        self._open_tracer = open_tracer
+        self._tracer: Tracer | None = None
         self._queue: Queue
         self._most_requests = 0
         self._most_bytes = 0
@@ -77,6 +83,8 @@ class Service:
             threading.Thread(target=self._work, name=f"marpress-stream-{number}", daemon=True).start()
         self.standby.closed()
         logger.info("Frontend disconnected.")
+        if self._tracer is not None:
+            self._tracer.close()
 
     def begin(self) -> None:
         """The handler is loaded by now."""
@@ -84,6 +92,7 @@ class Service:
         self._queue = Queue(handler.input.size, handler.serving["batching"])
         self._most_requests = handler.serving["max_queue"]
         self._most_bytes = most_waiting(handler.input.max_bytes)
+        self._tracer = self._open_tracer()
         self.standby.serves()
 
     def turn(self) -> None:
@@ -123,6 +132,9 @@ class Service:
             if answers.ids:
                 metrics.emit(self._cache, counters(requests=len(answers.ids), request_errors=answers.refused))
             if taken is not None:
+                if self._tracer is not None:
+                    for request, _ in taken[1]:
+                        request.began = request.began or now
                 waits = [now - request.arrived for request, item in taken[1] if not item]
                 metrics.emit(self._cache, queue_measurements(waits, waiting))
                 return taken
@@ -143,6 +155,8 @@ class Service:
                     f"{self._most_bytes} bytes may: try again later"
                 )
                 self._refuse(answers, incoming, 503, message)
+                if self._tracer is not None:
+                    self._tracer.begin(incoming.headers, incoming.row, now()).end(503)
             else:
                 self._arrived.append((incoming, now()))
         if answers.ids:
@@ -166,19 +180,40 @@ class Service:
 
     def _admit(self, incoming: Incoming, arrived: float, answers: Answers) -> None:
         """Into the queue with it, or an answer why not."""
+        if self._tracer is None:
+            self._read(incoming, arrived, answers)
+            return
+        trace = self._tracer.begin(incoming.headers, incoming.row, arrived)
+        trace.part("queue")
+        with named([trace]):
+            status = self._read(incoming, arrived, answers, trace)
+        if status is not None:
+            trace.part("encode")
+            trace.end(status)
+
+    def _read(
+        self, incoming: Incoming, arrived: float, answers: Answers, trace: Trace | None = None
+    ) -> int | None:  # fmt: skip
+        """The HTTP status of a request that is answered with that, None where it is in the queue."""
         try:
             deadline = arrived + seconds_of(incoming.headers)
             request, prepared = self._handler.accept(incoming.row, incoming.headers)
-            waiting = Waiting(incoming, request, prepared, incoming.bytes, deadline, arrived)
+            waiting = Waiting(incoming, request, prepared, incoming.bytes, deadline, arrived, trace)
+            if trace is not None:
+                trace.part("encode")
             with self._state:
                 self._queue.add(waiting)
+            return None
         except Told as told:
             answers.add(incoming.id, incoming.rest, told.body, JSON)
+            return 200
         except BadRequest as error:
             self._refuse(answers, incoming, error.code, str(error), error.render)
+            return error.code
         except Exception as error:  # one request must not take the others with it, whatever it found
             logger.exception("a request failed")
             self._refuse(answers, incoming, 500, f"the request could not be read: {type(error).__name__}")
+            return 500
 
     def _drop_late(self, now: float, answers: Answers) -> None:
         for request in self._queue.late(now):
@@ -187,33 +222,64 @@ class Service:
             self._refuse(
                 answers, request.caller, 504, f"the request's deadline passed after {waited:.0f} ms in the queue"
             )
+            if request.trace is not None:
+                request.trace.part("queue")
+                request.trace.end(504)
 
     def _run(self, batch: SubBatch, members: list[Member]) -> None:
         """Run one sub-batch and answer the requests of which nothing is left to run."""
         started = time.monotonic()
         handler = self._handler
-        outputs, broken = handler.run_batch(
-            [request.items[item] for request, item in members], batch.length, batch.rows
-        )
+        outputs, broken = self._outputs(batch, members)
+        ran = time.monotonic()
         answers = Answers()
         with self._state:
             done = self._done(members, outputs, broken)
-        failed = 0
+        statuses: dict[Waiting, int] = {}
         for request, why in done.items():
-            status, body, content_type = handler.answer(request.request, request.prepared, request.outputs, why)
-            failed += status != 200
-            answers.add(request.caller.id, request.caller.rest, body, content_type, status)
+            statuses[request], body, content_type = self._answered(request, why)
+            answers.add(request.caller.id, request.caller.rest, body, content_type, statuses[request])
         with self._state:
             self.standby.send(answers)
+        if self._tracer is not None:
+            self._trace(statuses, ran, batch, len(members))
         found = batch_measurements(
             requests=len(done),
-            errors=failed,
+            errors=sum(status != 200 for status in statuses.values()),
             inputs=sum(len(request.prepared) for request in done),
             tokens=sum(handler.input.size(request.items[item]) for request, item in members),
             computed_tokens=batch.computed_tokens,
             seconds=time.monotonic() - started,
         )
         metrics.emit(self._cache, found)
+
+    def _outputs(self, batch: SubBatch, members: list[Member]) -> tuple[np.ndarray | None, Exception | None]:
+        items = [request.items[item] for request, item in members]
+        if self._tracer is None:
+            return self._handler.run_batch(items, batch.length, batch.rows)
+        with named(request.trace for request, _ in members):
+            return self._handler.run_batch(items, batch.length, batch.rows)
+
+    def _answered(self, request: Waiting, why: Exception | None) -> tuple[int, bytes, str]:
+        given = (request.request, request.prepared, request.outputs, why)
+        if request.trace is None:
+            return self._handler.answer(*given)
+        with named([request.trace]):
+            return self._handler.answer(*given)
+
+    def _trace(self, statuses: dict[Waiting, int], ran: float, batch: SubBatch, items: int) -> None:
+        """The traces of requests that are answered. ran: when the last run of each ended, which was of so many items."""
+        run = {"marpress.batch.size": items, "marpress.batch.length": batch.length, "marpress.batch.rows": batch.rows}
+        for request, status in statuses.items():
+            trace = request.trace
+            if trace is None:
+                continue
+            trace.part("queue", request.began)
+            trace.part("run", ran, run)
+            trace.part("answer")
+            sizes = sum(map(self._handler.input.size, request.items))
+            trace.note({"marpress.inputs": len(request.prepared), "marpress.tokens": sizes})
+            trace.end(status)
 
     def _done(
         self, members: list[Member], outputs: np.ndarray | None, broken: Exception | None
