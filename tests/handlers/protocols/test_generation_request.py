@@ -14,7 +14,7 @@ from handlers.inputs.checks import MAX_CHARACTERS
 from handlers.protocols import hf_generation
 from handlers.protocols.continuation import GenerationRequest, Sampling
 from handlers.protocols.openai import text as openai
-from handlers.protocols.openai.text import MAX_MESSAGES
+from handlers.protocols.openai.messages import MAX_MESSAGES
 
 # ---- how it arrives ---------------------------------------------------------------------------------------------------
 
