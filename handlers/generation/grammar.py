@@ -58,7 +58,7 @@ class Grammars:
             made = (
                 library.LLMatcher.grammar_from_json_schema(grammar.text, overrides=_JSON)
                 if grammar.kind == SCHEMA
-                else library.LLMatcher.grammar_from_regex(grammar.text)
+                else library.LLMatcher.grammar_from_lark(f"start: /{library.regex_to_lark(grammar.text, 'd')}/")
             )
             limits = library.LLParserLimits(**_LIMITS)
             matcher = library.LLMatcher(self._tokens, made, log_level=0, limits=limits)
@@ -103,7 +103,9 @@ class Matcher:
     @property
     def error(self) -> str | None:
         """Why the grammar cannot be followed any further, None where it can."""
-        return _sentence(self._matcher.get_error()) if self._matcher.is_error() else None
+        if not self._matcher.is_error():
+            return None
+        return f"the grammar cannot be followed any further: {_sentence(self._matcher.get_error())}"
 
     def take(self, token: int) -> bool:
         """Go on by a token; False, and nothing changes, where it may not come here."""
@@ -114,7 +116,7 @@ class Matcher:
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         mask: np.ndarray = np.unpackbits(bits, count=size, bitorder="little").view(bool)
         if self._matcher.is_error() or not mask.any():
-            raise ArithmeticError(f"the grammar cannot be followed: {self.error or 'no token may come'}")
+            raise ArithmeticError(self.error or "no token may come by the grammar, and the text does not match yet")
         return mask
 
     def choose(

@@ -10,8 +10,8 @@ from handlers.errors import BadRequest
 from handlers.inputs.checks import kind_of, quoted
 
 MAX_MESSAGES = 1000
-_KEYS = {"role", "content", "name"}
-_MORE = {"assistant": {"tool_calls", "refusal"}, "tool": {"tool_call_id"}}
+_KEYS = ("role", "content", "name")
+_MORE = {"assistant": ("tool_calls",), "tool": ("tool_call_id",)}
 _ROLES = ("system", "developer", "user", "assistant")
 
 
@@ -40,9 +40,9 @@ def _message(item: Any, where: str, tools: bool, called: dict[str, str]) -> dict
         shown = json.dumps(role)[:60] if isinstance(role, str) else kind_of(role)
         hint = "; this model's chat template takes no tools" if role == "tool" else ""
         raise BadRequest(f"{where}.role is {shown}; allowed: {', '.join(roles)}{hint}")
-    keys = _KEYS | (_MORE.get(role, set()) if tools else set())
-    if unknown := sorted(set(given) - keys):
-        raise BadRequest(f"{where} has the unknown key {quoted(unknown)}; allowed: {quoted(sorted(keys))}")
+    keys = (*_KEYS, *(_MORE.get(role, ()) if tools else ()))
+    if unknown := sorted(set(given) - {*keys}):
+        raise BadRequest(f"{where} has the unknown key {quoted(unknown)}; allowed: {quoted([*keys])}")
     calls = _calls(given["tool_calls"], f"{where}.tool_calls", called) if given.get("tool_calls") else []
     # A message that only calls has no text of its own.
     content = "" if calls and "content" not in given else _content(given.get("content"), f"{where}.content")
