@@ -30,7 +30,8 @@ PYTHON = os.environ.get("MARPRESS_CLIENTS")
 SCRIPTS = sorted(Path(__file__).parent.glob("with_*.py"))
 TEXTS = ["a dull film", "not one funny scene"]
 GREEDY = {"max_new_tokens": 6, "do_sample": False, "return_full_text": False}
-TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m.role }} {{ m.content }} .{% endfor %}"
+TOOLS = "{% if tools %}{{ tools | tojson }} <tool_call>{% endif %}"  # the form that Hermes' and Qwen's models call in
+TEMPLATE = "{{ bos_token }}" + TOOLS + "{% for m in messages %}{{ m.role }} {{ m.content }} .{% endfor %}"
 
 pytestmark = pytest.mark.skipif(
     PYTHON is None, reason="the clients have an environment of their own: make test-clients"

@@ -11,7 +11,9 @@ _WORDS = ("red", "green", "é 😀", 'say "hi"', "", "a\nb")
 
 def bounded(dice: random.Random, depth: int = 0) -> dict[str, Any]:
     """An object at the top, of values of any of the kinds below."""
-    kinds = ["integer", "string", "enum", "boolean", "null", "const"] + (["object", "array", "anyOf"] if depth < 2 else [])
+    kinds = ["integer", "string", "enum", "boolean", "null", "const"] + (
+        ["object", "array", "anyOf"] if depth < 2 else []
+    )
     kind = "object" if depth == 0 else dice.choice(kinds)
     if kind == "object":
         names = dice.sample(_NAMES, dice.randint(0 if depth else 1, 3))

@@ -28,7 +28,9 @@ def test_each_form_says_it() -> None:
     named = {"name": "n", "schema": OBJECT, "strict": True, "description": "d"}
     for given in (
         completion(response_format={"type": "json_schema", "json_schema": named}),
-        completion(response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": OBJECT, "strict": None}}),
+        completion(
+            response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": OBJECT, "strict": None}}
+        ),
         ask({"messages": [USER], "response_format": {"type": "json_schema", "json_schema": named}}),
         completion(guided_json=OBJECT),
         completion(guided_json=json.dumps(OBJECT)),
@@ -51,9 +53,15 @@ def test_each_form_says_it() -> None:
         ({"response_format": {}}, "'response_format'.type is null; allowed: text, json_object, json_schema"),
         ({"response_format": {"type": "xml"}}, "'response_format'.type is \"xml\"; allowed: text, json_ob"),
         ({"response_format": {"type": ["text"]}}, "'response_format'.type is a list; allowed"),
-        ({"response_format": {"type": "text", "schema": {}}}, "'response_format' has the unknown key 'schema'; allowed"),
+        (
+            {"response_format": {"type": "text", "schema": {}}},
+            "'response_format' has the unknown key 'schema'; allowed",
+        ),
         ({"response_format": {"type": "json_schema"}}, "'response_format'.json_schema is null; an object {"),
-        ({"response_format": {"type": "json_schema", "json_schema": {"name": "n"}}}, "'response_format'.json_schema has no"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "n"}}},
+            "'response_format'.json_schema has no",
+        ),
         (
             {"response_format": {"type": "json_schema", "json_schema": {"schema": {}, "strict": 1}}},
             "'response_format'.json_schema.strict is a number; allowed: true or false",
@@ -71,8 +79,14 @@ def test_each_form_says_it() -> None:
         ({"guided_json": {"multipleOf": 10.007}}, "'guided_json': multipleOf is 10.007; its digits, without the"),
         ({"guided_json": {"multipleOf": 1e300}}, "'guided_json': multipleOf is 1e+300; its digits"),
         ({"guided_json": {"pattern": "a{1001}"}}, "'guided_json': the pattern repeats something {1001} times; at most"),
-        ({"guided_json": {"patternProperties": {"a{1,5000}": {}}}}, "'guided_json': the pattern of a property's name re"),
-        ({"guided_regex": ""}, "'guided_regex' is a string; a regular expression is expected: a text that is not empty"),
+        (
+            {"guided_json": {"patternProperties": {"a{1,5000}": {}}}},
+            "'guided_json': the pattern of a property's name re",
+        ),
+        (
+            {"guided_regex": ""},
+            "'guided_regex' is a string; a regular expression is expected: a text that is not empty",
+        ),
         ({"guided_regex": "a" * (MAX_REGEX + 1)}, "'guided_regex' has 8193 characters; at most 8192 are allowed"),
         ({"guided_regex": "a\\"}, "'guided_regex' ends in a backslash"),
         ({"guided_regex": "\ud800"}, "'guided_regex' holds a lone surrogate at character 0"),

@@ -22,7 +22,11 @@ WEATHER = {
     "function": {
         "name": "weather",
         "description": "of a city",
-        "parameters": {"type": "object", "properties": {"city": {"$ref": "#/$defs/city"}}, "$defs": {"city": {"type": "string"}}},
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"$ref": "#/$defs/city"}},
+            "$defs": {"city": {"type": "string"}},
+        },
     },
 }
 NOW = {"type": "function", "function": {"name": "now"}}
@@ -31,7 +35,9 @@ HERMES = "{% for tool in tools %}{{ tool | tojson }}{% endfor %}<tool_call>\\n{.
 MISTRAL = "[AVAILABLE_TOOLS]{{ tools }}[/AVAILABLE_TOOLS] [TOOL_CALLS]"
 LLAMA = """{% if tools %}{"name": function name, "parameters": dictionary}{% endif %}<|python_tag|>"""
 OTHER = "{{ tools | tojson }}"
-FORMS: dict[str, Any] = {name: form_of(text) for name, text in (("hermes", HERMES), ("mistral", MISTRAL), ("llama", LLAMA), ("other", OTHER))}
+FORMS: dict[str, Any] = {
+    name: form_of(text) for name, text in (("hermes", HERMES), ("mistral", MISTRAL), ("llama", LLAMA), ("other", OTHER))
+}
 
 
 def render(messages: Sequence[Mapping[str, Any]], tools: Any = None) -> str:
@@ -111,18 +117,33 @@ def function(**more: Any) -> list[dict[str, Any]]:
         ({"tools": function(description=1)}, "tools[0].function.description is a number; allowed: a text"),
         ({"tools": function(strict="yes")}, "tools[0].function.strict is a string; allowed: true or false"),
         ({"tools": function(parameters=[])}, "tools[0].function.parameters is no JSON schema of an object"),
-        ({"tools": function(parameters={"type": "string"})}, "tools[0].function.parameters is no JSON schema of an obj"),
-        ({"tools": function(parameters={"pattern": "a{9999}"})}, "the parameters of the function 'f': the pattern repeats"),
-        ({"tools": [NOW], "tool_choice": "some"}, "'tool_choice' is \"some\"; allowed: \"none\", \"auto\", \"required\", or {"),
+        (
+            {"tools": function(parameters={"type": "string"})},
+            "tools[0].function.parameters is no JSON schema of an obj",
+        ),
+        (
+            {"tools": function(parameters={"pattern": "a{9999}"})},
+            "the parameters of the function 'f': the pattern repeats",
+        ),
+        (
+            {"tools": [NOW], "tool_choice": "some"},
+            '\'tool_choice\' is "some"; allowed: "none", "auto", "required", or {',
+        ),
         ({"tools": [NOW], "tool_choice": 3}, "parameter 'tool_choice' is 3; allowed: \"none\""),
-        ({"tools": [NOW], "tool_choice": {"type": "function"}}, "'tool_choice' is an object of another form; allowed: "),
+        (
+            {"tools": [NOW], "tool_choice": {"type": "function"}},
+            "'tool_choice' is an object of another form; allowed: ",
+        ),
         (
             {"tools": [NOW], "tool_choice": {"type": "function", "function": {"name": "then"}}},
             "'tool_choice' names 'then', which is no function of 'tools': 'now'",
         ),
         ({"tool_choice": "required"}, "'tool_choice' asks for a call and there are no 'tools'"),
         ({"parallel_tool_calls": 1}, "parameter 'parallel_tool_calls' is 1; allowed: true or false"),
-        ({"tools": [NOW], "response_format": {"type": "json_object"}}, "the text has to match a grammar, which leaves no"),
+        (
+            {"tools": [NOW], "response_format": {"type": "json_object"}},
+            "the text has to match a grammar, which leaves no",
+        ),
         ({"functions": [{"name": "f"}]}, "unknown parameter 'functions'"),
     ],
 )
@@ -134,7 +155,10 @@ def test_a_template_without_tools_refuses_them() -> None:
     said = "this model's chat template does not mention tools: leave 'tools' out"
     for more in ({}, {"tool_choice": "none"}):
         assert refusal({"messages": [USER], "tools": [NOW], **more}) == said
-    for message in ({"role": "tool", "tool_call_id": "a", "content": "b"}, {"role": "assistant", "tool_calls": [CALLED]}):
+    for message in (
+        {"role": "tool", "tool_call_id": "a", "content": "b"},
+        {"role": "assistant", "tool_calls": [CALLED]},
+    ):
         assert refusal({"messages": [USER, message]}).startswith("messages[1]")
 
 
@@ -164,7 +188,10 @@ def test_calls_and_what_they_gave_in_messages() -> None:
         ({"role": "user", "content": "a", "tool_calls": [CALLED]}, "messages[0] has the unknown key 'tool_calls'"),
         ({"role": "assistant", "tool_calls": []}, "messages[0].content is null; a text is expected"),
         ({"role": "assistant", "tool_calls": {"a": 1}}, "messages[0].tool_calls is an object; a list of calls"),
-        ({"role": "assistant", "tool_calls": [{"id": "a"}]}, "messages[0].tool_calls[0] is no call of a function; allowed"),
+        (
+            {"role": "assistant", "tool_calls": [{"id": "a"}]},
+            "messages[0].tool_calls[0] is no call of a function; allowed",
+        ),
         (
             {"role": "assistant", "tool_calls": [CALLED | {"function": {"name": "f", "arguments": "{"}}]},
             "messages[0].tool_calls[0].function.arguments is no JSON",
@@ -182,7 +209,11 @@ def test_messages_that_are_refused(message, told) -> None:
 def test_bodies_that_are_changed_are_refused_in_one_sentence() -> None:
     dice = random.Random(5)
     right = {
-        "messages": [USER, {"role": "assistant", "tool_calls": [CALLED]}, {"role": "tool", "tool_call_id": "a", "content": "b"}],
+        "messages": [
+            USER,
+            {"role": "assistant", "tool_calls": [CALLED]},
+            {"role": "tool", "tool_call_id": "a", "content": "b"},
+        ],
         "tools": [WEATHER, NOW],
         "tool_choice": {"type": "function", "function": {"name": "now"}},
         "parallel_tool_calls": True,
@@ -207,30 +238,34 @@ def test_bodies_that_are_changed_are_refused_in_one_sentence() -> None:
 
 RAIN, CLOCK = Call("weather", '{"city": "Köln"}'), Call("now", "{}")
 WRITTEN = '{"name": "weather", "arguments": {"city": "Köln"}}'
+BOTH = '{"name": "weather", "arguments": {"city": "Köln"}}, {"name": "now", "arguments": {}, "id": "a"}'
 TEXTS: list[tuple[str, str, str, list[Call]]] = [  # form, text, what is no call, the calls
     ("hermes", f"<tool_call>\n{WRITTEN}\n</tool_call>", "", [RAIN]),
-    ("hermes", f"Let me see.\n<tool_call>{WRITTEN}</tool_call>\n<tool_call>{{\"name\": \"now\"}}", "Let me see.", [RAIN, CLOCK]),
-    ("hermes", f"a <tool_call>{WRITTEN}</tool_call> b <tool_call>x</tool_call>", "a  b <tool_call>x</tool_call>", [RAIN]),
-    ("hermes", "no <tool_call>", "no <tool_call>", []),
-    ("hermes", 'a <tool_call>{"name": "other", "arguments": {}}</tool_call>', 'a <tool_call>{"name": "other", "arguments": {}}</tool_call>', []),
-    ("hermes", f"{WRITTEN} ", f"{WRITTEN} ", []),
-    ("hermes", 'a <tool_call>{"name": "now", "arguments": [1]}</tool_call>', 'a <tool_call>{"name": "now", "arguments": [1]}</tool_call>', []),
-    ("hermes", '<tool_call>{"name": "now", "arguments": {"a": NaN}}', '<tool_call>{"name": "now", "arguments": {"a": NaN}}', []),
+    ("hermes", f'Well.\n<tool_call>{WRITTEN}</tool_call>\n<tool_call>{{"name": "now"}}', "Well.", [RAIN, CLOCK]),
+    ("hermes", f"a <tool_call>{WRITTEN}</tool_call> b <tool_call>x", "a  b <tool_call>x", [RAIN]),
     ("hermes", '<tool_call>{"name": "weather", "arguments": "{\\"city\\": \\"Köln\\"}"}</tool_call>', "", [RAIN]),
-    ("mistral", f"[TOOL_CALLS] [{WRITTEN}, {{\"name\": \"now\", \"arguments\": {{}}, \"id\": \"a\"}}]", "", [RAIN, CLOCK]),
+    ("mistral", f"[TOOL_CALLS] [{BOTH}]", "", [RAIN, CLOCK]),
     ("mistral", f"Yes. [TOOL_CALLS][{WRITTEN}]", "Yes.", [RAIN]),
     ("mistral", '[TOOL_CALLS]weather[ARGS]{"city": "Köln"}[TOOL_CALLS]now[CALL_ID]x1[ARGS]{}', "", [RAIN, CLOCK]),
-    ("mistral", "[TOOL_CALLS] none", "[TOOL_CALLS] none", []),
     ("llama", '{"name": "weather", "parameters": {"city": "Köln"}}', "", [RAIN]),
-    ("llama", '<|python_tag|>{"name": "weather", "parameters": {"city": "Köln"}}; {"name": "now", "parameters": {}}', "", [RAIN, CLOCK]),
-    ("llama", '{"city": "Köln"}', '{"city": "Köln"}', []),
-    ("llama", 'It is {"name": "now", "parameters": {}}', 'It is {"name": "now", "parameters": {}}', []),
-    ("llama", "\n<|python_tag|>print(1)", "\n<|python_tag|>print(1)", []),
+    ("llama", f'<|python_tag|>{WRITTEN}; {{"name": "now", "parameters": {{}}}}', "", [RAIN, CLOCK]),
     ("other", f" {WRITTEN}\n", "", [RAIN]),
-    ("other", "Hello {name}", "Hello {name}", []),
-    ("other", "", "", []),
-    ("other", "{" * 100_000, "{" * 100_000, []),
-]  # fmt: skip
+]
+NO_CALLS = [
+    ("hermes", "no <tool_call>"),
+    ("hermes", 'a <tool_call>{"name": "other", "arguments": {}}</tool_call>'),
+    ("hermes", 'a <tool_call>{"name": "now", "arguments": [1]}</tool_call>'),
+    ("hermes", '<tool_call>{"name": "now", "arguments": {"a": NaN}}'),
+    ("hermes", f"{WRITTEN} "),
+    ("mistral", "[TOOL_CALLS] none"),
+    ("llama", '{"city": "Köln"}'),
+    ("llama", 'It is {"name": "now", "parameters": {}}'),
+    ("llama", "\n<|python_tag|>print(1)"),
+    ("other", "Hello {name}"),
+    ("other", ""),
+    ("other", "{" * 100_000),
+]
+TEXTS += [(form, text, text, []) for form, text in NO_CALLS]
 
 
 @pytest.mark.parametrize(("form", "text", "content", "calls"), TEXTS)
@@ -248,7 +283,10 @@ def test_the_calls_of_a_text(form, text, content, calls) -> None:
 
 def test_a_text_without_calls_is_told_at_once() -> None:
     assert reader("hermes").read("It is <b>", False) == ("It is <b>", [])
-    assert reader("hermes").read("It is <to", False) == ("It is", [])  # it may become a mark, and then blanks are left out
+    assert reader("hermes").read("It is <to", False) == (
+        "It is",
+        [],
+    )  # it may become a mark, and then blanks are left out
     assert reader("llama").read("It is", False) == ("It is", [])
     assert reader("llama").read(' {"na', False) == ("", [])
 

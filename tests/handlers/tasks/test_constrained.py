@@ -7,11 +7,12 @@ import random
 import re
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from generating import SERVING, TASK, TEMPLATE, ask_all, asked, one, told_events
+from generating import SERVING, TASK, ask_all, asked, one, told_events
 from schemas import bounded, fits
 from task_models import load_model
 
@@ -19,14 +20,30 @@ from archiver.export.torch_packed import export_packed
 from archiver.packaging.entry import make_handler
 from handlers.generation import grammar as grammars
 from handlers.inputs.text import Encoder, Text
+from handlers.protocols.grammar import of_regex
 from handlers.tasks.text.generation import TextGenerationHandler
 
 ROOM = 512
+TEMPLATE = """{{ bos_token }}{% if tools %}{{ tools | tojson }} call: <tool_call> {% endif %}
+{%- for m in messages %}{{ m.role }} {{ m.content }}
+{%- for call in m.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %} .{% endfor %}"""
 CHAT = {"template": TEMPLATE, "tokens": {"bos_token": "<s>"}}
+LIGHT = {
+    "type": "object",
+    "properties": {"room": {"enum": ["hall", "attic"]}, "watt": {"type": "integer", "minimum": 0, "maximum": 60}},
+    "required": ["room", "watt"],
+    "additionalProperties": False,
+}
+TOOLS = [
+    {"type": "function", "function": {"name": "light", "description": "switch", "parameters": LIGHT}},
+    {"type": "function", "function": {"name": "now"}},
+]
 
 
 @pytest.fixture(scope="module")
-def writer(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[TextGenerationHandler]:
+def writer(
+    tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TextGenerationHandler]:
     folder = tmp_path_factory.mktemp("exported")
     source = tiny_model("llama", TASK, max_position_embeddings=ROOM)
     export_packed(load_model(source, TASK), None, folder)
@@ -61,7 +78,9 @@ def test_two_hundred_schemas(writer) -> None:
     dice = random.Random(0)
     schemas = [bounded(dice) for _ in range(200)]
     drawn = {"temperature": 1.5, "top_p": 0.95}
-    asked_for = [by_schema(schema, seed=number, **(drawn if number % 2 else {})) for number, schema in enumerate(schemas)]
+    asked_for = [
+        by_schema(schema, seed=number, **(drawn if number % 2 else {})) for number, schema in enumerate(schemas)
+    ]
     for start in range(0, 200, 100):
         told = ask_all(writer, *asked_for[start : start + 100])
         for schema, answer in zip(schemas[start : start + 100], told, strict=True):
@@ -71,7 +90,9 @@ def test_two_hundred_schemas(writer) -> None:
     assert len(writer._grammars._known) == grammars.KEPT
 
 
-@pytest.mark.parametrize("pattern", [r"[a-c]{3,5} \d+\.", r"(yes|no), (sir|madam)!?", r"[^a-z]{4}", "a/b\\nc\\\\\nd", "é+ 😀"])
+@pytest.mark.parametrize(
+    "pattern", [r"[a-c]{3,5} \d+\.", r"(yes|no), (sir|madam)!?", r"[^a-z]{4}", "a/b\\nc\\\\\nd", "é+ 😀"]
+)
 def test_regular_expressions(writer, pattern) -> None:
     rule = re.compile(pattern, re.ASCII)  # \d is 0 to 9
     for more in ({}, {"temperature": 2.0, "seed": 5, "n": 3}, {"frequency_penalty": 2, "logprobs": True}):
@@ -123,16 +144,108 @@ def test_streams(writer) -> None:
     assert len(set(pieces)) == 2
 
 
+# ---- calls ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_round_trip(writer) -> None:
+    document = chat(tools=TOOLS, tool_choice={"type": "function", "function": {"name": "light"}})
+    (choice,) = one(writer, document).json["choices"]
+    (call,) = choice["message"]["tool_calls"]
+    assert (choice["finish_reason"], choice["message"]["content"], call["function"]["name"]) == (
+        "tool_calls",
+        None,
+        "light",
+    )
+    assert fits(json.loads(call["function"]["arguments"]), LIGHT)
+    answered = [choice["message"], {"role": "tool", "tool_call_id": call["id"], "content": "done"}]
+    again = chat(tools=TOOLS, max_tokens=8)
+    again["messages"] += answered
+    told = one(writer, again)
+    assert told.status == 200 and told.json["choices"][0]["message"]["content"]
+    prompt = writer._chat(again["messages"][:1], TOOLS)
+    assert told.json["usage"]["prompt_tokens"] > len(writer.input.encoder.tokenizer.encode(prompt).ids)
+
+
+def test_a_call_of_any_function(writer) -> None:
+    names = set()
+    for told in ask_all(
+        writer, *(chat(tools=TOOLS, tool_choice="required", temperature=2, seed=i, n=3) for i in range(4))
+    ):
+        for choice in told.json["choices"]:
+            (call,) = choice["message"]["tool_calls"]
+            names.add(call["function"]["name"])
+            assert choice["finish_reason"] == "tool_calls"
+            arguments = json.loads(call["function"]["arguments"])
+            assert fits(arguments, LIGHT) if call["function"]["name"] == "light" else arguments == {}
+    assert names == {"light", "now"}
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "light"}}])
+def test_a_call_in_a_stream(writer, choice) -> None:
+    document = chat(tools=TOOLS, tool_choice=choice, temperature=1.5, seed=2)
+    (whole,) = one(writer, document).json["choices"]
+    (call,) = whole["message"]["tool_calls"]
+    events = told_events(one(writer, document | {"stream": True}))
+    deltas = [event["choices"][0]["delta"] for event in events[:-1]]
+    told = [part for delta in deltas for part in delta.get("tool_calls", [])]
+    assert [part["index"] for part in told] == [0] * len(told) and len(told) > 2
+    assert told[0]["function"] == {"name": call["function"]["name"], "arguments": ""} and told[0]["id"]
+    assert "".join(part["function"]["arguments"] for part in told) == call["function"]["arguments"]
+    assert events[-2]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_a_call_that_its_length_cuts(writer) -> None:
+    named = {"type": "function", "function": {"name": "light"}}
+    (choice,) = one(writer, chat(tools=TOOLS, tool_choice=named, max_tokens=2)).json["choices"]
+    assert choice["finish_reason"] == "length" and choice["message"]["tool_calls"][0]["function"]["arguments"][0] == "{"
+
+
+def test_a_model_that_is_free_to_call(writer, monkeypatch) -> None:
+    """The tiny model calls nothing by itself: it is held to one call here, as one that was taught would write it."""
+    (free,) = one(writer, chat(tools=TOOLS, max_tokens=8)).json["choices"]
+    assert (
+        free["message"]["content"]
+        and free["finish_reason"] in ("length", "stop")
+        and "tool_calls" not in free["message"]
+    )
+    written = '<tool_call>{"name": "now", "arguments": {}}</tool_call>'
+    constraint = writer._grammars.compiled(of_regex(re.escape(written), "it"))
+    true = writer._jobs
+
+    def held(request: Any) -> Any:
+        jobs = true(request)
+        for job in jobs:
+            job.sampling = replace(job.sampling, constraint=constraint)
+        return jobs
+
+    monkeypatch.setattr(writer, "_jobs", held)
+    (called,) = one(writer, chat(tools=TOOLS)).json["choices"]
+    assert called["finish_reason"] == "tool_calls"
+    assert called["message"]["tool_calls"][0]["function"] == {"name": "now", "arguments": "{}"}
+
+
+# ---- what cannot be done ----------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"guided_regex": "(a"}, "the regular expression cannot be followed: unclosed group"),
-        ({"guided_regex": "(?=a)b"}, "the regular expression cannot be followed: look-around, including look-ahead and l"),
+        (
+            {"guided_regex": "(?=a)b"},
+            "the regular expression cannot be followed: look-around, including look-ahead and l",
+        ),
         ({"guided_regex": "a$b"}, "the regular expression cannot be followed: lookarounds not supported yet; End"),
         ({"guided_json": {"type": "foo"}}, "the JSON schema cannot be followed: Invalid type: foo"),
         ({"guided_json": {"not": {}}}, 'the JSON schema cannot be followed: Unimplemented keys: ["not"]'),
-        ({"guided_json": {"$ref": "#/$defs/x"}}, "the JSON schema cannot be followed: Pointer '/$defs/x' does not exist"),
-        ({"guided_json": {"$ref": "http://x.y/z"}}, "the JSON schema cannot be followed: Resource 'http://x.y/z' is not"),
+        (
+            {"guided_json": {"$ref": "#/$defs/x"}},
+            "the JSON schema cannot be followed: Pointer '/$defs/x' does not exist",
+        ),
+        (
+            {"guided_json": {"$ref": "http://x.y/z"}},
+            "the JSON schema cannot be followed: Resource 'http://x.y/z' is not",
+        ),
         ({"guided_json": {"$ref": "#"}}, "the JSON schema cannot be followed: "),
         ({"guided_json": {"enum": []}}, "the JSON schema cannot be followed: Unsatisfiable schema: anyOf is empty"),
         ({"guided_json": {"pattern": "("}}, "the JSON schema cannot be followed: unclosed group"),
