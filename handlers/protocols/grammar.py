@@ -85,6 +85,8 @@ def of_response_format(value: Any) -> Grammar | None:
     Whether it is `strict` changes nothing: a schema is always kept.
     """
     where = "'response_format'"
+    if value.get("value") is not None:  # as huggingface_hub sends it
+        return of_typed(value, where)
     kind = _kind(value, where, ("text", "json_object", "json_schema"))
     if kind != "json_schema":
         _check_keys(value, where, {"type"})
@@ -104,19 +106,18 @@ def of_response_format(value: Any) -> Grammar | None:
     return of_schema(inner["schema"], f"{where}.schema")
 
 
-def of_typed(value: Any) -> Grammar:
+def of_typed(value: Any, where: str = "'grammar'") -> Grammar:
     """Text Generation Inference's `grammar`: {"type": …, "value": …}. BadRequest says what is wrong with it."""
-    where = "'grammar'"
-    kind = _kind(value, where, (SCHEMA, REGEX, "json_schema"))
+    kind = _kind(value, where, (SCHEMA, REGEX, "json_schema", "json_object"))
     _check_keys(value, where, {"type", "value"})
     if "value" not in value:
         raise BadRequest(f"{where} has no 'value': a JSON schema or a regular expression, as its 'type' says")
     if kind == REGEX:
-        return of_regex(value["value"], "'grammar'.value")
+        return of_regex(value["value"], f"{where}.value")
     found = value["value"]
     if kind == "json_schema" and isinstance(found, dict) and "schema" in found:  # with its name, as OpenAI has it
         found = found["schema"]
-    return of_schema(found, "'grammar'.value")
+    return of_schema(found, f"{where}.value")
 
 
 _OBJECT = Parameter(lambda value: isinstance(value, dict), "an object")

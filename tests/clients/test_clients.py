@@ -45,7 +45,7 @@ def server(
     """writer, vectors, films and ranker: a language model with a chat template, and three tasks of one pass."""
     folder = tmp_path_factory.mktemp("clients")
     llama = folder / "llama"
-    shutil.copytree(tiny_model("llama", "text-generation", max_position_embeddings=256, eos_token_id=None), llama)
+    shutil.copytree(tiny_model("llama", "text-generation", max_position_embeddings=1024, eos_token_id=None), llama)
     (llama / "chat_template.jinja").write_text(TEMPLATE)
     (folder / "text.txt").write_text("\n".join(sentences) * 4)
     (folder / "labels.tsv").write_text("".join(f"{text}\t{i % 2}\n" for i, text in enumerate(sentences)))
@@ -59,7 +59,7 @@ def server(
             "task": "text-generation",
             "model": str(llama),
             "data": {"validation": "text.txt", "context": 16},
-            "serve": {"max_length": 256, "max_inputs": 8},
+            "serve": {"max_length": 1024, "max_inputs": 8},
         },
         {
             "name": "films",

@@ -37,6 +37,7 @@ def test_each_form_says_it() -> None:
         hf(grammar={"type": "json", "value": OBJECT}),
         hf(grammar={"type": "json", "value": json.dumps(OBJECT)}),
         hf(grammar={"type": "json_schema", "value": named}),
+        completion(response_format={"type": "json_object", "value": OBJECT}),
     ):
         assert given.grammar == Grammar(SCHEMA, TEXT)
     assert completion(response_format={"type": "json_object"}).grammar == Grammar(SCHEMA, ANY_OBJECT)
@@ -103,7 +104,7 @@ def test_what_is_refused(given, message) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({}, "'grammar'.type is null; allowed: json, regex, json_schema"),
+        ({}, "'grammar'.type is null; allowed: json, regex, json_schema, json_object"),
         ({"type": "regex"}, "'grammar' has no 'value': a JSON schema or a regular expression"),
         ({"type": "regex", "value": {}}, "'grammar'.value is an object; a regular expression is expected"),
         ({"type": "json", "value": 3}, "'grammar'.value is a number; a JSON schema is expected"),
