@@ -1,11 +1,13 @@
 """A language model's archive in process: what a long prompt costs the streams beside it, and what guessing ahead wins.
 
-    python -m benchmarks.generation_load ARCHIVE.mar [--rounds 5] [--threads N] [beside] [alone] [lookup]
+    python -m benchmarks.generation_load ARCHIVE.mar [--rounds 5] [--threads N] [beside] [alone] [lookup] [grammar]
 
 beside: 8 streams' tokens/s while a prompt of 2 000 tokens is read, against the same streams just before.
 alone: seconds to the first token of such a prompt where nothing else runs.
 lookup: the archive as it is served against the same without guessing from the prompt, 1 and 8 streams, on passages that
-are to be written again and on running text; and whether the texts are the same. Sides take turns; medians of the
+are to be written again and on running text; and whether the texts are the same.
+grammar: 8 streams that have to match a JSON schema against 8 that are free, greedy and drawn, nothing guessed ahead.
+Sides take turns; medians of the
 rounds. The texts are those of data/docs (environment variable MARPRESS_SHARED, or ../shared beside the repository).
 """
 
@@ -23,27 +25,44 @@ from archiver.packaging.mar import extracted
 from benchmarks.table import SHARED
 from handlers.cpu import container_cores
 from handlers.generation.engine import Engine, Job
+from handlers.generation.grammar import Grammars
 from handlers.inputs.text import TextInput
 from handlers.protocols.continuation import Sampling
+from handlers.protocols.grammar import ANY_OBJECT, SCHEMA, Grammar, of_schema
 from handlers.tasks.text.generation import TextGenerationHandler
 
 STREAMS, LONG, SHORT = 8, 2000, 32
 PASSAGE, WRITTEN = 160, 128  # of the texts that are guessed ahead
 BEFORE = 1.5  # seconds for which the streams are watched before the prompt comes
 AGAIN = "Write this text again, word by word:\n\n{}\n\nThe text again:\n\n"
+PEOPLE = {
+    "type": "array",
+    "minItems": 100,
+    "items": {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 30},
+            "age": {"type": "integer", "minimum": 0, "maximum": 120},
+            "colour": {"enum": ["red", "green", "blue"]},
+            "words": {"type": "array", "items": {"type": "string", "maxLength": 10}, "minItems": 1, "maxItems": 3},
+        },
+        "required": ["name", "age", "colour", "words"],
+        "additionalProperties": False,
+    },
+}
 ASSISTANCE = ("draft", "prompt_lookup", "assistant_tokens", "assist_up_to")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("archive", type=Path)
-    parser.add_argument("parts", nargs="*", choices=["beside", "alone", "lookup", []], metavar="PART")
+    parser.add_argument("parts", nargs="*", choices=["beside", "alone", "lookup", "grammar", []], metavar="PART")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=container_cores())
     options = parser.parse_intermixed_args()
     if not SHARED.is_dir():
         sys.exit(f"no real data at {SHARED}: set MARPRESS_SHARED")
-    parts = options.parts or ["beside", "alone", "lookup"]
+    parts = options.parts or ["beside", "alone", "lookup", "grammar"]
     with extracted(options.archive) as (folder, _):
         bench = Bench(folder, options.threads)
         if {"beside", "alone"} & set(parts):
@@ -56,6 +75,8 @@ def main() -> int:
             engine.close()
         if "lookup" in parts:
             bench.lookup(options.rounds)
+        if "grammar" in parts:
+            bench.grammar(options.rounds)
     return 0
 
 
@@ -75,6 +96,7 @@ class Bench:
         self._runtime = handler.runtime
         self.session: dict[str, Any] = handler.serving["session"]
         self._encoder = handler.input.encoder
+        self._end_ids: list[int] = handler.serving["end_ids"]
         del handler.backend, handler.engine
         text = (SHARED / "data/docs/train.txt").read_text(encoding="utf-8")[:1_500_000]
         self._ids = self.encode(text)
@@ -91,9 +113,11 @@ class Bench:
         backend = self._runtime(self._folder, session, self._threads, ())
         return Engine(backend, self._encoder.tokenizer, max_running=session["max_running"], max_waiting=64)
 
-    def write(self, engine: Engine, prompts: Sequence[Sequence[int]], tokens: int) -> tuple[float, list[list[int]]]:
+    def write(
+        self, engine: Engine, prompts: Sequence[Sequence[int]], tokens: int, **sampling: Any
+    ) -> tuple[float, list[list[int]]]:
         """(tokens per second, the texts' ids)"""
-        jobs = [Job(prompt, Sampling(tokens)) for prompt in prompts]
+        jobs = [Job(prompt, Sampling(tokens, **sampling)) for prompt in prompts]
         started = time.perf_counter()
         engine.generate(jobs)
         return len(jobs) * tokens / (time.perf_counter() - started), [job.ids for job in jobs]
@@ -156,6 +180,25 @@ class Bench:
                         same += sum(a == b for a, b in zip(sides[0][1], sides[1][1], strict=True))
                         all_texts += count
                 told(f"{name}, {count} streams, guessing / plain ({same} of {all_texts} texts the same)", ratios)
+
+    def grammar(self, rounds: int) -> None:
+        engine = self.engine({key: value for key, value in self.session.items() if key not in ASSISTANCE})
+        grammars = Grammars(self._folder, self._end_ids)
+        started = time.perf_counter()
+        grammars.compiled(Grammar(SCHEMA, ANY_OBJECT))
+        print(f"the tokens are read for grammars in {time.perf_counter() - started:.2f} s", flush=True)
+        started = time.perf_counter()
+        constraint = grammars.compiled(of_schema(PEOPLE, "the schema"))
+        print(f"a grammar is compiled in {1000 * (time.perf_counter() - started):.1f} ms", flush=True)
+        for name, more in (("greedy", {}), ("drawn", {"do_sample": True, "top_p": 0.9})):
+            ratios = []
+            for turn in range(rounds + 1):
+                prompts = [self.take(SHORT) for _ in range(STREAMS)]
+                held = self.write(engine, prompts, WRITTEN, constraint=constraint, **more)
+                free = self.write(engine, [self.take(SHORT) for _ in prompts], WRITTEN, **more)
+                assert all(len(ids) == WRITTEN for ids in held[1]), "a text ended: the schema is too small"
+                ratios += [held[0] / free[0]] if turn else []
+            told(f"{STREAMS} streams, {name}, by a schema / free", ratios)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ FILES = {path.relative_to(FOLDER).as_posix(): path for path in sorted(FOLDER.rgl
 # Heavy, or only on hosts of one runtime: never while a module of `handlers` is imported.
 LAZY = {
     "jinja2",
+    "llguidance",
     "onnxruntime",
     "opentelemetry",
     "openvino",

@@ -26,7 +26,7 @@ RUNTIMES: dict[str, Runtime] = {
             GENERATE: Way(
                 session="handlers.runtimes.openvino_paged:OpenVinoBackend",
                 export="archiver.runtimes.openvino_text:export",
-                packages=("openvino",),
+                packages=("openvino", "llguidance"),
                 built_with=("openvino", "nncf", "optimum-intel"),
                 score="archiver.runtimes.openvino_text:score",
             ),
@@ -64,7 +64,7 @@ RUNTIMES: dict[str, Runtime] = {
             GENERATE: Way(
                 session="handlers.runtimes.torch_generation:TorchBackend",
                 export="archiver.runtimes.torch:export_generation",
-                packages=("transformers", "safetensors"),
+                packages=("transformers", "safetensors", "llguidance"),
                 built_with=("onnx", "onnxscript"),
                 score="archiver.runtimes.torch:score",
             ),

@@ -17,7 +17,7 @@ class Step:
 
     ids: its new tokens, without an end token; several with speculative decoding. logprobs: one a token, natural, or none
     tops: of the likeliest tokens, one a token, or none
-    finish: STOP, LENGTH or FAILED with its last tokens, else None
+    finish: STOP, LENGTH or FAILED with its last tokens, else None. error: why it failed, where that is known
     """
 
     key: int
@@ -25,6 +25,7 @@ class Step:
     logprobs: Sequence[float] = ()
     finish: str | None = None
     tops: Sequence[Top] = ()
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,12 @@ class Stepping(Protocol):
 
 
 class Backend(Stepping, Protocol):
-    """A model that goes on from prompts, which join its batch between two steps."""
+    """A model that goes on from prompts, which join its batch between two steps.
+
+    constrains: whether its texts can be held to a grammar, Sampling.constraint.
+    """
+
+    constrains: bool
 
     def __init__(self, folder: Path, spec: Mapping[str, Any], threads: int, end_ids: Collection[int]) -> None:
         """Open the model of an extracted archive.

@@ -16,6 +16,7 @@ from handlers.generation.guesses import Guesser, Hope
 from handlers.generation.pace import Pace
 from handlers.generation.pages import LEAST_READ, PagedModel, Pages, Piece
 from handlers.generation.sampling import check, choose, is_plain, most_likely
+from handlers.protocols.continuation import Matcher
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,8 @@ class _Text:
     """One text.
 
     ids: its prompt, `prompt` tokens, and what was written. cached: how many of them have keys and values, in `blocks`.
-    named: blocks that others may find. guessed: what is being tried behind `ids`.
+    named: blocks that others may find. guessed: what is being tried behind `ids`. matcher: of what it has to match, None
+    where it is free.
     """
 
     key: int
@@ -40,6 +42,7 @@ class _Text:
     blocks: list[int] = field(default_factory=list)
     guessed: list[int] = field(default_factory=list)
     hope: Hope = field(default_factory=Hope)
+    matcher: Matcher | None = None
 
     @property
     def left(self) -> int:
@@ -60,6 +63,8 @@ class PagedBatch:
         max_running: texts that are written at once. guesser: where guesses come from. guesses: at most so many at once of a
             text, while guess_up_to texts are written.
     """
+
+    constrains = True
 
     def __init__(
         self,
@@ -94,7 +99,9 @@ class PagedBatch:
                 f"{self._pages.count * self._size}"
             )
         ids = [int(one) for one in ids]
-        self._waiting.append(_Text(key, ids, sampling, np.random.default_rng(sampling.seed), len(ids)))
+        text = _Text(key, ids, sampling, np.random.default_rng(sampling.seed), len(ids))
+        text.matcher = None if sampling.constraint is None else sampling.constraint.begin()
+        self._waiting.append(text)
 
     def step(self) -> list[Step]:
         """See `Stepping`."""
@@ -243,6 +250,8 @@ class PagedBatch:
                 if text.sampling.top_logprobs:
                     tops.append(most_likely(logits[row], text.sampling.top_logprobs))
                 text.ids.append(token)
+                if text.matcher is not None and text.matcher.complete:
+                    finish = STOP
                 if finish is not None or row == len(guessed) or token != guessed[row]:
                     break
             right = sum(a == b for a, b in zip(ids, guessed, strict=False))
@@ -251,7 +260,8 @@ class PagedBatch:
         for place in range(text.named, text.cached // self._size):
             self._pages.name(text.blocks, place, text.ids[place * self._size : (place + 1) * self._size])
             text.named = place + 1
-        return Step(text.key, ids, logprobs, finish, tops) if ids or finish is not None else None
+        error = text.matcher.error if finish == FAILED and text.matcher is not None else None
+        return Step(text.key, ids, logprobs, finish, tops, error) if ids or finish is not None else None
 
     def _choose(self, text: _Text, logits: np.ndarray, likeliest: int) -> tuple[int, float, str | None]:
         """(the next token, its log-probability if asked for, why the text ends with it; for STOP and FAILED, before it)"""
@@ -259,9 +269,13 @@ class PagedBatch:
         try:
             if not np.isfinite(logits[likeliest]):  # where one is no number, that one is «the likeliest»
                 raise ArithmeticError("the model's logits are not finite")
-            if not is_plain(text.sampling):
+            if text.matcher is not None or not is_plain(text.sampling):
                 prompt, found = text.ids[: text.prompt], text.ids[text.prompt :]
-                token, logprob = choose(logits, prompt, found, text.sampling, text.generator)
+                token, logprob = (
+                    choose(logits, prompt, found, text.sampling, text.generator)
+                    if text.matcher is None
+                    else text.matcher.choose(logits, likeliest, prompt, found, text.sampling, text.generator)
+                )
         except Exception:  # the others of the batch go on
             logger.exception("a prompt failed behind %d tokens", len(text.ids))
             return token, logprob, FAILED

@@ -30,13 +30,17 @@ class ChatTemplate:
         self._template = environment.from_string(source)
         self._tokens = dict(tokens)
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """The prompt that asks for the assistant's next message. BadRequest where the template refuses them."""
+    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None) -> str:
+        """The prompt that asks for the assistant's next message. BadRequest where the template refuses them.
+
+        Args:
+            tools: functions that may be called, in OpenAI's form; None for none.
+        """
         try:
             prompt: str = self._template.render(
                 messages=[dict(message) for message in messages],
                 add_generation_prompt=True,
-                tools=None,
+                tools=None if tools is None else [dict(tool) for tool in tools],
                 documents=None,
                 **self._tokens,
             )

@@ -22,7 +22,7 @@ class Job:
     """One prompt in the engine, a `Continuation`.
 
     listener: called in the engine's thread after each step that moved it on, with the new text; must not wait.
-    deadline: time.monotonic() at which it ends with what it has.
+    deadline: time.monotonic() at which it ends with what it has. keep_special: whether special tokens stand in the text.
     finish: None while it runs, then STOP, STOP_STRING, LENGTH, TIME or FAILED. first, last: when tokens came.
     started, ended: when it was let into the batch, and when it was done. beside: how many texts the step was for that let
     it in.
@@ -46,6 +46,7 @@ class Job:
     ended: float = 0.0
     beside: int = 0
     stream: TextStream | None = None
+    keep_special: bool = False
 
     @property
     def done(self) -> bool:
@@ -185,7 +186,7 @@ class Engine:
                 continue
             key, self._next = self._next, self._next + 1
             try:
-                job.stream = TextStream(self._tokenizer, job.prompt, job.stops)
+                job.stream = TextStream(self._tokenizer, job.prompt, job.stops, keep_special=job.keep_special)
                 job.join(self.backend, key)
             except Exception as error:  # this prompt alone: the others run on
                 logger.exception("a prompt of %d tokens cannot be run", len(job.prompt))
@@ -239,7 +240,7 @@ class Engine:
                 self._end(step.key, job, STOP_STRING, text=text)
             elif step.finish is not None:
                 del self._jobs[step.key]
-                why = "the model gave no answer to this prompt" if step.finish == FAILED else None
+                why = (step.error or "the model gave no answer to this prompt") if step.finish == FAILED else None
                 self._finish(job, step.finish, why, text + job.stream.end())
             else:
                 job.text += text

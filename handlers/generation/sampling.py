@@ -44,14 +44,21 @@ def is_plain(sampling: Sampling) -> bool:
 
 
 def choose(
-    logits: np.ndarray, prompt: Sequence[int], found: Sequence[int], sampling: Sampling, generator: np.random.Generator
+    logits: np.ndarray,
+    prompt: Sequence[int],
+    found: Sequence[int],
+    sampling: Sampling,
+    generator: np.random.Generator,
+    allowed: np.ndarray | None = None,
 ) -> tuple[int, float]:
     """The token behind `prompt` and `found`, and its natural log-probability by the untouched logits.
 
     generator: of this prompt alone; one number is drawn from it for a token, whatever the settings
+    allowed: [vocabulary] bool, the tokens of which one is chosen, at least one; None for all
     raises ArithmeticError where the penalties drive every score beyond float32
     """
-    scores = add_bias(logits, sampling.bias) if sampling.bias else logits
+    scores = logits if allowed is None else np.where(allowed, logits, np.float32(-np.inf))
+    scores = add_bias(scores, sampling.bias) if sampling.bias else scores
     if sampling.repetition_penalty != 1.0:
         scores = penalize_repetition(scores, np.array([*prompt, *found]), sampling.repetition_penalty)
     if found and (sampling.frequency_penalty or sampling.presence_penalty):

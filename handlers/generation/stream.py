@@ -8,10 +8,14 @@ class TextStream:
     """The text behind a prompt, piece by piece; joined, the pieces are the text of all tokens together.
 
     tokenizer: a tokenizers.Tokenizer. prompt: token ids. stops: strings at whose first occurrence the text ends, before it
+    keep_special: whether special tokens stand in the text
     """
 
-    def __init__(self, tokenizer: Any, prompt: Sequence[int], stops: Sequence[str] = ()) -> None:
+    def __init__(
+        self, tokenizer: Any, prompt: Sequence[int], stops: Sequence[str] = (), *, keep_special: bool = False
+    ) -> None:
         self._tokenizer = tokenizer
+        self._skips = not keep_special
         self._ids = list(prompt)
         # What a token looks like hangs on those before it: decoding starts a few tokens back, at `_from`.
         self._from = self._start()
@@ -55,12 +59,12 @@ class TextStream:
         """A few tokens back, but not within a character: one broken byte spoils a whole run of byte tokens."""
         first = max(0, len(self._ids) - _CONTEXT)
         for start in range(first, max(-1, first - _BYTES), -1):
-            if not self._tokenizer.decode(self._ids[start:], skip_special_tokens=True).startswith("\ufffd"):
+            if not self._tokenizer.decode(self._ids[start:], skip_special_tokens=self._skips).startswith("\ufffd"):
                 return start
         return first
 
     def _decode(self) -> str:
-        return str(self._tokenizer.decode(self._ids[self._from :], skip_special_tokens=True))
+        return str(self._tokenizer.decode(self._ids[self._from :], skip_special_tokens=self._skips))
 
 
 _CONTEXT = 8  # tokens before the new ones that decide how they are spelt (leading spaces, split characters)

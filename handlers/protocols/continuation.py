@@ -4,6 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
+from handlers.protocols.grammar import Grammar
+
 # Why a text ended.
 STOP = "stop"  # one of the model's end tokens came
 STOP_STRING = "stop_string"  # one of the request's stop strings came
@@ -14,13 +18,47 @@ FAILED = "failed"  # the runtime gave up on this one
 MIN_TEMPERATURE = 1e-5  # below it the likeliest token is the answer: do_sample false
 
 
+class Matcher(Protocol):
+    """What follows one text that has to match a grammar; see `handlers.generation.grammar.Matcher`."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the text matches and nothing can follow."""
+        ...
+
+    @property
+    def error(self) -> str | None:
+        """Why the grammar cannot be followed any further, None where it can."""
+        ...
+
+    def choose(
+        self,
+        logits: np.ndarray,
+        likeliest: int,
+        prompt: Sequence[int],
+        found: Sequence[int],
+        sampling: "Sampling",
+        generator: np.random.Generator,
+    ) -> tuple[int, float]:
+        """The next token, of those that may come, and its log-probability."""
+        ...
+
+
+class Constraint(Protocol):
+    """A grammar that texts have to match."""
+
+    def begin(self) -> Matcher:
+        """For a text of which nothing is written."""
+        ...
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is chosen, and how many are wanted.
 
     Without do_sample always the likeliest one. top_k 0: all. seed: of this prompt alone, whatever runs beside it.
     logprobs: whether the tokens' log-probabilities are asked for. top_logprobs: so many of the likeliest tokens' at each
-    place. bias: (token, what is added to its logit).
+    place. bias: (token, what is added to its logit). constraint: what the text has to match, None for free.
     """
 
     max_new_tokens: int
@@ -35,6 +73,7 @@ class Sampling:
     logprobs: bool = False
     top_logprobs: int = 0
     bias: tuple[tuple[int, float], ...] = ()
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +84,7 @@ class GenerationRequest:
     own around a prompt; a rendered chat has them. sampling: with max_new_tokens 0 where the request does not say, and then
     default_new_tokens are written; None: as many as there is room for. stops: strings before which a text ends.
     stream: whether texts are sent while they are written. max_time: seconds, None: the archive's own limit.
+    grammar: what each text has to match, None for free. keep_special: whether special tokens stand in the texts.
     """
 
     prompts: tuple[str | tuple[int, ...], ...]
@@ -55,6 +95,8 @@ class GenerationRequest:
     stops: tuple[str, ...] = ()
     stream: bool = False
     max_time: float | None = None
+    grammar: Grammar | None = None
+    keep_special: bool = False
 
 
 Top = Sequence[tuple[int, float]]  # the likeliest tokens at one place and their log-probabilities, the likeliest first

@@ -8,6 +8,7 @@ from handlers.inputs.checks import kind_of, quoted
 from handlers.protocols import hf_generation
 from handlers.protocols.continuation import GenerationRequest, Renderer
 from handlers.protocols.openai import text as openai
+from handlers.protocols.openai.calls import CallForm
 
 PATHS = {"chat/completions": "messages", "completions": "prompt"}  # of OpenAI's clients, and what the body must have
 ALLOWED = (
@@ -22,6 +23,7 @@ def read_request(
     *,
     max_inputs: int,
     chat: openai.Chat | None,
+    calls: CallForm | None = None,
     model: str,
     random_seed: Callable[[], int],
     spell: Callable[[int], str] | None = None,
@@ -30,8 +32,9 @@ def read_request(
 
     Args:
         document: as it came. path: below the model's version, "" for none. max_inputs: most prompts of one request.
-        chat: messages → prompt, None where the model has no chat template. model: its name. random_seed: for requests that
-            name none. spell: a token id to its text, None where nothing is told of tokens.
+        chat: messages → prompt, None where the model has no chat template. calls: how the model writes calls of functions,
+            None where it does not. model: its name. random_seed: for requests that name none. spell: a token id to its
+            text, None where nothing is told of tokens.
     Returns: the request, and its renderer.
     Raises: BadRequest saying what is wrong and what is allowed.
     """
@@ -45,4 +48,6 @@ def read_request(
         raise BadRequest(f"the body has {found}; {ALLOWED}")
     if hf_generation.recognises(document):
         return hf_generation.parse(document, max_inputs=max_inputs, random_seed=random_seed)
-    return openai.parse(document, chat=chat, model=model, random_seed=random_seed, max_inputs=max_inputs, spell=spell)
+    return openai.parse(
+        document, chat=chat, calls=calls, model=model, random_seed=random_seed, max_inputs=max_inputs, spell=spell
+    )

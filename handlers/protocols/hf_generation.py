@@ -10,6 +10,7 @@ from typing import Any
 from handlers.errors import BadRequest
 from handlers.inputs.checks import Parameter, checked_parameters, is_bool, kind_of, text_of
 from handlers.protocols.continuation import LENGTH, STOP, STOP_STRING, TIME, Continuation, GenerationRequest
+from handlers.protocols.grammar import HUGGING_FACE, read_grammar
 from handlers.protocols.hf import check_keys, read_inputs, recognises, render
 from handlers.protocols.reply import event
 from handlers.protocols.sampling import BOOL, SAMPLING_PARAMETERS, TOKENS, number, read_sampling, read_stops
@@ -22,6 +23,7 @@ PARAMETERS: dict[str, Parameter] = {
     "return_full_text": BOOL,
     "details": BOOL,
     "max_time": Parameter(number(0, 1e6, open_end=True), "seconds, a number above 0"),
+    **HUGGING_FACE,
 }
 # Text Generation Inference's words; "time" (a deadline passed) is not among its own and says what happened.
 REASONS = {STOP: "eos_token", STOP_STRING: "stop_sequence", LENGTH: "length", TIME: "time"}
@@ -74,6 +76,7 @@ def request_for(
         stops=read_stops(given),
         stream=stream,
         max_time=given.get("max_time"),
+        grammar=read_grammar(given),
     )
     full = tuple(prompts) if given.get("return_full_text", True) else ("",) * len(prompts)
     return request, Renderer(full, single, details)

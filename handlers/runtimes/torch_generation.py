@@ -20,6 +20,7 @@ import torch
 
 from handlers.generation.backend import FAILED, LENGTH, STOP, Load, Sampling, Step, Top
 from handlers.generation.sampling import check, choose, is_plain, most_likely
+from handlers.protocols.continuation import Matcher
 from handlers.requirements import require
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,8 @@ PREFILL_TOKENS = 512  # of a waiting prompt in one step: how long running ones a
 
 @dataclass(eq=False)
 class _Prompt:
-    """found: its new tokens. cached: how many tokens of prompt and found have keys and values."""
+    """found: its new tokens. cached: how many tokens of prompt and found have keys and values. matcher: of what it has to
+    match, None where it is free."""
 
     key: int
     ids: list[int]
@@ -37,6 +39,7 @@ class _Prompt:
     generator: np.random.Generator
     found: list[int] = field(default_factory=list)
     cached: int = 0
+    matcher: Matcher | None = None
 
 
 @dataclass(eq=False)
@@ -83,6 +86,7 @@ class TorchBackend:
     """
 
     name = "torch"
+    constrains = True
 
     def __init__(self, folder: Path, spec: Mapping[str, Any], threads: int, end_ids: Collection[int]) -> None:
         require("transformers", spec["requirement"])
@@ -140,8 +144,9 @@ class TorchBackend:
             raise ValueError("the prompt has no tokens; at least one is needed")
         if any(prompt.key == key for prompt in self._all()):
             raise ValueError(f"the key {key} is in use")
-        generator = np.random.default_rng(sampling.seed)
-        self._waiting.append(_Prompt(key, [int(token) for token in ids], sampling, generator))
+        prompt = _Prompt(key, [int(token) for token in ids], sampling, np.random.default_rng(sampling.seed))
+        prompt.matcher = None if sampling.constraint is None else sampling.constraint.begin()
+        self._waiting.append(prompt)
 
     @torch.inference_mode()
     def step(self) -> list[Step]:
@@ -222,24 +227,26 @@ class TorchBackend:
 
     def _advance(self, prompt: _Prompt, logits: torch.Tensor, likeliest: int, finite: bool) -> Step:
         """Choose the next token of one prompt by its logits [vocabulary]."""
-        sampling, token = prompt.sampling, likeliest
+        sampling, token, matcher = prompt.sampling, likeliest, prompt.matcher
         logprobs: tuple[float, ...] = ()
         tops: tuple[Top, ...] = ()
         try:
             if not finite:
                 raise ArithmeticError("the model's logits are not finite")
-            if not is_plain(sampling):
-                raw = logits.cpu().numpy()
-                token, logprob = choose(raw, prompt.ids, prompt.found, sampling, prompt.generator)
+            if matcher is not None or not is_plain(sampling):
+                raw, given = logits.cpu().numpy(), (prompt.ids, prompt.found, sampling, prompt.generator)
+                token, logprob = choose(raw, *given) if matcher is None else matcher.choose(raw, likeliest, *given)
                 logprobs = (logprob,) if sampling.logprobs else ()
                 tops = (most_likely(raw, sampling.top_logprobs),) if sampling.top_logprobs else ()
         except Exception:  # the others of the batch go on
             logger.exception("a prompt failed behind %d tokens", prompt.cached)
-            return Step(prompt.key, [], finish=FAILED)
+            return Step(prompt.key, [], finish=FAILED, error=None if matcher is None else matcher.error)
         if token in self._end_ids:
             return Step(prompt.key, [], finish=STOP)
         prompt.found.append(token)
         finish = LENGTH if len(prompt.found) == sampling.max_new_tokens else None
+        if matcher is not None and matcher.complete:
+            finish = STOP
         return Step(prompt.key, [token], logprobs, finish, tops)
 
     def _settle(self, rows: _Rows, staying: list[_Prompt]) -> None:

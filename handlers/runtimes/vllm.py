@@ -47,6 +47,7 @@ class VllmBackend:
     """
 
     name = "vllm"
+    constrains = False  # it has tokens, and no tokenizer
 
     def __init__(self, folder: Path, spec: Mapping[str, Any], threads: int, end_ids: Collection[int]) -> None:
         self._api = _load_api(spec.get("requirement", REQUIREMENT))

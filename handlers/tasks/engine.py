@@ -63,13 +63,15 @@ class Asked:
     """A request, read.
 
     jobs: at least one. stream: whether the answer is sent while it is written. form: that the renderer's value is put in,
-    None where it is the answer as it stands.
+    None where it is the answer as it stands. prepare: what takes long before the jobs can run, called in another thread
+    meanwhile; BadRequest where they cannot.
     """
 
     jobs: list[Job]
     renderer: JobsRenderer
     stream: bool = False
     form: Form | None = None
+    prepare: Callable[[], None] | None = None
 
 
 class EngineHandler(TaskHandler[Value]):
@@ -218,6 +220,8 @@ class RequestHandler(EngineHandler[Value]):
 
     def run_here(self, asked: Asked) -> Any:
         """The answers in this process. ArithmeticError where the model failed."""
+        if asked.prepare is not None:
+            asked.prepare()
         for job in asked.jobs:
             job.deadline = float("inf")  # nobody waits for these: a slow host answers them as a fast one does
         self.engine.generate(asked.jobs)
@@ -231,6 +235,9 @@ class RequestHandler(EngineHandler[Value]):
         conversation.form = asked.form
         streams = asked.stream and conversation.may_stream()
         conversation.has_read()
+        if asked.prepare is not None:
+            conversation.wait()  # the steps of others go on
+            await asyncio.to_thread(asked.prepare)
         if streams:
             await self._stream(asked.jobs, asked.renderer, conversation)
         else:

@@ -35,7 +35,8 @@ SCRIPTS = sorted(Path(__file__).parent.glob("with_*.py"))
 TEXTS = ["a dull film", "not one funny scene"]
 SOUND = wav(1.5, 3)
 GREEDY = {"max_new_tokens": 6, "do_sample": False, "return_full_text": False}
-TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m.role }} {{ m.content }} .{% endfor %}"
+TOOLS = "{% if tools %}{{ tools | tojson }} <tool_call>{% endif %}"  # the form that Hermes' and Qwen's models call in
+TEMPLATE = "{{ bos_token }}" + TOOLS + "{% for m in messages %}{{ m.role }} {{ m.content }} .{% endfor %}"
 
 pytestmark = pytest.mark.skipif(
     PYTHON is None, reason="the clients have an environment of their own: make test-clients"
@@ -50,7 +51,7 @@ def server(
     letters: speech, token by token and by frames."""
     folder = tmp_path_factory.mktemp("clients")
     llama = folder / "llama"
-    shutil.copytree(tiny_model("llama", "text-generation", max_position_embeddings=256, eos_token_id=None), llama)
+    shutil.copytree(tiny_model("llama", "text-generation", max_position_embeddings=1024, eos_token_id=None), llama)
     (llama / "chat_template.jinja").write_text(TEMPLATE)
     (folder / "text.txt").write_text("\n".join(sentences) * 4)
     (folder / "labels.tsv").write_text("".join(f"{text}\t{i % 2}\n" for i, text in enumerate(sentences)))
@@ -64,7 +65,7 @@ def server(
             "task": "text-generation",
             "model": str(llama),
             "data": {"validation": "text.txt", "context": 16},
-            "serve": {"max_length": 256, "max_inputs": 8},
+            "serve": {"max_length": 1024, "max_inputs": 8},
         },
         {
             "name": "films",

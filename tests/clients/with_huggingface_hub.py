@@ -27,6 +27,24 @@ assert found.choices[0].message.content == given["chat"], found
 streamed = chat.chat_completion(messages, max_tokens=6, temperature=0, stream=True)
 assert "".join(one.choices[0].delta.content or "" for one in streamed) == given["chat"]
 
+# Held to a grammar, in both of its forms.
+schema = {
+    "type": "object",
+    "properties": {"stars": {"type": "integer", "minimum": 0, "maximum": 5}},
+    "required": ["stars"],
+    "additionalProperties": False,
+}
+grammar = {"type": "json", "value": schema}
+held = writer.text_generation(texts[0], max_new_tokens=40, grammar=grammar, return_full_text=False)
+assert 0 <= json.loads(held)["stars"] <= 5, held
+wanted = {"type": "json_schema", "json_schema": {"name": "stars", "schema": schema, "strict": True}}
+told = chat.chat_completion(messages, max_tokens=40, response_format=wanted).choices[0].message.content
+assert 0 <= json.loads(told)["stars"] <= 5, told
+tools = [{"type": "function", "function": {"name": "rate", "description": "a film", "parameters": schema}}]
+called = chat.chat_completion(messages, max_tokens=60, tools=tools, tool_choice="required").choices[0].message
+assert called.tool_calls[0].function.name == "rate", called
+assert 0 <= json.loads(called.tool_calls[0].function.arguments)["stars"] <= 5, called
+
 vector = client("vectors").feature_extraction(texts[0])
 assert abs(vector.reshape(-1) - given["vectors"][0]).max() < 1e-5, vector
 labels = client("films").text_classification(texts[0], top_k=2)

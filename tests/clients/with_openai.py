@@ -3,8 +3,10 @@
 import asyncio
 import json
 import sys
+from typing import Literal
 
 import openai
+import pydantic
 
 given = json.load(sys.stdin)
 texts = given["texts"]
@@ -56,6 +58,39 @@ assert raw.status_code == 200 and raw.parse().choices[0].message.content == give
 # Their own types, strictly.
 openai.types.chat.ChatCompletion.model_validate(json.loads(raw.text), strict=True)
 openai.types.Completion.model_validate(json.loads(json.dumps(whole.to_dict())), strict=True)
+
+
+# ---- texts by a schema, by a class of pydantic, and calls of functions
+class Film(pydantic.BaseModel):
+    stars: int = pydantic.Field(ge=0, le=5)
+    kind: Literal["drama", "comedy"]
+
+
+by_schema = {"type": "json_schema", "json_schema": {"name": "film", "schema": Film.model_json_schema(), "strict": True}}
+settings = {"model": "writer", "temperature": 1.2, "seed": 3, "messages": messages}
+told = writer.chat.completions.create(response_format=by_schema, n=2, **settings)
+assert all(Film.model_validate_json(one.message.content) for one in told.choices), told
+assert all(one.finish_reason == "stop" for one in told.choices), told
+film = writer.chat.completions.parse(response_format=Film, **settings).choices[0].message.parsed
+assert isinstance(film, Film)
+yes = writer.chat.completions.create(extra_body={"guided_choice": ["yes", "no"]}, **settings).choices[0].message.content
+assert yes in ("yes", "no")
+
+tools = [openai.pydantic_function_tool(Film, name="rate")]
+called = writer.chat.completions.create(tools=tools, tool_choice="required", **settings).choices[0]
+assert called.finish_reason == "tool_calls" and called.message.content is None, called
+Film.model_validate_json(called.message.tool_calls[0].function.arguments)
+answer = {"role": "tool", "tool_call_id": called.message.tool_calls[0].id, "content": "rated"}
+after = writer.chat.completions.create(
+    tools=tools, max_tokens=4, **(settings | {"messages": [*messages, called.message, answer]})
+)
+assert after.choices[0].message.content
+with writer.chat.completions.stream(
+    tools=tools, tool_choice={"type": "function", "function": {"name": "rate"}}, **settings
+) as stream:
+    final = stream.get_final_completion().choices[0]
+assert isinstance(final.message.tool_calls[0].function.parsed_arguments, Film), final
+assert final.finish_reason == "tool_calls"
 
 # ---- embeddings, which it asks for in base64
 vectors = openai.OpenAI(base_url=base("vectors"), api_key=given["key"], max_retries=0)

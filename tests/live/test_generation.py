@@ -364,3 +364,46 @@ def test_a_thousand_mutated_completions_get_their_own_answers(
         wrong = [line for found in pool.map(client, range(8)) for line in found]
     assert not wrong, f"{len(wrong)} wrong:\n" + "\n".join(wrong[:10])
     assert worker_pids(writer) == before
+
+
+def test_texts_that_match_a_grammar(writer: TorchServe) -> None:
+    """Whole and streamed, over REST and gRPC, beside free ones; what cannot be followed is told as any mistake is."""
+    schema = {
+        "type": "object",
+        "properties": {
+            "film": {"type": "string", "maxLength": 8},
+            "stars": {"type": "integer", "minimum": 0, "maximum": 5},
+        },
+        "required": ["film", "stars"],
+        "additionalProperties": False,
+    }
+    held = {
+        "inputs": "a",
+        "parameters": {"grammar": {"type": "json", "value": schema}, "return_full_text": False, "max_new_tokens": 100},
+    }
+    free = {"inputs": "a dull film", "parameters": {"max_new_tokens": 60}}
+    with Rest(writer) as rest, Grpc(writer) as grpc, ThreadPoolExecutor(8) as pool:
+        alone = rest.post(NAME, free).body
+
+        def ask(number: int) -> Reply:
+            with Rest(writer) as own:
+                return own.post(
+                    NAME,
+                    held | {"parameters": held["parameters"] | {"temperature": 1.5, "seed": number}}
+                    if number % 2
+                    else free,
+                )
+
+        replies = list(pool.map(ask, range(24)))
+        assert all(reply.body == alone for reply in replies[::2])
+        texts = [reply.value[0]["generated_text"] for reply in replies[1::2]]
+        assert len(set(texts)) > 6
+        for text in [*texts, grpc.predict(NAME, held).value[0]["generated_text"]]:
+            value = json.loads(text)
+            assert set(value) == {"film", "stars"} and len(value["film"]) <= 8 and 0 <= value["stars"] <= 5
+        prompt = {"prompt": "a", "guided_regex": "(ab){3,9} c", "max_tokens": 90, "temperature": 0}
+        whole = rest.post(f"{NAME}/v1/completions", prompt).value["choices"][0]["text"]
+        assert whole.endswith(" c")
+        bad = rest.post(f"{NAME}/v1/completions", prompt | {"guided_regex": "(a"})
+        assert bad.status == 400 and bad.value["error"]["type"] == "invalid_request_error"
+        assert bad.value["error"]["message"] == "the regular expression cannot be followed: unclosed group"

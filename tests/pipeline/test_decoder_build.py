@@ -125,7 +125,8 @@ def test_a_chat_template_and_the_serve_keys_go_into_the_archive(tiny_model, tmp_
         assert serving["chat"]["tokens"]["bos_token"] == "<s>"
         assert (serving["max_queue"], serving["deadline_s"]) == (5, 7.5)
         assert (serving["session"]["kv_cache"], serving["session"]["max_running"]) == ("f32", 3)
-        assert "jinja2" in (folder / "requirements.txt").read_text()
+        requirements = (folder / "requirements.txt").read_text()
+        assert "jinja2" in requirements and "llguidance>=" in requirements
         config = yaml.safe_load((folder / "model-config.yaml").read_text())
         assert config["batchSize"] == 1 and config["asyncCommunication"] is True
         handler = handler_of(folder)

@@ -18,7 +18,7 @@ SEED = 4711  # the one that is drawn where a request names none
 USER = {"role": "user", "content": "hi"}
 
 
-def render(messages: Sequence[Mapping[str, Any]]) -> str:
+def render(messages: Sequence[Mapping[str, Any]], tools: Any = None) -> str:
     return "".join(f"<{message['role']}>{message['content']}" for message in messages)
 
 

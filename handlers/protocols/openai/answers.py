@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from handlers.protocols.continuation import LENGTH, STOP, STOP_STRING, TIME, Continuation
+from handlers.protocols.openai.calls import Call, CallReader
 from handlers.protocols.reply import event
 
 DONE = b"data: [DONE]\n\n"
@@ -51,14 +52,14 @@ class Renderer(ABC):
         """The JSON value to answer when the texts are there."""
         choices = [
             {"index": index, **self._whole(job, index)}
-            | {"logprobs": self._logprobs(job, 0, 0), "finish_reason": _REASONS[job.finish or LENGTH]}
+            | {"logprobs": self._logprobs(job, 0, 0), "finish_reason": self._reason(job)}
             for index, job in enumerate(found)
         ]
         return self._body(choices, chunk=False) | {"usage": usage_of(found, self.choices)}
 
     def ending(self, found: Continuation, text: str, index: int = 0) -> bytes:
         """What is left of the text, and why it ended."""
-        return self.piece(found, text, index) + self._end(_REASONS[found.finish or LENGTH], index)
+        return self.piece(found, text, index) + self._end(self._reason(found), index)
 
     def closing(self, found: Sequence[Continuation]) -> bytes:
         """The usage where it is asked for, and [DONE]."""
@@ -88,6 +89,10 @@ class Renderer(ABC):
         Args:
             offset: characters of the text before them.
         """
+
+    def _reason(self, found: Continuation) -> str:
+        """Why a text ended, in OpenAI's words."""
+        return _REASONS[found.finish or LENGTH]
 
     def _new(self, found: Continuation, index: int) -> int:
         """The number of the first token that this choice's chunks have not told yet; from now on they have."""
@@ -147,17 +152,61 @@ class CompletionRenderer(Renderer):
 
 @dataclass
 class ChatRenderer(Renderer):
-    """The answer to {"messages": […]}; a stream's first chunk of each choice has the role."""
+    """The answer to {"messages": […]}; a stream's first chunk of each choice has the role.
+
+    reader: where functions may be called, what tells the calls from the text.
+    """
+
+    reader: CallReader | None = None
+    _sent: dict[int, "_Sent"] = field(default_factory=dict, init=False)  # by choice
 
     def piece(self, found: Continuation, text: str, index: int = 0) -> bytes:
-        if not text:
+        deltas = ([{"content": text}] if text else []) if self.reader is None else self._deltas(found, index)
+        if not deltas:
             return b""
         begin = self._beginning(index)
         logprobs = self._logprobs(found, self._new(found, index), 0)
-        return begin + self._chunk({"content": text}, index, logprobs=logprobs)
+        first, *others = deltas
+        chunks = [self._chunk(first, index, logprobs=logprobs), *(self._chunk(delta, index) for delta in others)]
+        return begin + b"".join(chunks)
 
     def _whole(self, found: Continuation, index: int) -> dict[str, Any]:
-        return {"message": {"role": "assistant", "content": found.text, "refusal": None}}
+        content, calls = self._read(found)
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        if calls:
+            called = [self._call(call) for call in calls]
+            message |= {"content": content or None, "tool_calls": called}
+        return {"message": message}
+
+    def _read(self, found: Continuation) -> tuple[str, list[Call]]:
+        return (found.text, []) if self.reader is None else self.reader.read(found.text, found.finish is not None)
+
+    def _reason(self, found: Continuation) -> str:
+        reason = super()._reason(found)
+        return "tool_calls" if reason == _REASONS[STOP] and self._read(found)[1] else reason
+
+    def _deltas(self, found: Continuation, index: int) -> list[dict[str, Any]]:
+        """What is new of a text and its calls since the last chunk."""
+        content, calls = self._read(found)
+        sent = self._sent.setdefault(index, _Sent())
+        deltas: list[dict[str, Any]] = []
+        if new := content[sent.content :]:
+            deltas.append({"content": new})
+            sent.content = len(content)
+        for number, call in enumerate(calls):
+            if number == len(sent.arguments):
+                begun = self._call(Call(call.name, ""))
+                deltas.append({"tool_calls": [{"index": number, **begun}]})
+                sent.arguments.append(0)
+            if new := call.arguments[sent.arguments[number] :]:
+                deltas.append({"tool_calls": [{"index": number, "function": {"arguments": new}}]})
+                sent.arguments[number] = len(call.arguments)
+        return deltas
+
+    def _call(self, call: Call) -> dict[str, Any]:
+        assert self.reader is not None
+        name = self.reader.form.new_id()
+        return {"id": name, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
     def _end(self, reason: str, index: int) -> bytes:
         return self._beginning(index) + self._chunk({}, index, reason)
@@ -189,3 +238,11 @@ class ChatRenderer(Renderer):
         assert self.spell is not None
         spelt = self.spell(token)
         return {"token": spelt, "logprob": round(logprob, 6), "bytes": list(spelt.encode())}
+
+
+@dataclass
+class _Sent:
+    """How many characters of a choice are out: of its text, and of each call's arguments."""
+
+    content: int = 0
+    arguments: list[int] = field(default_factory=list)

@@ -17,6 +17,8 @@ DESCRIBING: dict[str, Parameter] = {
     "metadata": Parameter(lambda value: isinstance(value, dict), "an object, which changes nothing"),
     "store": Parameter(lambda value: isinstance(value, bool), "true or false, which changes nothing"),
     "service_tier": Parameter(lambda value: isinstance(value, str), "a text, which changes nothing"),
+    "safety_identifier": Parameter(lambda value: isinstance(value, str), "a text, which changes nothing"),
+    "prompt_cache_key": Parameter(lambda value: isinstance(value, str), "a text, which changes nothing"),
 }
 _TYPES = {400: "invalid_request_error", 404: "invalid_request_error", 413: "invalid_request_error"}
 

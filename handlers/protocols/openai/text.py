@@ -3,10 +3,9 @@
 Source: OpenAI's API reference, «Completions» and «Chat completions».
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from handlers.errors import BadRequest
 from handlers.inputs.checks import (
@@ -15,17 +14,25 @@ from handlers.inputs.checks import (
     checked_text,
     is_bool,
     is_positive_int,
-    kind_of,
-    quoted,
 )
+from handlers.protocols import grammar as grammars
 from handlers.protocols.continuation import GenerationRequest
+from handlers.protocols.openai import tools as functions
 from handlers.protocols.openai.answers import ChatRenderer, CompletionRenderer, Renderer, Spell
+from handlers.protocols.openai.calls import CallForm
+from handlers.protocols.openai.messages import read_messages
 from handlers.protocols.openai.reply import DESCRIBING
 from handlers.protocols.sampling import BOOL, SAMPLING_PARAMETERS, TOKENS, number, read_sampling, read_stops
 
-Chat = Callable[[Sequence[Mapping[str, Any]]], str]
 
-MAX_MESSAGES = 1000
+class Chat(Protocol):
+    """The model's chat template."""
+
+    def __call__(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None) -> str:
+        """The prompt that asks for the assistant's next message. BadRequest where the template refuses them."""
+        ...
+
+
 MAX_TOPS = 20
 MAX_BIASED = 1024
 DEFAULT_COMPLETION_TOKENS = 16  # a chat's answer is as long as there is room
@@ -45,20 +52,24 @@ PARAMETERS: dict[str, Parameter] = {
     "max_completion_tokens": TOKENS,
     **SAMPLING_PARAMETERS,
     **DESCRIBING,
+    **grammars.OPENAI,
     "n": Parameter(is_positive_int, "a whole number from 1"),
     "logit_bias": Parameter(
         _is_bias, f'an object {{"token id": number from -100 to 100}} with up to {MAX_BIASED} of them'
     ),
     "stream": BOOL,
     "stream_options": Parameter(
-        lambda v: isinstance(v, dict) and set(v) <= {"include_usage"} and all(map(is_bool, v.values())),
-        '{"include_usage": true or false}',
+        # Obfuscation pads the pieces of a stream; there is none.
+        lambda v: (
+            isinstance(v, dict) and set(v) <= {"include_usage", "include_obfuscation"} and all(map(is_bool, v.values()))
+        ),
+        '{"include_usage": true or false, "include_obfuscation": true or false}, of which the latter changes nothing',
     ),
 }
 
 _TOPS = Parameter(lambda v: type(v) is int and 0 <= v <= MAX_TOPS, f"a whole number from 0 to {MAX_TOPS}")
 # What only one of the two has.
-_CHAT: dict[str, Parameter] = {"logprobs": BOOL, "top_logprobs": _TOPS}
+_CHAT: dict[str, Parameter] = {"logprobs": BOOL, "top_logprobs": _TOPS, **functions.PARAMETERS}
 _COMPLETION: dict[str, Parameter] = {"logprobs": _TOPS, "echo": BOOL}
 
 
@@ -71,6 +82,7 @@ def parse(
     document: Mapping[str, Any],
     *,
     chat: Chat | None,
+    calls: CallForm | None = None,
     model: str,
     random_seed: Callable[[], int],
     max_inputs: int = 1,
@@ -80,7 +92,8 @@ def parse(
 
     Args:
         document: an object with either `prompt` or `messages`. chat: messages → prompt, None where the model has no chat
-            template. model: the name that answers repeat. random_seed: for requests that name none.
+            template. calls: how the model writes calls of functions, None where its template does not mention tools.
+        model: the name that answers repeat. random_seed: for requests that name none.
         max_inputs: most texts of one request. spell: a token id to its text, None where nothing is told of tokens.
     Returns: the request, and its renderer.
     Raises: BadRequest saying what is wrong and what is allowed.
@@ -90,7 +103,17 @@ def parse(
     # null is what OpenAI's clients send for what was not set.
     named = {name: value for name, value in document.items() if name != form and value is not None}
     given = checked_parameters(named, PARAMETERS | (_CHAT if is_chat else _COMPLETION))
-    prompts = [_chat_prompt(document[form], chat)] if is_chat else _completion_prompts(document[form])
+    tools = functions.read_tools(given, calls) if is_chat and chat is not None else None
+    prompts = (
+        [_chat_prompt(document[form], chat, calls is not None, tools)]
+        if is_chat
+        else _completion_prompts(document[form])
+    )
+    grammar = grammars.read_grammar(given)
+    if tools is not None and grammar is not None:
+        raise BadRequest(
+            "the text has to match a grammar, which leaves no room for calls: send it, or 'tools', not both"
+        )
     choices = given.get("n", 1)
     if (texts := len(prompts) * choices) > max_inputs:
         raise BadRequest(f"{len(prompts)} prompts with n {choices} are {texts} texts; at most {max_inputs} are allowed")
@@ -121,19 +144,24 @@ def parse(
         special_tokens=not is_chat,
         stops=read_stops(given),
         stream=given.get("stream", False),
+        grammar=grammar if tools is None else tools.grammar,
+        # The marks of a call are special tokens of some models.
+        keep_special=tools is not None and tools.grammar is None,
     )
     usage = given.get("stream_options", {}).get("include_usage", False)
     told = spell if logprobs else None
     if is_chat:
-        return request, ChatRenderer(model, usage, choices, told)
+        return request, ChatRenderer(model, usage, choices, told, reader=None if tools is None else tools.reader)
     before = _echoed(every, spell) if given.get("echo") else ()
     return request, CompletionRenderer(model, usage, choices, told, before=before)
 
 
-def _chat_prompt(messages: Any, chat: Chat | None) -> str:
+def _chat_prompt(messages: Any, chat: Chat | None, takes_tools: bool, tools: functions.Tools | None) -> str:
     if chat is None:
         raise BadRequest("this model has no chat template: send 'prompt' or 'inputs' with the whole text")
-    return checked_text(chat(_messages(messages)), "the rendered messages")
+    found = read_messages(messages, takes_tools)
+    prompt = chat(found) if tools is None else chat(found, tools.listed) + tools.lead
+    return checked_text(prompt, "the rendered messages")
 
 
 def _completion_prompts(prompt: Any) -> list[str | tuple[int, ...]]:
@@ -160,33 +188,3 @@ def _echoed(prompts: Sequence[str | tuple[int, ...]], spell: Spell | None) -> li
     if spell is None and any(not isinstance(one, str) for one in prompts):
         raise BadRequest("'echo' is true and 'prompt' has token ids: send the text")
     return [one if isinstance(one, str) else "".join(map(spell or str, one)) for one in prompts]
-
-
-def _messages(value: Any) -> list[dict[str, Any]]:
-    if not isinstance(value, list) or not value:
-        raise BadRequest(f'\'messages\' is {kind_of(value)}; a list of {{"role": …, "content": …}} is expected')
-    if len(value) > MAX_MESSAGES:
-        raise BadRequest(f"'messages' has {len(value)} elements; at most {MAX_MESSAGES} are allowed")
-    return [_message(item, f"messages[{index}]") for index, item in enumerate(value)]
-
-
-def _message(item: Any, where: str) -> dict[str, Any]:
-    if not isinstance(item, dict):
-        raise BadRequest(f'{where} is {kind_of(item)}; an object {{"role": …, "content": …}} is expected')
-    unknown = sorted(set(item) - {"role", "content", "name"})
-    if unknown:
-        raise BadRequest(f"{where} has the unknown key {quoted(unknown)}; allowed: 'role', 'content', 'name'")
-    role, content = item.get("role"), item.get("content")
-    if not isinstance(role, str) or role not in ("system", "developer", "user", "assistant"):
-        shown = json.dumps(role)[:60] if isinstance(role, str) else kind_of(role)
-        raise BadRequest(f"{where}.role is {shown}; allowed: system, developer, user, assistant")
-    if isinstance(content, list):  # OpenAI's list of parts
-        parts = [
-            part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content
-        ]
-        if not all(isinstance(part, str) for part in parts):
-            raise BadRequest(f'{where}.content has parts that are no text; allowed: {{"type": "text", "text": …}}')
-        content = "".join(part for part in parts if part)
-    if not isinstance(content, str):
-        raise BadRequest(f"{where}.content is {kind_of(content)}; a text is expected")
-    return {"role": role, "content": content} | ({"name": item["name"]} if isinstance(item.get("name"), str) else {})

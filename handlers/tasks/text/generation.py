@@ -13,13 +13,15 @@ from handlers.errors import BadRequest
 from handlers.generation.backend import PROMPT_TOKENS_A_STEP
 from handlers.generation.chat import ChatTemplate
 from handlers.generation.engine import Job
+from handlers.generation.grammar import Grammars
 from handlers.inputs.base import MAX_BODY
 from handlers.inputs.checks import Parameter, checked_parameters
 from handlers.inputs.text import Encoder, Text, TextInput
 from handlers.protocols import hf_generation
-from handlers.protocols.continuation import GenerationRequest, Sampling
+from handlers.protocols.continuation import GenerationRequest, Renderer, Sampling
 from handlers.protocols.forms import path_of
 from handlers.protocols.generation import ALLOWED, PATHS, read_request
+from handlers.protocols.openai.calls import form_of
 from handlers.protocols.sampling import SEEDS
 from handlers.tasks.engine import Asked, RequestHandler, in_its_form, random_seed
 
@@ -42,6 +44,8 @@ class TextGenerationHandler(RequestHandler[TextInput]):
         serving = self.serving
         chat = serving.get("chat")
         self._chat = ChatTemplate(chat["template"], chat["tokens"]).render if chat else None
+        self._calls = form_of(chat["template"]) if chat else None
+        self._grammars = Grammars(folder, serving["end_ids"])
         backend = self.runtime(folder, serving["session"], threads, serving["end_ids"])
         self.start(backend, self.input.encoder.tokenizer, max_running=serving["session"]["max_running"])
 
@@ -85,7 +89,7 @@ class TextGenerationHandler(RequestHandler[TextInput]):
         request, renderer = hf_generation.request_for(
             [item.text for item in inputs], given, single=False, random_seed=random_seed
         )
-        answers: list[Any] = self.run_here(Asked(self._jobs(request), renderer))
+        answers: list[Any] = self.run_here(self._asked(request, renderer))
         return answers
 
     @property
@@ -113,11 +117,28 @@ class TextGenerationHandler(RequestHandler[TextInput]):
                 path_of(headers),
                 max_inputs=self.serving["max_inputs"],
                 chat=self._chat,
+                calls=self._calls,
                 model=self.model_name,
                 random_seed=random_seed,
                 spell=self._spell,
             )
-            return Asked(self._jobs(request), renderer, request.stream, form)
+            return replace(self._asked(request, renderer), form=form)
+
+    def _asked(self, request: GenerationRequest, renderer: Renderer) -> Asked:
+        jobs, grammar = self._jobs(request), request.grammar
+        if grammar is None:
+            return Asked(jobs, renderer, request.stream)
+        if not self.backend.constrains:
+            raise BadRequest(
+                f"the runtime {self.backend.name} keeps no text to a grammar or to calls: ask for free text"
+            )
+
+        def constrain() -> None:
+            constraint = self._grammars.compiled(grammar)
+            for job in jobs:
+                job.sampling = replace(job.sampling, constraint=constraint)
+
+        return Asked(jobs, renderer, request.stream, prepare=constrain)
 
     def _jobs(self, request: GenerationRequest) -> list[Job]:
         deadline = self.deadline(request.max_time)
@@ -128,7 +149,7 @@ class TextGenerationHandler(RequestHandler[TextInput]):
             count = self._new_tokens(request.places[index], ids, asked, asked or request.default_new_tokens)
             seed = (request.sampling.seed + index) % SEEDS if request.sampling.do_sample else 0
             sampling = replace(request.sampling, max_new_tokens=count, seed=seed)
-            jobs.append(Job(ids, sampling, request.stops, deadline))
+            jobs.append(Job(ids, sampling, request.stops, deadline, keep_special=request.keep_special))
         return jobs
 
     def _ids(self, request: GenerationRequest) -> list[Sequence[int]]:

@@ -32,7 +32,7 @@ def run(backend: PagedBatch, joining: Mapping[int, Sequence[tuple[int, Sequence[
             before = found.get(step.key, Step(step.key, []))
             assert before.finish is None
             ids, logprobs = [*before.ids, *step.ids], [*before.logprobs, *step.logprobs]
-            found[step.key] = Step(step.key, ids, logprobs, step.finish, [*before.tops, *step.tops])
+            found[step.key] = Step(step.key, ids, logprobs, step.finish, [*before.tops, *step.tops], step.error)
         if number >= max(joining) and backend.load() == Load(0, 0, backend.load().cache_use):
             return found
     raise AssertionError("it does not end")
@@ -184,3 +184,53 @@ def test_log_likelihoods() -> None:
     right = 1 - np.log(np.e + VOCABULARY - 1)
     assert found == pytest.approx([right] * 149 + [right - 1])
     assert backend.log_likelihoods([4]) == [] and backend.load().cache_use == 0
+
+
+# ---- texts that have to match something -------------------------------------------------------------------------------
+
+
+class Rising:
+    """A `Constraint` and a matcher of it: each token is greater than the one before, from `least`, and `most` ends it."""
+
+    error: str | None = None
+
+    def __init__(self, least: int, most: int) -> None:
+        self.last, self.most = least - 1, most
+
+    def begin(self) -> Rising:
+        return Rising(self.last + 1, self.most)
+
+    @property
+    def complete(self) -> bool:
+        return self.last == self.most
+
+    def choose(self, logits: np.ndarray, likeliest: int, *others: Any) -> tuple[int, float]:
+        allowed = np.arange(len(logits)) > self.last
+        if self.last >= 40:
+            self.error = "it is too much"
+            raise ArithmeticError(self.error)
+        self.last = int(np.where(allowed, logits, -np.inf).argmax())
+        return self.last, 0.0
+
+
+def test_what_has_to_match_does_with_guesses_and_among_others() -> None:
+    # Twenty tokens that follow each other: half of what is guessed, from the prompt, is what may come.
+    held = Sampling(30, constraint=Rising(5, 12))
+    prompt = [*range(20), *range(20)]
+    joining = {0: [(0, prompt, held), (1, prompt, Sampling(16)), (2, [7, 3], Sampling(30, constraint=Rising(8, 9)))]}
+    plain = run(batch(mod=20), joining)
+    guessed = run(batch(mod=20, guesser=Lookup(), guesses=4, guess_up_to=6), joining)
+    assert plain == guessed
+    told = {key: (step.ids, step.finish) for key, step in plain.items()}
+    assert told == {
+        0: ([5, 6, 7, 8, 9, 10, 11, 12], STOP),  # 5 is the first that may come; then each the next
+        1: (follow(prompt, 16, 20), LENGTH),
+        2: ([8, 9], STOP),
+    }
+
+
+def test_what_cannot_be_matched_any_further_fails_alone_and_says_why() -> None:
+    held = Sampling(60, constraint=Rising(38, 49))
+    found = run(batch(), {0: [(0, [1], held), (1, [2], Sampling(5))]})
+    assert found[0].finish == FAILED and found[0].ids and found[0].error == "it is too much"
+    assert (found[1].ids, found[1].finish, found[1].error) == (follow([2], 5), LENGTH, None)

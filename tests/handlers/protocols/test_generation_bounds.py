@@ -50,10 +50,17 @@ BOUNDS: dict[str, tuple[list[Any], list[Any], str]] = {  # good, bad, what is al
     "stream_options": (
         [{}, {"include_usage": True}],
         [[], True, {"include_usage": 1}, {"other": True}],
-        '{"include_usage": true or false}',
+        '{"include_usage": true or false, "include_obfuscation": true or false}',
     ),
+    "grammar": ([{"type": "regex", "value": "a"}], [[], "a", True], '{"type": "json" or "regex", "value": …}'),
+    "response_format": ([{"type": "text"}], [[], "text", 5], '{"type": "text", "json_object" or "json_schema", …}'),
+    "guided_json": ([{}, '{"type": "object"}'], [[], 5, True], "a JSON schema"),
+    "guided_regex": (["a+"], [["a"], 5], "a regular expression"),
+    "guided_choice": ([["a", "b"]], ["a", {"a": 1}], "a list of texts"),
     "model": (["any", ""], [5, ["a"]], "a text, which changes nothing: the URL names the model"),
     "user": (["any"], [5], "a text, which changes nothing"),
+    "safety_identifier": (["any"], [5], "a text, which changes nothing"),
+    "prompt_cache_key": (["any"], [5], "a text, which changes nothing"),
 }
 PLACES = [("inputs", name) for name in hf_generation.PARAMETERS] + [("prompt", name) for name in openai.PARAMETERS]
 
