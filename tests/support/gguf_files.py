@@ -76,7 +76,9 @@ def write_gguf(
     return path
 
 
-def write_wheel(folder: Path, files: Mapping[str, bytes | Path], package: str = "tiny_chat", version: str = "1.0") -> str:
+def write_wheel(
+    folder: Path, files: Mapping[str, bytes | Path], package: str = "tiny_chat", version: str = "1.0"
+) -> str:
     """A wheel with these files by their names in it. Returns: its sha256."""
     info = f"{package}-{version}.dist-info"
     path = folder / f"{package}-{version}-py3-none-any.whl"
