@@ -73,8 +73,12 @@ def model_folder(model: PackagedModel) -> tuple[Path, bool]:
     entry = base / f"{model.sha256}-{_FORMAT}"
     if not is_whole(entry):
         remove_stale(base)
-        with _made(model, base) as made:
-            keep(made, entry)
+        try:
+            with _made(model, base) as made:
+                keep(made, entry)
+        except UnsupportedModelError:
+            if not is_whole(entry):  # else another build was faster
+                raise
     return entry, False
 
 
