@@ -1,4 +1,4 @@
-"""The command line: init, build, inspect, verify, predict, bench. It parses arguments and prints results.
+"""The command line: init, build, inspect, verify, predict, chat, bench. It parses arguments and prints results.
 
 Exit codes: 0 done · 2 the user's input is at fault · 3 the gate · 1 our fault (for verify: an unsound archive).
 """
@@ -71,11 +71,19 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("url", metavar="URL", help="http://HOST:PORT/predictions/NAME, or grpc://HOST:PORT/NAME")
     verb.add_argument("inputs", nargs="+", metavar="INPUT", help="a text, a JSON object, or @FILE with the body")
     verb.add_argument("--grpc", action="store_true", help="over gRPC; PORT is then the gRPC port")
-    key = verb.add_mutually_exclusive_group()
-    key.add_argument("--token", help="the server's inference key")
-    key.add_argument("--key-file", type=Path, help="TorchServe's key_file.json")
-    verb.add_argument("--cacert", type=Path, help="PEM file of the authority that signed the server's certificate")
+    _add_trust(verb)
     verb.set_defaults(run=_predict)
+
+    verb = verbs.add_parser("chat", help="talk to a served language model in the terminal, or line by line from a pipe")
+    verb.add_argument(
+        "url", metavar="URL", help="http://HOST:PORT/predictions/NAME, or its base URL for OpenAI clients"
+    )
+    verb.add_argument("--system", metavar="TEXT", help="the system message that the conversation begins with")
+    verb.add_argument("--max-tokens", type=_tokens, metavar="N", help="of one answer; default: what room there is")
+    verb.add_argument("--temperature", type=_temperature, metavar="T", help="0: always the likeliest token; default: 1")
+    verb.add_argument("--model", metavar="NAME", help="sent as the request's model; default: the URL's")
+    _add_trust(verb)
+    verb.set_defaults(run=_chat)
 
     verb = verbs.add_parser("bench", help="live comparison of two archives, in turns, over REST and gRPC")
     verb.add_argument("mar", type=Path, metavar="FILE.mar")
@@ -90,6 +98,14 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--json", action="store_true")
     verb.set_defaults(run=_bench)
     return parser
+
+
+def _add_trust(verb: argparse.ArgumentParser) -> None:
+    """How a client shows its key, and whom it trusts."""
+    key = verb.add_mutually_exclusive_group()
+    key.add_argument("--token", help="the server's inference key")
+    key.add_argument("--key-file", type=Path, help="TorchServe's key_file.json")
+    verb.add_argument("--cacert", type=Path, help="PEM file of the authority that signed the server's certificate")
 
 
 def _init(options: argparse.Namespace) -> int:
@@ -180,6 +196,21 @@ def _predict(options: argparse.Namespace) -> int:
     )
 
 
+def _chat(options: argparse.Namespace) -> int:
+    from archiver.torchserve.chat import chat
+
+    return chat(
+        options.url,
+        system=options.system,
+        model=options.model,
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        token=options.token,
+        key_file=options.key_file,
+        cacert=options.cacert,
+    )
+
+
 def _bench(options: argparse.Namespace) -> int:
     from archiver.bench.command import bench, roofline_of
 
@@ -226,6 +257,22 @@ def _protocols(text: str) -> tuple[str, ...]:
     if not set(chosen) <= {"rest", "grpc"}:
         raise argparse.ArgumentTypeError(f"{text!r}: rest, grpc or both are expected")
     return chosen
+
+
+def _tokens(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 1 is expected")
+    return int(text)
+
+
+def _temperature(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r}: a number between 0 and 100 is expected")
+    return value
 
 
 def _positive(text: str) -> float:

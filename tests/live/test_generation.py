@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +27,7 @@ from archiver.packaging.mar import extracted
 from archiver.pipeline import build as pipeline
 from archiver.progress import Progress
 from archiver.recipe.load import load_recipe
+from archiver.torchserve.chat import clean
 from archiver.torchserve.server import TorchServe
 from handlers.errors import BadRequest
 from handlers.inputs.text import TextInput
@@ -38,11 +42,14 @@ def archive(
     tiny_model: Callable[..., Path], sentences: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     folder = tmp_path_factory.mktemp("generation")
+    model = folder / "model"
+    shutil.copytree(tiny_model("llama", "text-generation", max_position_embeddings=ROOM, eos_token_id=None), model)
+    (model / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role }} {{ m.content }} .{% endfor %}")
     (folder / "text.txt").write_text("\n".join(sentences) * 4)
     recipe = {
         "name": NAME,
         "task": "text-generation",
-        "model": str(tiny_model("llama", "text-generation", max_position_embeddings=ROOM, eos_token_id=None)),
+        "model": str(model),
         "data": {"validation": "text.txt", "context": 16},
         "compress": [{"quantize": {"method": "weight-only", "bits": 8}}],
         "serve": {"max_length": ROOM, "max_inputs": 8, "batch_size": 16, "runtime": "openvino"},
@@ -160,7 +167,7 @@ def test_a_short_text_leaves_before_a_long_one_that_came_first(writer: TorchServ
     pytest.fail("the short text never left before the long one")
 
 
-def test_stop_seed_and_a_chat_without_template(writer: TorchServe, sentences: tuple[str, ...]) -> None:
+def test_stop_and_seed(writer: TorchServe, sentences: tuple[str, ...]) -> None:
     sampled = {"max_new_tokens": 12, "temperature": 1.5, "seed": 7}
     with Rest(writer) as rest:
         first = rest.post(NAME, {"inputs": sentences[0], "parameters": sampled})
@@ -168,11 +175,33 @@ def test_stop_seed_and_a_chat_without_template(writer: TorchServe, sentences: tu
         text = first.value[0]["generated_text"][len(sentences[0]) :]
         stop = text[len(text) // 2 :][:3]
         stopped = rest.post(NAME, {"inputs": sentences[0], "parameters": sampled | {"stop": stop, "details": True}})
-        chat = rest.post(NAME, {"messages": [{"role": "user", "content": "hello"}]})
     assert first.body == again.body
     assert stopped.value[0]["generated_text"] == sentences[0] + text[: text.index(stop)]
     assert stopped.value[0]["details"]["finish_reason"] == "stop_sequence"
-    assert chat.status == 400 and "no chat template" in chat.message
+
+
+@pytest.mark.parametrize("below", ["", "/v1"])
+def test_marpress_chat_prints_what_openai_s_form_gives(writer: TorchServe, below: str) -> None:
+    """Two turns, line by line from a pipe: the second is asked with the first and its answer."""
+    said = ["hello", "and a film"]
+    command = [sys.executable, "-m", "archiver", "chat", writer.prediction_url(NAME) + below, "--max-tokens", "8"]
+    command += ["--temperature", "0", "--key-file", str(writer.key_file)]
+    done = subprocess.run(command, cwd=ROOT, input="\n".join(said), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("cut off: --max-tokens") == 2
+    messages: list[dict[str, str]] = []
+    right = ""
+    with Rest(writer) as rest:
+        for text in said:
+            messages.append({"role": "user", "content": text})
+            reply = rest.post(f"{NAME}/v1/chat/completions", {"messages": messages, "max_tokens": 8, "temperature": 0})
+            messages.append(reply.value["choices"][0]["message"])
+            right += clean(messages[-1]["content"]) + "\n"
+            messages[-1].pop("refusal")
+    assert done.stdout == right
+    too_long = subprocess.run(command, cwd=ROOT, input="hello " * ROOM, capture_output=True, text=True, timeout=60)
+    assert (too_long.returncode, too_long.stdout) == (1, "")
+    assert f"prompt and continuation together may have {ROOM}" in too_long.stderr
 
 
 def test_five_hundred_requests_with_lengths_parameters_and_disconnects(

@@ -213,7 +213,20 @@ def test_metrics_that_need_labels_or_pairs(folder) -> None:
 
 @pytest.mark.parametrize(
     "model",
-    ["nowhere", "./org/name", "a/b/c", "org/name@", "a--b/c", "org/..", "~/gone", "/", "embedded:bert", "''", "3"],
+    [
+        "nowhere",
+        "./org/name",
+        "a/b/c",
+        "org/name@",
+        "a--b/c",
+        "org/..",
+        "~/gone",
+        "/",
+        "embedded:bert",
+        "pypi:x==1",
+        "''",
+        "3",
+    ],
 )
 def test_models_that_are_nothing(folder, model) -> None:
     if model == "/":
@@ -223,7 +236,16 @@ def test_models_that_are_nothing(folder, model) -> None:
     assert problem.startswith("recipe.yaml:3: model")
 
 
-@pytest.mark.parametrize("model", ["org/name", "org/na.me-2@main", "o/n@refs/pr/1", "embedded:all-MiniLM-L6-v2"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "org/name",
+        "org/na.me-2@main",
+        "o/n@refs/pr/1",
+        "embedded:all-MiniLM-L6-v2",
+        f"pypi:some-model==1.2.3#sha256={'0a' * 32}",
+    ],
+)
 def test_models_from_elsewhere(folder, model) -> None:
     assert load(folder, LEAST.replace("./minilm-sst2", model)).model == model
 
