@@ -116,6 +116,7 @@ def given(server: TorchServe) -> dict[str, Any]:
             "written": [one[0]["generated_text"] for one in ask("writer", TEXTS, **GREEDY)],
             "chat": ask("writer", f"user {TEXTS[0]} .", **GREEDY)[0]["generated_text"],
             "vectors": ask("vectors", TEXTS),
+            "few": ask("vectors", TEXTS, dimensions=3),
             "films": ask("films", TEXTS, top_k=2),
             "ranked": ask("ranker", {"query": TEXTS[0], "texts": TEXTS}),
             "sound": sound,

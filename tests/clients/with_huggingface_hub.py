@@ -47,6 +47,8 @@ assert 0 <= json.loads(called.tool_calls[0].function.arguments)["stars"] <= 5, c
 
 vector = client("vectors").feature_extraction(texts[0])
 assert abs(vector.reshape(-1) - given["vectors"][0]).max() < 1e-5, vector
+few = client("vectors").feature_extraction(texts[0], dimensions=3)
+assert abs(few.reshape(-1) - given["few"][0]).max() < 1e-5, few
 labels = client("films").text_classification(texts[0], top_k=2)
 assert {one.label: round(one.score, 5) for one in labels} == {
     one["label"]: round(one["score"], 5) for one in given["films"][0]

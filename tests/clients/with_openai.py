@@ -98,6 +98,8 @@ found = vectors.embeddings.create(model="vectors", input=texts)
 assert all(near(one.embedding, other) for one, other in zip(found.data, given["vectors"], strict=True))
 plain = vectors.embeddings.create(model="vectors", input=texts[0], encoding_format="float")
 assert near(plain.data[0].embedding, given["vectors"][0]) and plain.usage.prompt_tokens > 2
+few = vectors.embeddings.create(model="vectors", input=texts, dimensions=3)
+assert all(near(one.embedding, other) for one, other in zip(few.data, given["few"], strict=True))
 
 # ---- models and errors
 assert [one.id for one in writer.models.list()] == ["writer"]

@@ -249,6 +249,25 @@ def test_normalize(tiny_model):
     assert ask(handler, {"inputs": "good", "parameters": {"top_k": 1}})[1] == [400]
 
 
+def test_fewer_dimensions(tiny_model):
+    """By hand: of (3, 4, 12) the first two are (3, 4), at length 1 (0.6, 0.8)."""
+    handler = made(FeatureExtractionHandler(), tiny_model, normalize=True)
+    handler.session.run = lambda arrays: np.tile(np.float32([3, 4, 12]), (len(arrays["input_ids"]), 1))
+    cases: list[tuple[dict[str, Any], list[float]]] = [
+        ({"dimensions": 2}, [0.6, 0.8]),
+        ({"dimensions": 2, "normalize": False}, [3.0, 4.0]),
+        ({"dimensions": 1}, [1.0]),
+        ({"dimensions": 3}, [3 / 13, 4 / 13, 12 / 13]),
+    ]
+    found, statuses, _ = ask(handler, *({"inputs": "good", "parameters": given} for given, _ in cases))
+    assert statuses == [200] * 4
+    for vector, (_, expected) in zip(found, cases, strict=True):
+        np.testing.assert_allclose(vector, expected, atol=1e-6)
+    (refused,), statuses, _ = ask(handler, {"inputs": "good", "parameters": {"dimensions": 4}})
+    assert statuses == [400]
+    assert refused["error"]["message"] == "'dimensions' is 4; this model's vectors have 3: allowed: 1 to 3"
+
+
 def test_metrics_add_up(handler):
     handler.session.fail_at = 9
     documents: list[Any] = [{"inputs": ["good", "good bad"]}, {"inputs": "good " * 7}, b"{", b"bad bad bad"]

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from handlers.errors import BadRequest
 from handlers.inputs.checks import Parameter, is_positive_int
 from handlers.protocols.hf import read_inputs
 from handlers.protocols.openai.reply import DESCRIBING, OpenAIForm, checked_keys
@@ -29,7 +28,6 @@ class Embeddings(OpenAIForm):
 
     model: str
     packed: bool = False
-    dimensions: int | None = None
 
     def render(self, answers: Sequence[Any], tokens: int) -> Any:
         """A list of embeddings, and how many tokens were read."""
@@ -41,10 +39,6 @@ class Embeddings(OpenAIForm):
         return {"object": "list", "data": data, "model": self.model, "usage": usage}
 
     def _vector(self, answer: Sequence[float]) -> Any:
-        if self.dimensions not in (None, len(answer)):
-            raise BadRequest(
-                f"'dimensions' is {self.dimensions}; this model's vectors have {len(answer)}, and no fewer"
-            )
         return base64.b64encode(np.asarray(answer, "<f4").tobytes()).decode() if self.packed else answer
 
 
@@ -60,8 +54,8 @@ def parse(document: Any, spec: Spec) -> Request:
     elif isinstance(sent, list):
         sent = [{"token_ids": one} if isinstance(one, list) else one for one in sent]
     inputs, single = read_inputs({"inputs": sent}, _named(spec), spec.max_inputs)
-    form = Embeddings(spec.model, given.get("encoding_format") == "base64", given.get("dimensions"))
-    return Request(inputs, single, {}, form)
+    form = Embeddings(spec.model, given.get("encoding_format") == "base64")
+    return Request(inputs, single, {name: given[name] for name in ("dimensions",) if name in given}, form)
 
 
 def _named(spec: Spec) -> Any:

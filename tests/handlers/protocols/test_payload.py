@@ -156,7 +156,10 @@ DOCUMENTS = [
     ({"inputs": "a", "options": {}, "x": 1}, "unknown key 'options', 'x' in the body"),
     ({"inputs": "a", **{f"k{i}": 1 for i in range(9)}}, "and 4 more in the body"),
     ({"inputs": "a", "parameters": []}, "'parameters' is a list, an object is expected"),
-    ({"inputs": "a", "parameters": {"topk": 1}}, "unknown parameter 'topk'; allowed: 'normalize', 'top_k', 'trunc"),
+    (
+        {"inputs": "a", "parameters": {"topk": 1}},
+        "unknown parameter 'topk'; allowed: 'dimensions', 'normalize', 'top_k', 'trunc",
+    ),
     ({"inputs": "a", "parameters": {"top_k": 0}}, "parameter 'top_k' is 0; allowed: a whole number from 1"),
     ({"inputs": "a", "parameters": {"top_k": -1}}, "parameter 'top_k' is -1"),
     ({"inputs": "a", "parameters": {"top_k": True}}, "parameter 'top_k' is true"),
