@@ -1,7 +1,8 @@
 """Hugging Face's form, for every task: {"inputs": one or a list, "parameters": {…}}, and plain text or bytes as one input.
 
 An input that is an object may also be the body itself, with its parameters beside its own keys: {"query": …, "texts": […],
-"raw_scores": true}, as text-embeddings-inference has it.
+"raw_scores": true}, as text-embeddings-inference has it; and beside 'inputs' they may stand, too, as huggingface_hub sends
+those of a feature extraction.
 
 Source: the request and response bodies of Hugging Face Inference Endpoints and of text-embeddings-inference. For text
 generation: `hf_generation`.
@@ -31,6 +32,10 @@ def parse(document: Any, spec: Spec) -> Request:
         raise BadRequest(f"the JSON body is {kind_of(document)}, an object is expected; {spec.allowed}")
     if "inputs" not in document and not set(spec.fields).isdisjoint(document):
         document = _wrapped(document, spec.fields)
+    elif not set(spec.parameters).isdisjoint(document):
+        beside = {key: value for key, value in document.items() if key in spec.parameters}
+        rest = {key: value for key, value in document.items() if key not in beside}
+        document = rest | {"parameters": _joined(beside, document.get("parameters"))}
     check_keys(document, "inputs", "parameters")
     if "inputs" not in document:
         raise BadRequest(f"the body has no 'inputs'; {spec.allowed}")
@@ -42,16 +47,21 @@ def _wrapped(document: Mapping[str, Any], fields: Sequence[str]) -> dict[str, An
     """The usual form of a body that is its own input: what is neither one of `fields` nor 'parameters' is a parameter."""
     beside = {key: value for key, value in document.items() if key not in (*fields, "parameters")}
     given = document.get("parameters")
-    if beside and given is not None:
-        if not isinstance(given, dict):
-            raise BadRequest(f"'parameters' is {kind_of(given)}, an object is expected")
-        if twice := sorted(set(beside) & set(given)):
-            raise BadRequest(f"{quoted(twice)} stands in the body and in 'parameters'; send it once")
-        beside |= given
     return {
         "inputs": {key: document[key] for key in fields if key in document},
-        "parameters": beside or given,
+        "parameters": _joined(beside, given) if beside else given,
     }
+
+
+def _joined(beside: Mapping[str, Any], given: Any) -> dict[str, Any]:
+    """Parameters that stand in the body with those of `parameters`."""
+    if given is None:
+        return dict(beside)
+    if not isinstance(given, dict):
+        raise BadRequest(f"'parameters' is {kind_of(given)}, an object is expected")
+    if twice := sorted(set(beside) & set(given)):
+        raise BadRequest(f"{quoted(twice)} stands in the body and in 'parameters'; send it once")
+    return {**beside, **given}
 
 
 def render(answers: Sequence[Any], single: bool) -> Any:

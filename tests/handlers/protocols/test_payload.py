@@ -101,6 +101,24 @@ def test_parameters_that_are_allowed():
         assert asked({"inputs": "a", "parameters": parameters}).parameters == (parameters or {})
 
 
+def test_parameters_may_stand_beside_inputs():
+    assert asked({"inputs": "a", "normalize": True, "parameters": {"top_k": 1}}).parameters == {
+        "normalize": True,
+        "top_k": 1,
+    }
+    for document, problem in (
+        (
+            {"inputs": "a", "normalize": True, "parameters": {"normalize": True}},
+            "'normalize' stands in the body and in",
+        ),
+        ({"inputs": "a", "normalize": 1}, "parameter 'normalize' is 1; allowed: true or false"),
+        ({"inputs": "a", "normalize": True, "parameters": 5}, "'parameters' is a number"),
+        ({"inputs": "a", "normalize": True, "other": 1}, "unknown key 'other' in the body"),
+    ):
+        with pytest.raises(BadRequest, match=problem):
+            asked(document)
+
+
 DEEP = b"[" * 100_000
 BODIES = [
     (b"", {}, "the body is empty; allowed: "),
