@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 CLIENTS := .venv-clients
 STAMP := $(VENV)/.installed
 
-.PHONY: setup archive serve stop test test-clients lint check-lock bench bench-compression bench-generation \
+.PHONY: setup archive serve stop test test-clients lint check-lock dashboard bench bench-compression bench-generation \
 	bench-generation-load bench-architectures bench-language bench-speech bench-recommendation bench-peers clean
 .DELETE_ON_ERROR:
 
@@ -62,6 +62,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The Grafana dashboard, from the table of what workers measure.
+dashboard: setup
+	$(BIN)/python -m archiver.torchserve.dashboard > docs/grafana.json
 
 check-lock: setup
 	$(BIN)/python tools/check_lock.py

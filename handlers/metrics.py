@@ -7,6 +7,39 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
+COUNT, SECONDS, RATIO, PER_SECOND = "count", "s", "ratio", "per_s"  # units
+
+
+@dataclass(frozen=True)
+class Metric:
+    """kind: COUNTER, GAUGE or HISTOGRAM. says: what it is, in words."""
+
+    kind: str
+    unit: str
+    says: str
+
+
+METRICS: dict[str, Metric] = {
+    "marpress_requests": Metric(COUNTER, COUNT, "Requests that were answered"),
+    "marpress_request_errors": Metric(COUNTER, COUNT, "Requests that were refused or failed"),
+    "marpress_inputs": Metric(COUNTER, COUNT, "Inputs"),
+    "marpress_tokens": Metric(COUNTER, COUNT, "Tokens (pixels, samples) of inputs that were run"),
+    "marpress_computed_tokens": Metric(COUNTER, COUNT, "Tokens that were computed, padding included"),
+    "marpress_batches": Metric(COUNTER, COUNT, "Runs of the model"),
+    "marpress_batch_seconds": Metric(HISTOGRAM, SECONDS, "A run with its answers"),
+    "marpress_batch_size": Metric(GAUGE, COUNT, "Requests that the last run completed"),
+    "marpress_padding_waste": Metric(GAUGE, RATIO, "Padding waste of the last run"),
+    "marpress_wait_seconds": Metric(HISTOGRAM, SECONDS, "From a request's arrival to its last run"),
+    "marpress_waiting": Metric(GAUGE, COUNT, "Requests that wait"),
+    "marpress_prompt_tokens": Metric(COUNTER, COUNT, "Tokens of prompts"),
+    "marpress_generated_tokens": Metric(COUNTER, COUNT, "Tokens written"),
+    "marpress_request_seconds": Metric(HISTOGRAM, SECONDS, "A request for text, from its arrival to its answer"),
+    "marpress_ttft_seconds": Metric(HISTOGRAM, SECONDS, "Time to a text's first token (TTFT)"),
+    "marpress_tpot_seconds": Metric(HISTOGRAM, SECONDS, "Time for each later token of a text (TPOT)"),
+    "marpress_tokens_per_second": Metric(GAUGE, PER_SECOND, "Tokens a second of the last request's texts"),
+    "marpress_running": Metric(GAUGE, COUNT, "Texts in the batch"),
+    "marpress_cache_use": Metric(GAUGE, RATIO, "Share of the cache of keys and values that is in use"),
+}
 
 
 @dataclass(frozen=True)
@@ -16,12 +49,18 @@ class Measurement:
     name: str
     value: float
     kind: str
-    unit: str = "count"
+    unit: str = COUNT
+
+
+def measured(name: str, value: float, digits: int | None = None) -> Measurement:
+    """A value of one of METRICS. digits: behind the point."""
+    metric = METRICS[name]
+    return Measurement(name, value if digits is None else round(value, digits), metric.kind, metric.unit)
 
 
 def counters(**values: int) -> list[Measurement]:
     """Counters `marpress_NAME` for those of `values` that are not 0."""
-    return [Measurement(f"marpress_{name}", value, COUNTER) for name, value in values.items() if value]
+    return [measured(f"marpress_{name}", value) for name, value in values.items() if value]
 
 
 def batch_measurements(
@@ -43,15 +82,14 @@ def batch_measurements(
         computed_tokens=computed_tokens,
         batches=1,
     )
-    found.append(Measurement("marpress_batch_seconds", round(seconds, 6), HISTOGRAM, "s"))
-    found.append(Measurement("marpress_batch_size", requests, GAUGE))
+    found.append(measured("marpress_batch_seconds", seconds, 6))
+    found.append(measured("marpress_batch_size", requests))
     if computed_tokens:
-        waste = round(1 - tokens / computed_tokens, 4)
-        found.append(Measurement("marpress_padding_waste", waste, GAUGE, "ratio"))
+        found.append(measured("marpress_padding_waste", 1 - tokens / computed_tokens, 4))
     return found
 
 
 def queue_measurements(waits: Sequence[float], waiting: int) -> list[Measurement]:
     """How long requests waited for their last run, in seconds, and how many wait now."""
-    found = [Measurement("marpress_wait_seconds", round(seconds, 6), HISTOGRAM, "s") for seconds in waits]
-    return [*found, Measurement("marpress_waiting", waiting, GAUGE)]
+    found = [measured("marpress_wait_seconds", seconds, 6) for seconds in waits]
+    return [*found, measured("marpress_waiting", waiting)]

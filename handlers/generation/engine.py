@@ -24,8 +24,8 @@ class Job:
     listener: called in the engine's thread after each step that moved it on, with the new text; must not wait.
     deadline: time.monotonic() at which it ends with what it has. keep_special: whether special tokens stand in the text.
     finish: None while it runs, then STOP, STOP_STRING, LENGTH, TIME or FAILED. first, last: when tokens came.
-    started, ended: when it was let into the batch, and when it was done. beside: how many texts the step was for that let
-    it in.
+    started, ended: when it was let into the batch, and when it was done. beside: how many texts had part in the step that
+    let it in.
     """
 
     prompt: Sequence[int]

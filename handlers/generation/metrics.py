@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from handlers.generation.backend import Load
 from handlers.generation.engine import Job
-from handlers.metrics import GAUGE, HISTOGRAM, Measurement, counters
+from handlers.metrics import Measurement, counters, measured
 
 
 def request_measurements(jobs: Sequence[Job], load: Load, *, failed: bool, seconds: float) -> list[Measurement]:
@@ -25,11 +25,11 @@ def request_measurements(jobs: Sequence[Job], load: Load, *, failed: bool, secon
     to_first = [job.first - job.submitted for job in jobs if job.first]
     between = [(job.last - job.first) / (len(job.ids) - 1) for job in jobs if len(job.ids) > 1]
     for name, values in (("request", [seconds]), ("ttft", to_first), ("tpot", between)):
-        found += [Measurement(f"marpress_{name}_seconds", round(value, 6), HISTOGRAM, "s") for value in values]
-    found.append(Measurement("marpress_running", load.running, GAUGE))
-    found.append(Measurement("marpress_waiting", load.waiting, GAUGE))
-    found.append(Measurement("marpress_cache_use", round(load.cache_use, 4), GAUGE, "ratio"))
+        found += [measured(f"marpress_{name}_seconds", value, 6) for value in values]
+    found.append(measured("marpress_running", load.running))
+    found.append(measured("marpress_waiting", load.waiting))
+    found.append(measured("marpress_cache_use", load.cache_use, 4))
     written = [len(job.ids) / (job.last - job.submitted) for job in jobs if job.last > job.submitted]
     if written:
-        found.append(Measurement("marpress_tokens_per_second", round(sum(written), 2), GAUGE, "per_s"))
+        found.append(measured("marpress_tokens_per_second", sum(written), 2))
     return found

@@ -436,3 +436,23 @@ def test_texts_that_match_a_grammar(writer: TorchServe) -> None:
         bad = rest.post(f"{NAME}/v1/completions", prompt | {"guided_regex": "(a"})
         assert bad.status == 400 and bad.value["error"]["type"] == "invalid_request_error"
         assert bad.value["error"]["message"] == "the regular expression cannot be followed: unclosed group"
+
+
+def test_a_client_that_left_is_not_told_of_and_the_request_s_own_limit_ends_its_text(writer: TorchServe) -> None:
+    """docs/clients.md says so. What is sent to nobody harms nobody."""
+    written = []
+    for limit in ({}, {"max_time": 0.05}):
+        before = metrics(writer, NAME).get("marpress_generated_tokens", 0)
+        parameters = {"max_new_tokens": 900, **limit}
+        with Rest(writer) as rest:
+            left = rest.stream(NAME, {"inputs": "a", "parameters": parameters, "stream": True}, leave_after=1)
+        assert left.status == 200 and len(left.events) == 1
+        until = time.monotonic() + 30
+        while (found := metrics(writer, NAME)).get("marpress_running", 0) or found[
+            "marpress_generated_tokens"
+        ] == before:
+            assert time.monotonic() < until
+        written.append(found["marpress_generated_tokens"] - before)
+    assert written[0] == 900 > written[1] >= 1
+    with Rest(writer) as rest:
+        assert rest.post(NAME, {"inputs": "a", "parameters": {"max_new_tokens": 2}}).status == 200

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 from live_client import Rest, metrics
 
 from archiver.torchserve.client import get_rest
 from archiver.torchserve.server import TorchServe
+from handlers.metrics import METRICS
 
 NAME = "films"
 
@@ -40,7 +42,8 @@ def test_the_numbers_of_known_traffic(server: TorchServe) -> None:
     assert 0 <= after["marpress_padding_waste"] < 1
 
     text = get_rest(f"{server.properties['metrics_address']}/metrics", token=server.management_key).text
-    assert "# TYPE marpress_requests counter" in text
-    assert "# TYPE marpress_batch_seconds histogram" in text
-    assert "# TYPE marpress_padding_waste gauge" in text
+    shown = dict(re.findall(r"^# TYPE (marpress_\w+) (\w+)$", text, re.MULTILINE))
+    assert {"marpress_requests", "marpress_batch_seconds", "marpress_padding_waste"} <= set(shown)
+    assert shown == {name: METRICS[name].kind for name in shown}
+    assert re.search(r'^marpress_batch_seconds_bucket\{ModelName="films",.*le="', text, re.MULTILINE)
     assert "ts_inference_requests_total" in text
