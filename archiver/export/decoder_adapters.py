@@ -75,8 +75,8 @@ def check_adapters(model: torch.nn.Module, folder: Path, adapters: Loaded) -> No
     backend = OpenVinoBackend(folder, session, container_cores(), (), exact_activations=True)
     with AdaptedModel(model, side_by_side(adapters), len(adapters)) as using, torch.inference_mode():
         for number, name in enumerate(adapters, 1):
-            using.use([number])
-            logits = model(input_ids=ids, use_cache=False).logits[0].float()
+            with using.use([number]):
+                logits = model(input_ids=ids, use_cache=False).logits[0].float()
             likely = logits[:-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0].numpy()
             found = np.array(backend.log_likelihoods(ids[0].tolist(), number))
             difference = float(np.abs(found - likely).max() / 2 / logits.abs().max())

@@ -1,6 +1,7 @@
 """LoRA adapters on a torch module: y = W·x + B·(m ∘ (A·x)) at its linear layers, m by the adapter of each row."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from handlers.storage.adapters import AdaptedLayer
 
 
 class AdaptedModel:
-    """Hooks on a model's linear layers, which add nothing until `use` says for whom.
+    """Hooks on a model's linear layers, which add nothing outside of `use`.
 
     Args:
         model: its linear layers are called with [rows, length, in], or [rows · length, in] with the rows one by one.
@@ -24,9 +25,14 @@ class AdaptedModel:
             a, b, masks = (torch.from_numpy(part).to(device) for part in (layer.a, layer.b, layer.masks(count)))
             self._hooks.append(model.get_submodule(name).register_forward_hook(self._hook(a, b, masks)))
 
-    def use(self, numbers: Sequence[int]) -> None:
-        """Say which adapter each row of the next batches has; handlers.storage.adapters.NONE for none."""
+    @contextmanager
+    def use(self, numbers: Sequence[int]) -> Iterator[None]:
+        """Inside, each row of a batch has the adapter of its number; handlers.storage.adapters.NONE for none."""
         self._rows = torch.tensor(list(numbers)) if any(numbers) else None
+        try:
+            yield
+        finally:
+            self._rows = None
 
     def __enter__(self) -> "AdaptedModel":
         return self

@@ -11,6 +11,7 @@ one row after the other and gives the same bits; all weights are then read once 
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -223,16 +224,16 @@ class TorchBackend:
         start = torch.tensor([prompt.cached for prompt in rows.prompts], device=self._device)[:, None]
         padding = rows.columns() - start
         places = torch.arange(length, device=self._device)
-        if self._adapted is not None:
-            self._adapted.use([prompt.adapter for prompt in rows.prompts])
-        output = self._model(
-            input_ids=torch.tensor(pieces, device=self._device),
-            attention_mask=(torch.arange(rows.columns() + length, device=self._device) >= padding).long(),
-            position_ids=start + places,
-            past_key_values=rows.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        numbers = [prompt.adapter for prompt in rows.prompts]
+        with nullcontext() if self._adapted is None else self._adapted.use(numbers):
+            output = self._model(
+                input_ids=torch.tensor(pieces, device=self._device),
+                attention_mask=(torch.arange(rows.columns() + length, device=self._device) >= padding).long(),
+                position_ids=start + places,
+                past_key_values=rows.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         logits: torch.Tensor = output.logits[:, -1].float()
         return logits
 

@@ -1,4 +1,4 @@
-"""LoRA adapters from their folders to a verified archive that serves them, whatever runs beside."""
+"""LoRA adapters from their folders to a verified archive on OpenVINO that serves them, whatever runs beside."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PROMPT = "this film is very good , a dull and boring story"
 WRITTEN = 12
 
 
-@pytest.fixture(scope="module", params=["openvino", "openvino int8", "torch"])
+@pytest.fixture(scope="module", params=["openvino", "openvino int8"])
 def served(request, tiny_model, tmp_path_factory) -> Iterator[tuple[TextGenerationHandler, Path, Path]]:
     """(the archive's handler, the model, the folder with the adapters)"""
     runtime, _, bits = request.param.partition(" ")
@@ -71,21 +71,18 @@ def test_two_hundred_requests_interleaved_each_get_the_text_they_get_alone(serve
     texts = [" ".join(PROMPT.split()[:count]) for count in (2, 3, 5, 7, 9, 11)]  # one begins like the next
     names = (None, "a", "b")
 
-    def asked(text: str, name: str | None, stream: bool = False) -> Any:
-        more = {} if name is None else {"adapter": name}
-        return {"inputs": text, "parameters": {"max_new_tokens": WRITTEN, **more}, "stream": stream}
+    def hugging(text: str, name: str | None, stream: bool = False) -> Any:
+        return asked(text, WRITTEN, **({} if name is None else {"adapter": name})) | {"stream": stream}
 
     def openai(text: str, name: str | None) -> Any:
         more = {} if name is None else {"model": name}
         return {"prompt": text, "max_tokens": WRITTEN, "temperature": 0, **more}
 
-    alone = {(text, name): one(handler, asked(text, name)).json for text in texts for name in names}
+    alone = {(text, name): one(handler, hugging(text, name)).json for text in texts for name in names}
     assert len({json.dumps(answer) for answer in alone.values()}) == len(alone)
     draw = random.Random(0)
     wanted = [(draw.choice(texts), draw.choice(names), draw.randrange(3)) for _ in range(200)]
-    bodies = [
-        openai(text, name) if form == 2 else asked(text, name, stream=form == 1) for text, name, form in wanted
-    ]
+    bodies = [openai(text, name) if form == 2 else hugging(text, name, stream=form == 1) for text, name, form in wanted]
     for start in range(0, len(bodies), 50):
         found = ask_all(handler, *bodies[start : start + 50])
         for (text, name, form), told in zip(wanted[start : start + 50], found, strict=True):
@@ -109,9 +106,12 @@ def test_an_adapter_is_named_by_model_or_parameter_and_an_unknown_one_refused(se
     by_id = one(handler, asked("this film", adapter_id="a"))
     assert by_id.json == one(handler, asked("this film", adapter="a")).json
     own = one(handler, {"prompt": "this film", "model": "writer", "temperature": 0}).json
-    assert own["model"] == "writer" and own["choices"] == one(handler, {"prompt": "this film", "temperature": 0}).json["choices"]
+    assert (
+        own["model"] == "writer"
+        and own["choices"] == one(handler, {"prompt": "this film", "temperature": 0}).json["choices"]
+    )
     refused = one(handler, {"prompt": "this film", "model": "c"}, {**REST, "url_path": "completions"})
-    assert refused.code == 404
+    assert refused.status == 404
     assert refused.json["error"]["message"] == "there is no model 'c' here; allowed: 'writer', 'a', 'b'"
     for body, message in (
         (asked("a", adapter="c"), "there is no adapter 'c'; allowed: 'a', 'b', or none for the model itself"),
@@ -119,7 +119,7 @@ def test_an_adapter_is_named_by_model_or_parameter_and_an_unknown_one_refused(se
         (asked("a", adapter=5), "parameter 'adapter' is 5; allowed: the name of one of the archive's adapters"),
     ):
         told = one(handler, body)
-        assert told.code == 400 and told.json["error"]["message"].startswith(message)
+        assert told.status == 400 and told.json["error"]["message"].startswith(message)
 
 
 def test_kserve_s_forms_take_the_parameter(served) -> None:
@@ -135,8 +135,9 @@ def test_kserve_s_forms_take_the_parameter(served) -> None:
 
 def test_mixed_up_adapters_do_not_pass(served) -> None:
     """The stored examples tell each adapter from the others and from the model itself."""
-    handler, _, _ = served
-    examples = read_examples(handler.folder)
+    handler, _, folder = served
+    with extracted(folder / "store" / "writer.mar") as (files, _):
+        examples = read_examples(files)
     own = [example["parameters"]["adapter"] for example in examples if "parameters" in example]
     assert set(own) == {"a", "b"}
     assert check_examples(handler, examples, 0.001) == []

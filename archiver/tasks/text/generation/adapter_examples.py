@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from archiver.errors import DataError
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 _LOOKED_AT = 16  # prompts
+_ENOUGH = 4  # tokens of one that tells an adapter from all others: no further prompt is looked at
 _MODEL = "the model itself"
 
 
@@ -39,23 +41,28 @@ def choose_adapter_prompts(
     encoded = [handler.input.encoder.encode([prompt], truncate=False)[0].ids for prompt in prompts[:_LOOKED_AT]]
     room = handler.serving["max_length"] - EXAMPLE_TOKENS
     fitting = [(prompt, ids) for prompt, ids in zip(prompts, encoded, strict=False) if 0 < len(ids) < room]
-    written = [
-        [handler.continuation(ids, EXAMPLE_TOKENS, number) for number in range(len(names))] for _, ids in fitting
-    ]
+
+    @cache
+    def written(place: int, number: int) -> list[int]:
+        found: list[int] = handler.continuation(fitting[place][1], EXAMPLE_TOKENS, number)
+        return found
+
     chosen: list[tuple[TextInput, dict[str, Any]]] = []
     alike: dict[str, list[str]] = {}
     with AdaptedModel(model, side_by_side(adapters), len(adapters)) as using:
         for number, name in enumerate(names):
             if number == NONE:
                 continue
-            using.use([number])
             told: list[tuple[set[str], int, int]] = []  # what a prompt tells the adapter from, by how many tokens
             for place, (_, ids) in enumerate(fitting):
-                count = decided(handler, model, ids, number)
-                own, others = written[place][number][:count], written[place]
-                apart = {names[other] for other in range(len(names)) if others[other][:count] != own}
+                with using.use([number]):
+                    count = decided(handler, model, ids, number)
+                own = written(place, number)[:count]
+                apart = {other for at, other in enumerate(names) if count and written(place, at)[:count] != own}
                 if count:
                     told.append((apart, count, place))
+                if count >= _ENOUGH and len(apart) == len(names) - 1:
+                    break
             if not told:
                 raise DataError(
                     f"serve.adapters.{name}: on none of {len(fitting)} prompts it writes a token that torch writes with it "
