@@ -2,8 +2,8 @@
 
     python -m benchmarks.generation_adapters ARCHIVE.mar [--rounds 5] [--threads N]
 
-Tokens a second of 1 and 8 streams (32 tokens read, 64 written) ÷ the same archive opened without its adapters, in one process,
-sides in turns; medians of the rounds, lowest to highest. And seconds to the first token of a prompt of 512, likewise.
+Tokens a second of 1 and 8 streams (32 tokens read, 64 written) ÷ the same archive opened without its adapters, in one
+process, sides in turns; medians of the rounds, lowest to highest. And seconds to the first token of 512, likewise.
 """
 
 import argparse

@@ -11,15 +11,14 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from archiver.errors import UnsupportedModelError
-from archiver.export.decoder_adapters import check_adapters, places_of, products_of
-from archiver.export.decoder_check import IR, check_answers
+from archiver.export.decoder_check import IR, check_adapters, check_answers
 from archiver.export.decoder_configs import TASK, decoder_config
 from archiver.export.integer_constants import planned_modules, put_integers, with_int8_rows
 from archiver.export.joined_products import join_products
@@ -27,6 +26,8 @@ from archiver.host import give_back_memory
 from archiver.state.plan import QuantizationPlan
 from archiver.storage.adapters import Loaded, write_adapters
 from handlers.manifest import canonical_json
+
+_MODULE = "__module."  # before a module's name in the names that the tracer gives
 
 
 def export_decoder(
@@ -76,6 +77,43 @@ def _write(model: torch.nn.Module, plan: QuantizationPlan | None, xml: Path, ada
     places = places_of(products, moved)
     ov.save_model(graph, xml, compress_to_fp16=False)
     forget_version(xml)
+    return places
+
+
+def products_of(graph: Any, layers: Iterable[str]) -> dict[str, Any]:
+    """The product of each layer in a graph as it was traced, by the names that the tracer gave.
+
+    Raises: UnsupportedModelError where a layer has none, or several.
+    """
+    found: dict[str, list[Any]] = {}
+    for node in graph.get_ordered_ops():
+        name = node.get_friendly_name()
+        if node.get_type_name() == "MatMul" and name.startswith(_MODULE):
+            found.setdefault(name.removeprefix(_MODULE).partition("/")[0], []).append(node)
+    products = {}
+    for layer in layers:
+        (*others, product) = found.get(layer, []) or [None]
+        if others or product is None or product.input_value(0).get_partial_shape().rank.get_length() != 3:
+            raise UnsupportedModelError(
+                f"{layer}: the OpenVINO graph computes it with {len(found.get(layer, []))} products, or not token by "
+                "token, so that no adapter can be put onto it: set serve.runtime to torch"
+            )
+        products[layer] = product
+    return products
+
+
+def places_of(products: Mapping[str, Any], moved: Mapping[int, tuple[Any, Any]]) -> dict[str, Any]:
+    """Where each layer lies in the graph that is written, by the names that its operations have by then.
+
+    Args:
+        products: as `products_of` gives them. moved: as archiver.export.joined_products.join_products fills it.
+    Returns: layer → {"product": name, "output": [name, index]}, see handlers.runtimes.openvino_adapters.
+    """
+    places = {}
+    for layer, product in products.items():
+        node, output = moved.get(product.get_instance_id(), (product, product.output(0)))
+        named = [output.get_node().get_friendly_name(), output.get_index()]
+        places[layer] = {"product": node.get_friendly_name(), "output": named}
     return places
 
 

@@ -14,8 +14,7 @@ from task_models import load_model
 from archiver.compression.quantize.int8 import weight_only
 from archiver.compression.quantize.options import WeightOnly
 from archiver.errors import UnsupportedModelError
-from archiver.export.decoder_adapters import products_of
-from archiver.export.openvino_decoder import export_decoder
+from archiver.export.openvino_decoder import export_decoder, products_of
 from archiver.models.adapters import read_lora
 from archiver.state.plan import plan_of
 from handlers.errors import UnsoundArchive
