@@ -3,7 +3,7 @@
 What peft can do beyond W·x + s·B·(A·x) on linear layers is refused by its name: computed without it, an adapter would
 answer otherwise than it was trained to.
 Source: Hu et al. 2021, LoRA, arXiv:2106.09685; s = α/r, or α/√r: Kalajdzievski 2023, rsLoRA, arXiv:2312.03732; the files as
-peft 0.18's LoraConfig and get_peft_model_state_dict write them.
+peft's LoraConfig and get_peft_model_state_dict write them, its pattern keys as get_pattern_key reads them.
 """
 
 from __future__ import annotations
