@@ -10,7 +10,8 @@ CLIENTS := .venv-clients
 STAMP := $(VENV)/.installed
 
 .PHONY: setup archive serve stop test test-clients lint check-lock dashboard bench bench-compression bench-generation \
-	bench-generation-load bench-architectures bench-language bench-speech bench-recommendation bench-peers clean
+	bench-generation-load bench-generation-adapters bench-architectures bench-language bench-speech bench-recommendation \
+	bench-peers clean
 .DELETE_ON_ERROR:
 
 # 3.11 is what the tests run on: 3.12 and 3.13 get a warning, any other Python is refused.
@@ -82,6 +83,10 @@ bench-generation: setup
 # ARCHIVE: of a language model whose max_length is 2048 or more
 bench-generation-load: setup
 	$(BIN)/python -m benchmarks.generation_load $(ARCHIVE) $(PART)
+
+# ARCHIVE: of a language model with adapters
+bench-generation-adapters: setup
+	$(BIN)/python -m benchmarks.generation_adapters $(ARCHIVE)
 
 bench-language: setup
 	$(BIN)/python -m benchmarks.language $(PART)

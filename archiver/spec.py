@@ -106,6 +106,7 @@ class ServeSpec:
     """How the archive is served.
 
     max_batch_delay_ms: of recipes from when TorchServe made the batches; nothing waits for company any more.
+    adapters: {name: folder of a LoRA adapter as peft saves it}
     """
 
     runtime: str = option("string", "auto", help="auto, or a name from RUNTIMES")
@@ -143,6 +144,7 @@ class ServeSpec:
     kv_cache: str = option("string", "u8", choices=("u8", "bf16", "f16", "f32"), help="precision of keys and values")
     cache_mb: int | str = option("integer", "auto", choices=("auto",), minimum=1, maximum=900_000)
     draft: Path | None = None
+    adapters: Mapping[str, Path] = field(default_factory=dict)
     prompt_lookup: bool = option("boolean", False, help="guess the next tokens from the prompt, where that is faster")
     assistant_tokens: int = option("integer", 4, minimum=1, maximum=64, help="most tokens guessed at once")
 

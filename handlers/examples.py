@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 from handlers.manifest import EXAMPLES
 
+_NOTHING: Mapping[str, Any] = {}
+
 
 class Answering(Protocol):
     """What answers examples: a handler."""
@@ -34,7 +36,10 @@ class Answering(Protocol):
 
 
 def read_examples(folder: Path) -> list[dict[str, Any]]:
-    """`[{"input": as the kind of input stores it, "answer": …}, …]` of an extracted archive."""
+    """`[{"input": as the kind of input stores it, "answer": …}, …]` of an extracted archive.
+
+    One that was asked with parameters of its own has them as `parameters`.
+    """
     found: list[dict[str, Any]] = json.loads((folder / EXAMPLES).read_bytes())
     return found
 
@@ -47,8 +52,14 @@ def check_examples(handler: Answering, examples: Sequence[dict[str, Any]], toler
     Returns: a sentence for each answer beyond the tolerance.
     """
     inputs = [handler.input.from_stored(example["input"]) for example in examples]
-    alone = [respond_fully(handler, [item])[0] for item in inputs]
-    together = respond_fully(handler, inputs) if inputs else []
+    own = [example.get("parameters", {}) for example in examples]
+    alone = [respond_fully(handler, [item], more)[0] for item, more in zip(inputs, own, strict=True)]
+    together: dict[int, Any] = {}
+    for index, more in enumerate(own):
+        if index not in together:
+            places = [place for place, other in enumerate(own) if other == more]
+            answers = respond_fully(handler, [inputs[place] for place in places], more)
+            together |= zip(places, answers, strict=True)
     problems = []
     for index, example in enumerate(examples):
         for how, answer in (("alone", alone[index]), ("in a batch", together[index])):
@@ -58,9 +69,13 @@ def check_examples(handler: Answering, examples: Sequence[dict[str, Any]], toler
     return problems
 
 
-def respond_fully(handler: Answering, inputs: Sequence[Any]) -> list[Any]:
-    """The answers with all that they can say: a second best that moves must not slip by unseen."""
-    return handler.respond(inputs, handler.full_parameters)
+def respond_fully(handler: Answering, inputs: Sequence[Any], more: Mapping[str, Any] = _NOTHING) -> list[Any]:
+    """The answers with all that they can say: a second best that moves must not slip by unseen.
+
+    Args:
+        more: parameters of these inputs' own.
+    """
+    return handler.respond(inputs, {**handler.full_parameters, **more})
 
 
 def largest_share(stored: Mapping[Any, float], found: Mapping[Any, float]) -> float:

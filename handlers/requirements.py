@@ -53,7 +53,8 @@ def required(folder: Path, package: str) -> str:
         package: its name on PyPI.
     Returns: the line; the bare name where there is none.
     """
-    lines = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    path = folder / "requirements.txt"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return next((line for line in lines if line.partition(">=")[0] == package), package)
 
 

@@ -13,8 +13,11 @@ import numpy as np
 import torch
 
 from archiver.errors import UnsupportedModelError
+from archiver.storage.adapters import Loaded
+from handlers.architecture.adapters import AdaptedModel
 from handlers.cpu import container_cores
 from handlers.runtimes.openvino_paged import OpenVinoBackend
+from handlers.storage.adapters import ADAPTERS, side_by_side
 
 IR = "openvino_model.xml"
 
@@ -57,12 +60,41 @@ def check_answers(model: torch.nn.Module, folder: Path) -> None:
         )
 
 
+def check_adapters(model: torch.nn.Module, folder: Path, adapters: Loaded) -> None:
+    """Compare the likelihoods that the graph in pages gives with each adapter with torch's.
+
+    Args:
+        model, folder: as `check_answers` has them; adapters.safetensors lies in the folder.
+    Raises: UnsupportedModelError where they differ by more than TOLERANCE of the largest logit.
+    """
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = int(model.get_input_embeddings().num_embeddings)  # type: ignore[operator]  # transformers' own
+    ids = torch.randint(0, vocabulary, (1, _PROMPT), generator=generator)
+    backend = _exact_backend(folder, adapters=ADAPTERS)
+    with AdaptedModel(model, side_by_side(adapters), len(adapters)) as using, torch.inference_mode():
+        for number, name in enumerate(adapters, 1):
+            with using.use([number]):
+                logits = model(input_ids=ids, use_cache=False).logits[0].float()
+            likely = logits[:-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0].numpy()
+            found = np.array(backend.log_likelihoods(ids[0].tolist(), number))
+            difference = float(np.abs(found - likely).max() / 2 / logits.abs().max())
+            if not difference <= TOLERANCE:
+                raise UnsupportedModelError(
+                    f"{type(model).__name__}: with the adapter {name} its OpenVINO graph answers differently from torch, "
+                    f"by {difference:.2g} of the largest logit; at most {TOLERANCE:g} is allowed: set serve.runtime to "
+                    "torch"
+                )
+
+
 def _log_likelihoods(folder: Path, ids: list[int]) -> np.ndarray:
     """ln p of every token behind the first, as the pipeline that serves computes them."""
+    return np.array(_exact_backend(folder).log_likelihoods(ids))
+
+
+def _exact_backend(folder: Path, **more: Any) -> OpenVinoBackend:
     session = {"precision": "f32", "kv_cache": "f32", "max_running": 1, "cache_blocks": 16, "int8": False}
-    session |= {"openvino": "openvino", "device": "cpu"}
-    backend = OpenVinoBackend(folder, session, container_cores(), (), exact_activations=True)
-    return np.array(backend.log_likelihoods(ids))
+    session |= {"openvino": "openvino", "device": "cpu", **more}
+    return OpenVinoBackend(folder, session, container_cores(), (), exact_activations=True)
 
 
 def _logits(xml: Path, ids: np.ndarray) -> np.ndarray:

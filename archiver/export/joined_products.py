@@ -48,13 +48,16 @@ class Product:
     added: Any = None
 
 
-def join_products(graph: Any) -> int:
+def join_products(graph: Any, moved: dict[int, tuple[Any, Any]] | None = None) -> int:
     """Join what can be joined in an openvino.Model, in place.
 
     Products are joined that have the same input and integer weights of the same form: all with a bias, or all without. A
     weight that other products use, too (layers that share), is joined where they use the same weights together. Floats are
     left as they are: joined, they would be copied.
 
+    Args:
+        moved: is filled with what has taken a product's place, by its instance id: the joined MatMul, and the output with
+            the rows that were its own, bias included.
     Returns: how many products there are fewer.
     """
     groups: dict[tuple[Any, ...], list[Product]] = {}
@@ -76,7 +79,7 @@ def join_products(graph: Any) -> int:
             continue
         if names not in made:
             made[names] = _joined([product.weight for product in group])
-        _replace(group, made[names])
+        _replace(group, made[names], {} if moved is None else moved)
         saved += len(group) - 1
     return saved
 
@@ -171,15 +174,16 @@ def _rows_of(constants: list[Any]) -> Any:
     return opset13.constant(tensor)
 
 
-def _replace(group: list[Product], weight: Any) -> None:
+def _replace(group: list[Product], weight: Any, moved: dict[int, tuple[Any, Any]]) -> None:
     from openvino import opset13
 
-    found = opset13.matmul(group[0].node.input_value(0), weight, False, True)
+    found = joined = opset13.matmul(group[0].node.input_value(0), weight, False, True)
     if group[0].bias is not None:
         bias = np.concatenate([np.asarray(product.bias.data).reshape(-1) for product in group])
         found = opset13.add(found, opset13.constant(bias))
     sizes = np.array([product.weight.rows for product in group], np.int64)
     parts = opset13.variadic_split(found, opset13.constant(np.array(-1, np.int64)), opset13.constant(sizes))
     for place, product in enumerate(group):
+        moved[product.node.get_instance_id()] = (joined, parts.output(place))
         for user in (product.added or product.node).output(0).get_target_inputs():
             user.replace_source_output(parts.output(place))

@@ -125,6 +125,7 @@ def _facts(workload: Workload, stages: list[StageReport], staged: Staged) -> dic
         },
         "gate": recipe.get("gate", {}),
         "max_body_bytes": staged.handler.input.max_bytes,
+        **({"adapters": dict(staged.adapters)} if staged.adapters else {}),
     }
 
 
@@ -154,6 +155,9 @@ def _examples(staged: Staged) -> list[dict[str, Any]]:
     for part in staged.parts[1:]:
         for example, answer in zip(examples, respond_fully(part.handler, staged.examples), strict=True):
             example.setdefault("answers", {})[part.runtime.name] = answer
+    for item, more in staged.adapter_examples:
+        (answer,) = respond_fully(staged.handler, [item], more)
+        examples.append({"input": staged.handler.input.to_stored(item), "answer": answer, "parameters": more})
     return examples
 
 

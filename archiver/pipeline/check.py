@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from archiver.errors import DataError, RecipeError
+from archiver.models.adapters import adapter_problems, linear_layers
 from archiver.models.facts import ModelFacts, inspect_model
 from archiver.models.load import skeleton
 from archiver.models.source import ModelSource
@@ -102,18 +103,20 @@ def _tokenizer_problems(recipe: Recipe, task: Task) -> list[str]:
 
 
 def _stage_problems(recipe: Recipe, task: Task, source: ModelSource) -> list[str]:
-    """What the stages say of the model's modules and shapes: each in turn, on a model without weights (meta device).
+    """What the stages and the adapters say of the model's modules and shapes, on a model without weights (meta device).
 
     A stage's check changes the shapes as the stage will, so that the next one sees what it will meet.
     """
     checks = [(index, stage, stage.entry.load_check()) for index, stage in enumerate(recipe.compress)]
-    if not any(function for _, _, function in checks):
+    adapters = recipe.serve.adapters
+    if not any(function for _, _, function in checks) and not adapters:
         return []
     problems = []
     with torch.device("meta"):
         model = skeleton(source, task.auto_class, **task.inspected)
+        before = linear_layers(model)
         for index, stage, function in checks:
             if function is not None:
                 found = function(model, stage.options)
                 problems += [f"compress.{index}: {stage.label}: {line}" for line in found]
-    return problems
+    return problems + [f"serve.adapters.{line}" for line in adapter_problems(adapters, model, before)]

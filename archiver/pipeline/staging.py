@@ -20,6 +20,8 @@ from handlers.base import TaskHandler
 from handlers.cpu import container_cores
 from handlers.examples import respond_fully
 
+_PACKED = {"weights", "adapters"}  # keys of `session` that name packed files
+
 
 @dataclass
 class Staged:
@@ -32,6 +34,7 @@ class Staged:
         examples: the inputs to store with their answers.
         model_files: names of those that the export wrote. measured: what it measured, for the report's timings.
         parts: of an archive of several runtimes one for each, in the recipe's order; what is said above is of the first.
+        adapter_examples, adapters: as `Workload.adapter_examples` gives them.
     """
 
     runtime: Runtime
@@ -45,6 +48,8 @@ class Staged:
     model_files: list[str] = field(default_factory=list)
     measured: Mapping[str, Any] = field(default_factory=dict)
     parts: Sequence[Staged] = ()
+    adapter_examples: Sequence[tuple[Any, dict[str, Any]]] = ()
+    adapters: Mapping[str, Any] = field(default_factory=dict)
 
 
 def stage_archive(workload: Workload, runtime: Runtime, folder: Path) -> Staged:
@@ -81,7 +86,9 @@ def stage_archive(workload: Workload, runtime: Runtime, folder: Path) -> Staged:
         batching = {**BATCHING, **task.batching, **exported.batching}
         batching["max_rows"] = min(batching["max_rows"], recipe.serve.batch_size)
         serving |= {"batching": batching, "max_queue": recipe.serve.max_queue}
-    add_requirements(folder, [*(["safetensors"] if "weights" in session else []), *workload.serving_packages(serving)])
+    add_requirements(
+        folder, [*(["safetensors"] if session.keys() & _PACKED else []), *workload.serving_packages(serving)]
+    )
     write_serving(folder, serving)
     handler = make_handler(task.handler, way.session)
     handler.open(folder, threads=container_cores(), trust_files=True)
@@ -90,10 +97,24 @@ def stage_archive(workload: Workload, runtime: Runtime, folder: Path) -> Staged:
         serving |= more
         handler.serving |= more
         write_serving(folder, serving)
+    more_examples, adapters = workload.adapter_examples(handler)
     found = workload.compare_served(handler, way, folder)
     difference = batch_difference(handler, workload.compared(examples))
     names = sorted(path.relative_to(folder).as_posix() for path in written)
-    return Staged(runtime, way, folder, handler, found, weight_bytes, difference, examples, names, exported.measured)
+    return Staged(
+        runtime,
+        way,
+        folder,
+        handler,
+        found,
+        weight_bytes,
+        difference,
+        examples,
+        names,
+        exported.measured,
+        adapter_examples=more_examples,
+        adapters=adapters,
+    )
 
 
 def join_archives(workload: Workload, parts: Sequence[Staged], folder: Path) -> Staged:

@@ -12,7 +12,15 @@ from typing import Any, TypeVar
 from archiver.compression import METHODS
 from archiver.fields import REQUIRED, Allowed, options_of
 from archiver.recipe.combinations import check_combinations
-from archiver.recipe.sources import DataKinds, check_data_source, check_file, check_model, local_path
+from archiver.recipe.sources import (
+    DataKinds,
+    check_adapters,
+    check_data_source,
+    check_draft,
+    check_file,
+    check_model,
+    local_path,
+)
 from archiver.recipe.yaml_tree import Node, Problems, plain
 from archiver.runtimes import RUNTIMES
 from archiver.spec import DataSpec, GateSpec, NewModel, Recipe, ServeSpec, Stage
@@ -46,6 +54,8 @@ def check_recipe(root: Node, base_dir: Path, problems: Problems) -> Recipe | Non
     stages = _stages(top["compress"], task, problems) if _given(top, "compress") else ()
     gate = _gate(top["gate"], task, problems) if _given(top, "gate") else None
     serve = _serve(top["serve"], task, problems) if _given(top, "serve") else ServeSpec()
+    if name in serve.adapters:
+        problems.add(top["serve"], f"serve.adapters: {name} is the name of the model itself: choose another")
     check_combinations(root, task_of(task_name, model) if task_name else None, data, stages, gate, serve, problems)
     if problems or name is None or version is None or task_name is None or model is None:
         return None
@@ -353,10 +363,9 @@ def _serve(node: Node, task: Task | None, problems: Problems) -> ServeSpec:
     if examples is not None and isinstance(examples.value, str):
         file = check_file(examples, "serve.examples", problems, _kinds(task))
         entries = {key: value for key, value in entries.items() if key != "examples"}
-    draft = None
-    if "draft" in entries:
-        draft = _draft(entries["draft"], problems)
-        entries = {key: value for key, value in entries.items() if key != "draft"}
+    draft = check_draft(entries["draft"], problems) if "draft" in entries else None
+    adapters = check_adapters(entries["adapters"], problems) if _given(entries, "adapters") else {}
+    entries = {key: value for key, value in entries.items() if key not in ("draft", "adapters")}
     runtimes = Allowed("string", choices=("auto", *RUNTIMES))
     if "runtime" in entries and read_value(entries["runtime"], "serve.runtime", runtimes, problems) is None:
         entries = {key: value for key, value in entries.items() if key != "runtime"}
@@ -368,7 +377,8 @@ def _serve(node: Node, task: Task | None, problems: Problems) -> ServeSpec:
             f"serve.precision is bf16, which OpenVINO alone computes with, and the runtime is {serve.runtime} on "
             f"{serve.device}: remove it, or name openvino",
         )
-    return dataclasses.replace(serve, draft=draft, examples=serve.examples if file is None else file)
+    stored = serve.examples if file is None else file
+    return dataclasses.replace(serve, draft=draft, adapters=adapters, examples=stored)
 
 
 def _without_unknown(entries: dict[str, Node], problems: Problems) -> dict[str, Node]:
@@ -378,16 +388,3 @@ def _without_unknown(entries: dict[str, Node], problems: Problems) -> dict[str, 
     allowed = Allowed("string", choices=tuple(RUNTIMES))
     named = [read_value(item, f"serve.runtimes.{index}", allowed, problems) for index, item in enumerate(listed)]
     return {key: value for key, value in entries.items() if key != "runtimes" or None not in named}
-
-
-def _draft(node: Node, problems: Problems) -> Path | None:
-    """The folder of the draft model."""
-    if node.value is None:
-        return None
-    folder = (node.base / node.value) if isinstance(node.value, str) else None
-    if folder is None or not folder.is_dir():
-        problems.add(
-            node, f"serve.draft is {node.value!r}: a folder with a smaller model of the same tokens is expected"
-        )
-        return None
-    return folder

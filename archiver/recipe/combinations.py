@@ -6,7 +6,7 @@ from pathlib import Path
 
 from archiver.recipe.order import order_problems
 from archiver.recipe.yaml_tree import Node, Problems
-from archiver.runtimes import RUNTIMES, serving_runtimes
+from archiver.runtimes import RUNTIMES, serves_adapters, serving_runtimes
 from archiver.spec import DataSpec, GateSpec, ServeSpec, Stage
 from archiver.tasks import FORWARD, TASKS, Task
 
@@ -106,6 +106,11 @@ def _check_runtime(root: Node, task: Task, serve: ServeSpec, problems: Problems)
                 entries.get("device", entries[key]),
                 f"serve.device {serve.device} cannot be run by {runtime.name}: "
                 f"use {able}, or device {runtime.devices[0]}",
+            )
+        elif serve.adapters and not runtime.ways[task.execution].adapters:
+            able = " or ".join(one.name for one in RUNTIMES.values() if serves_adapters(one, task.execution))
+            problems.add(
+                entries["adapters"], f"serve.adapters: {runtime.name} serves no adapters: use {able}, or remove them"
             )
 
 

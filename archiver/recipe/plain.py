@@ -28,6 +28,7 @@ def as_dict(recipe: Recipe) -> dict[str, Any]:
     serve = _plain(dataclasses.asdict(recipe.serve))
     others = foreign_serve_keys(task_of(recipe.task, recipe.model))
     others |= {"runtime"} if recipe.serve.runtimes else {"runtimes", "choose_at_load"}
+    others |= set() if recipe.serve.adapters else {"adapters"}
     result["serve"] = {key: value for key, value in serve.items() if key not in others}
     return result
 

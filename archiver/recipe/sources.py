@@ -12,6 +12,8 @@ from archiver.recipe.yaml_tree import Node, Problems
 
 DATA_SUFFIXES = (".tsv", ".csv", ".jsonl", ".ndjson", ".txt")
 EMBEDDED_TEXT = "embedded:cpython"
+MAX_ADAPTERS = 64
+ADAPTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 SPLITS = ("train", "validation")
 
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
@@ -98,6 +100,45 @@ def check_file(node: Node, what: str, problems: Problems, kinds: DataKinds) -> P
     else:
         return path
     return None
+
+
+def check_draft(node: Node, problems: Problems) -> Path | None:
+    """The folder of a draft model."""
+    if node.value is None:
+        return None
+    folder = (node.base / node.value) if isinstance(node.value, str) else None
+    if folder is None or not folder.is_dir():
+        problems.add(
+            node, f"serve.draft is {node.value!r}: a folder with a smaller model of the same tokens is expected"
+        )
+        return None
+    return folder
+
+
+def check_adapters(node: Node, problems: Problems) -> dict[str, Path]:
+    """{name: folder of a LoRA adapter}; what lies in the folders is looked at with the model."""
+    if not isinstance(node.value, dict) or not 0 < len(node.value) <= MAX_ADAPTERS:
+        problems.add(
+            node,
+            f"serve.adapters must be a mapping {{name: folder}} of 1 to {MAX_ADAPTERS} LoRA adapters as peft saves them",
+        )
+        return {}
+    found = {}
+    for name, folder in node.value.items():
+        if not (isinstance(name, str) and ADAPTER.match(name)):
+            problems.add(
+                folder,
+                f"serve.adapters: the name {name!r} is not allowed; allowed: letters, digits, '.', '_' and '-', the first "
+                "a letter or digit, at most 64",
+            )
+        elif not isinstance(folder.value, str) or not folder.value.strip() or not _is(local_path(folder), Path.is_dir):
+            problems.add(
+                folder,
+                f"serve.adapters.{name} is {folder.text or folder.value!r}: a folder with a LoRA adapter is expected",
+            )
+        else:
+            found[name] = local_path(folder)
+    return found
 
 
 def _is(path: Path, question: object) -> bool:

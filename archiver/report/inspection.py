@@ -47,4 +47,6 @@ def _report(manifest: Mapping[str, Any], timings: Mapping[str, Any], archive_byt
         report["runtimes"] = manifest["runtimes"]
     if "intervals" in manifest:  # of language models: where each metric's change lies
         report["intervals"] = manifest["intervals"]
+    if "adapters" in manifest:  # of language models with LoRA adapters
+        report["adapters"] = manifest["adapters"]
     return report | {"files": manifest["files"]}

@@ -47,6 +47,7 @@ def summarize(report: Mapping[str, Any], path: Path) -> str:
     lines += ["", *_metrics(metrics, report["measured_on"]), *_certainty(report.get("intervals", {}))]
     lines += _gate(report["gate"])
     lines += _parts(report.get("runtimes", []), timings)
+    lines += _adapters(report.get("adapters", {}))
     tolerance = report["tolerance"]
     lines.append(
         f"  alike   an answer alone and in a batch differ by at most {tolerance['alone_against_in_a_batch']:.2g} "
@@ -55,6 +56,15 @@ def summarize(report: Mapping[str, Any], path: Path) -> str:
     for runtime, reason in timings["other_runtimes"].items():
         lines.append(f"  not {runtime}: {reason}")
     return "\n".join(lines)
+
+
+def _adapters(adapters: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for name, one in adapters.items():
+        alike = f"; answers the stored prompts like {' and '.join(one['alike'])}" if one["alike"] else ""
+        what = f"rank {one['rank']} on {one['layers']} layers, {_mb(one['bytes'])}, sha256 {one['sha256'][:16]}…"
+        lines.append(f"  adapter {name}: {what}{alike}")
+    return lines
 
 
 def _runtimes(report: Mapping[str, Any]) -> str:

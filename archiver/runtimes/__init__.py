@@ -8,7 +8,7 @@ from __future__ import annotations
 from archiver.runtimes.base import Export, Runtime, Way
 from archiver.tasks.base import FORWARD, GENERATE, SEQ2SEQ
 
-__all__ = ["RUNTIMES", "Export", "Runtime", "Way", "serving_runtimes"]
+__all__ = ["RUNTIMES", "Export", "Runtime", "Way", "serves_adapters", "serving_runtimes"]
 
 _VLLM = "vllm>=0.33"
 
@@ -29,6 +29,7 @@ RUNTIMES: dict[str, Runtime] = {
                 packages=("openvino", "llguidance"),
                 built_with=("openvino", "nncf", "optimum-intel"),
                 score="archiver.runtimes.openvino_text:score",
+                adapters=True,
             ),
             SEQ2SEQ: Way(
                 session="handlers.runtimes.openvino_seq2seq:OpenVinoSeq2Seq",
@@ -67,6 +68,7 @@ RUNTIMES: dict[str, Runtime] = {
                 packages=("transformers", "safetensors", "llguidance"),
                 built_with=("onnx", "onnxscript"),
                 score="archiver.runtimes.torch:score",
+                adapters=True,
             ),
             SEQ2SEQ: Way(
                 session="handlers.runtimes.torch_seq2seq:TorchSeq2Seq",
@@ -95,6 +97,11 @@ RUNTIMES: dict[str, Runtime] = {
         },
     ),
 }
+
+
+def serves_adapters(runtime: Runtime, execution: str) -> bool:
+    """Whether a runtime serves an execution with LoRA adapters."""
+    return execution in runtime.ways and runtime.ways[execution].adapters
 
 
 def serving_runtimes(execution: str, device: str) -> list[Runtime]:

@@ -43,6 +43,7 @@ class Way:
         built_with: packages whose version can change what is exported.
         score: for GENERATE, "module:function" of (handler, folder) → a context in which windows → Predictions, by the
             engine that serves.
+        adapters: whether it serves texts with LoRA adapters of their own.
     """
 
     session: str
@@ -52,6 +53,7 @@ class Way:
     built_with: tuple[str, ...] = ()
     carries_module: bool = False
     score: str = ""
+    adapters: bool = False
 
     def load_export(self) -> Callable[[Workload, Path], Export]:
         """Import and return the export function."""

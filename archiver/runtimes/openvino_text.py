@@ -28,11 +28,13 @@ from archiver.storage.layouts import layouts_by_content
 from archiver.tasks.workload import Workload
 from handlers.cpu import container_cores
 from handlers.runtimes.openvino_paged import BLOCK, OpenVinoBackend
+from handlers.storage.adapters import ADAPTERS
 from handlers.storage.graph_weights import PACKED, weights_of
 
 _CACHE_MB = 1024  # most that `cache_mb: auto` takes
 _LARGE = 3e8  # bytes of an archive's weights from which on what serves is not in memory while it is measured
 _SPARE_BLOCKS = 8
+_NOT_SCORED = ("draft", "prompt_lookup", "adapters")
 
 
 def export(workload: Workload, folder: Path) -> Export:
@@ -40,7 +42,7 @@ def export(workload: Workload, folder: Path) -> Export:
     serve, plan = workload.recipe.serve, plan_of(workload.model)
     with workload.weights_in_memory():
         layouts, width = layouts_by_content(workload.model), key_value_width(workload.model)
-    export_decoder(workload.model, plan, folder, workload.weights_in_memory)
+    export_decoder(workload.model, plan, folder, workload.weights_in_memory, workload.adapters)
     packed = pack_openvino(folder / IR, layouts)
     session = {
         "openvino": requirement("openvino"),
@@ -53,11 +55,12 @@ def export(workload: Workload, folder: Path) -> Export:
         "int8": plan is not None or any(layout.grouping is not None for layout in layouts.values()),
     }
     session |= {"weights": PACKED} if packed else {}
+    named = {"adapters": ADAPTERS} if workload.adapters else {}
     if serve.draft is None and not serve.prompt_lookup:
-        return Export(session)
+        return Export(session | named)
     more, measured = assist(workload, folder, session)
     give_back_memory()
-    return Export(session | more, measured={"assistance": measured})
+    return Export(session | named | more, measured={"assistance": measured})
 
 
 def key_value_width(model: Any) -> int:
@@ -89,7 +92,7 @@ def score(handler: Any, folder: Path) -> Iterator[Callable[[np.ndarray], Predict
     Args:
         handler: opened on `folder`.
     """
-    session = {key: value for key, value in handler.serving["session"].items() if key not in ("draft", "prompt_lookup")}
+    session = {key: value for key, value in handler.serving["session"].items() if key not in _NOT_SCORED}
     large = sum(path.stat().st_size for path in folder.iterdir() if path.suffix in (".bin", ".safetensors")) > _LARGE
     with handler.unloaded() if large else nullcontext():
         backend = OpenVinoBackend(folder, session, container_cores(), ())

@@ -15,9 +15,11 @@ from archiver.export.torch_packed import export_packed
 from archiver.requirements import requirement
 from archiver.runtimes.base import Export
 from archiver.state.plan import plan_of
+from archiver.storage.adapters import write_adapters
 from archiver.tasks.forward_workload import ForwardWorkload
 from archiver.tasks.workload import Workload
 from handlers.architecture.outputs.decoder import DecoderWithHead
+from handlers.storage.adapters import ADAPTERS
 
 
 def export_forward(workload: ForwardWorkload, folder: Path) -> Export:
@@ -37,7 +39,11 @@ def export_generation(workload: Workload, folder: Path) -> Export:
     """
     with workload.weights_in_memory():
         kv_shapes(workload.model)
-    return Export(_export(workload, folder) | {"max_running": workload.recipe.serve.batch_size})
+    session = _export(workload, folder) | {"max_running": workload.recipe.serve.batch_size}
+    if workload.adapters:
+        write_adapters(folder, workload.adapters, {})
+        session["adapters"] = ADAPTERS
+    return Export(session)
 
 
 def _export(workload: Workload, folder: Path) -> dict[str, Any]:

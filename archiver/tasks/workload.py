@@ -216,6 +216,19 @@ class Workload(ABC):
         """
         return examples
 
+    @property
+    def adapters(self) -> Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]:
+        """The recipe's LoRA adapters: name → layer → (A, B with the scale), for tasks that have some."""
+        return {}
+
+    def adapter_examples(self, handler: Any) -> tuple[list[tuple[Any, dict[str, Any]]], dict[str, Any]]:
+        """Inputs to store with the adapters' answers, each with its parameters; what the report says of the adapters.
+
+        Args:
+            handler: opened on the staged archive.
+        """
+        return [], {}
+
     @cached_property
     def tokenizer_bytes(self) -> bytes:
         """The model directory's tokenizer.json."""

@@ -72,8 +72,12 @@ class Backend(Stepping, Protocol):
         """
         ...
 
-    def add(self, key: int, ids: Sequence[int], sampling: Sampling) -> None:
-        """Let a prompt (token ids) join at the next step. ValueError with a sentence for what this runtime cannot do."""
+    def add(self, key: int, ids: Sequence[int], sampling: Sampling, adapter: int = 0) -> None:
+        """Let a prompt (token ids) join at the next step. ValueError with a sentence for what this runtime cannot do.
+
+        Args:
+            adapter: the number of one of the archive's LoRA adapters, 0 for none.
+        """
         ...
 
 

@@ -29,7 +29,7 @@ class _Text:
 
     ids: its prompt, `prompt` tokens, and what was written. cached: how many of them have keys and values, in `blocks`.
     named: blocks that others may find. guessed: what is being tried behind `ids`. matcher: of what it has to match, None
-    where it is free.
+    where it is free. adapter: its LoRA adapter's number.
     """
 
     key: int
@@ -37,6 +37,7 @@ class _Text:
     sampling: Sampling
     generator: np.random.Generator
     prompt: int
+    adapter: int = 0
     cached: int = 0
     named: int = 0
     blocks: list[int] = field(default_factory=list)
@@ -88,7 +89,7 @@ class PagedBatch:
         self._waiting: list[_Text] = []
         self._running: list[_Text] = []  # the one that is there for longest first
 
-    def add(self, key: int, ids: Sequence[int], sampling: Sampling) -> None:
+    def add(self, key: int, ids: Sequence[int], sampling: Sampling, adapter: int = 0) -> None:
         """See `Backend`."""
         check(sampling)
         if not ids:
@@ -99,7 +100,7 @@ class PagedBatch:
                 f"{self._pages.count * self._size}"
             )
         ids = [int(one) for one in ids]
-        text = _Text(key, ids, sampling, np.random.default_rng(sampling.seed), len(ids))
+        text = _Text(key, ids, sampling, np.random.default_rng(sampling.seed), len(ids), adapter)
         text.matcher = None if sampling.constraint is None else sampling.constraint.begin()
         self._waiting.append(text)
 
@@ -140,13 +141,14 @@ class PagedBatch:
         """See `Stepping`."""
         return Load(len(self._running), len(self._waiting), 1 - self._pages.free / self._pages.count)
 
-    def log_likelihoods(self, ids: Sequence[int]) -> list[float]:
+    def log_likelihoods(self, ids: Sequence[int], adapter: int = 0) -> list[float]:
         """ln p of every token of `ids` behind its first, given those before it, by the very kernels that serve."""
         blocks = self._pages.take(-(-len(ids) // self._size))
         found: list[float] = []
         for start in range(0, len(ids), _SCORED):
             part, following = ids[start : start + _SCORED], np.array(ids[start + 1 : start + 1 + _SCORED], np.int64)
-            logits = self._model.run([Piece(part, start, blocks, len(part))])[: len(following)]
+            piece = Piece(part, start, blocks, len(part), adapter=adapter)
+            logits = self._model.run([piece])[: len(following)]
             highest = logits.max(-1, initial=-np.inf)
             sums = np.exp(logits - highest[:, None]).sum(-1, dtype=np.float64)
             found += (logits[np.arange(len(following)), following] - highest - np.log(sums)).tolist()
@@ -163,7 +165,7 @@ class PagedBatch:
             if self._running and wanted > self._pages.free:
                 break
             self._running.append(self._waiting.pop(0))
-            text.blocks = self._pages.beginning(text.ids)
+            text.blocks = self._pages.beginning(text.ids, text.adapter)
             text.named = len(text.blocks)
             text.cached = text.named * self._size
 
@@ -190,7 +192,8 @@ class PagedBatch:
                 if not self._make_room(text, len(text.ids), push=True):
                     continue
             ids = [text.ids[-1], *text.guessed]
-            pieces.append((text, Piece(ids, text.cached, text.blocks, asked=len(ids), apart=True)))
+            piece = Piece(ids, text.cached, text.blocks, asked=len(ids), apart=True, adapter=text.adapter)
+            pieces.append((text, piece))
         return pieces
 
     def _read(self, *, alone: bool) -> list[tuple[_Text, Piece]]:
@@ -206,7 +209,7 @@ class PagedBatch:
             if count < LEAST_READ or not self._make_room(text, text.cached + count, push=alone and not pieces):
                 break
             part = text.ids[text.cached : text.cached + count]
-            pieces.append((text, Piece(part, text.cached, text.blocks)))
+            pieces.append((text, Piece(part, text.cached, text.blocks, adapter=text.adapter)))
             left -= count
         return pieces
 
@@ -258,7 +261,8 @@ class PagedBatch:
             text.hope.told(len(guessed), right)
             text.cached += min(right, text.left - 1)
         for place in range(text.named, text.cached // self._size):
-            self._pages.name(text.blocks, place, text.ids[place * self._size : (place + 1) * self._size])
+            content = text.ids[place * self._size : (place + 1) * self._size]
+            self._pages.name(text.blocks, place, content, text.adapter)
             text.named = place + 1
         error = text.matcher.error if finish == FAILED and text.matcher is not None else None
         return Step(text.key, ids, logprobs, finish, tops, error) if ids or finish is not None else None

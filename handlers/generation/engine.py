@@ -23,6 +23,7 @@ class Job:
 
     listener: called in the engine's thread after each step that moved it on, with the new text; must not wait.
     deadline: time.monotonic() at which it ends with what it has. keep_special: whether special tokens stand in the text.
+    adapter: the number of its LoRA adapter, 0 for none.
     finish: None while it runs, then STOP, STOP_STRING, LENGTH, TIME or FAILED. first, last: when tokens came.
     started, ended: when it was let into the batch, and when it was done. beside: how many texts had part in the step that
     let it in.
@@ -33,6 +34,7 @@ class Job:
     stops: Sequence[str] = ()
     deadline: float = float("inf")
     listener: Callable[["Job", str], None] = lambda job, text: None
+    adapter: int = 0
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     tops: list[Top] = field(default_factory=list)
@@ -55,7 +57,7 @@ class Job:
 
     def join(self, backend: Any, key: int) -> None:
         """Give the prompt to a backend. ValueError with a sentence for what it cannot do."""
-        backend.add(key, self.prompt, self.sampling)
+        backend.add(key, self.prompt, self.sampling, self.adapter)
 
 
 class Engine:

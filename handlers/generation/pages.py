@@ -10,7 +10,7 @@ import numpy as np
 # A single token is computed by other operations than several. So that a text does not hang on how its prompt is cut and on
 # what is there of it already, no piece of a prompt is shorter.
 LEAST_READ = 2
-_START = 0  # the content before a text's first block
+_START = 0  # the content before a text's first block; of one with an adapter, minus its number
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Piece:
 
     asked: of how many of the last tokens the logits are wanted. apart: compute each token by the very operations that it
         would get in a pass of its own, to the last bit; else they are taken together, which is faster for many.
+    adapter: the number of the text's LoRA adapter, 0 for none.
     """
 
     ids: Sequence[int]
@@ -26,6 +27,7 @@ class Piece:
     blocks: Sequence[int]
     asked: int = 1
     apart: bool = False
+    adapter: int = 0
 
 
 class PagedModel(Protocol):
@@ -69,10 +71,14 @@ class Pages:
             blocks.append(block)
         return blocks
 
-    def beginning(self, ids: Sequence[int]) -> list[int]:
-        """Blocks that hold the first tokens of `ids`, for one more user; at least LEAST_READ tokens stay to be read."""
+    def beginning(self, ids: Sequence[int], adapter: int = 0) -> list[int]:
+        """Blocks that hold the first tokens of `ids`, for one more user; at least LEAST_READ tokens stay to be read.
+
+        Args:
+            adapter: the text's. Texts of different ones share no block: their keys and values are others.
+        """
         blocks: list[int] = []
-        before = _START
+        before = _START - adapter
         for start in range(0, (len(ids) - LEAST_READ) // self.size * self.size, self.size):
             block = self._found.get((before, tuple(ids[start : start + self.size])))
             if block is None:
@@ -83,13 +89,13 @@ class Pages:
             blocks.append(block)
         return blocks
 
-    def name(self, blocks: Sequence[int], place: int, ids: Sequence[int]) -> None:
+    def name(self, blocks: Sequence[int], place: int, ids: Sequence[int], adapter: int = 0) -> None:
         """Say what a text's block at `place` holds, now that it is full.
 
         Args:
-            blocks: the text's, those before `place` named. ids: the block's tokens.
+            blocks: the text's, those before `place` named. ids: the block's tokens. adapter: the text's.
         """
-        before = self._content[blocks[place - 1]] if place else _START
+        before = self._content[blocks[place - 1]] if place else _START - adapter
         key = before, tuple(ids)
         known = self._found.get(key)
         if known is None:

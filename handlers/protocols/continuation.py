@@ -85,6 +85,7 @@ class GenerationRequest:
     default_new_tokens are written; None: as many as there is room for. stops: strings before which a text ends.
     stream: whether texts are sent while they are written. max_time: seconds, None: the archive's own limit.
     grammar: what each text has to match, None for free. keep_special: whether special tokens stand in the texts.
+    adapter: the number of the LoRA adapter that writes, 0 for the model itself.
     """
 
     prompts: tuple[str | tuple[int, ...], ...]
@@ -97,6 +98,7 @@ class GenerationRequest:
     max_time: float | None = None
     grammar: Grammar | None = None
     keep_special: bool = False
+    adapter: int = 0
 
 
 Top = Sequence[tuple[int, float]]  # the likeliest tokens at one place and their log-probabilities, the likeliest first

@@ -7,7 +7,7 @@ what its body looks like.
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from handlers.errors import BadRequest
@@ -42,20 +42,24 @@ def refusal(headers: Mapping[str, Any], code: int, message: str) -> bytes:
     return openai_error(code, message) if path_of(headers) else error_body(code, message)
 
 
-def check_path(path: str, own: Mapping[str, Any], model: str) -> None:
+def check_path(path: str, own: Mapping[str, Any], model: str, adapters: Sequence[str] = ()) -> None:
     """Whether a task has this path, before the body is read.
 
     Args:
-        path: as `path_of` gives it. own: the task's, by path. model: its name.
+        path: as `path_of` gives it. own: the task's, by path. model: its name. adapters: of LoRA, listed as models.
     Raises: Told for what needs no model. BadRequest 404 for a path that the task has not.
     """
     if not path or path in own:
         return
-    described = {"id": model, "object": "model", "created": int(time.time()), "owned_by": "marpress"}
+    created = int(time.time())
+    described = [
+        {"id": name, "object": "model", "created": created, "owned_by": "marpress"} for name in (model, *adapters)
+    ]
     if path == MODELS:
-        raise Told(to_json({"object": "list", "data": [described]}))
-    if path == f"{MODELS}/{model}":
-        raise Told(to_json(described))
+        raise Told(to_json({"object": "list", "data": described}))
+    for one in described:
+        if path == f"{MODELS}/{one['id']}":
+            raise Told(to_json(one))
     raise BadRequest(f"there is no {path[:100]!r} here; this model has {quoted([MODELS, *own])}", 404)
 
 

@@ -1,6 +1,6 @@
 """A request for text in whichever form it comes: Hugging Face's or OpenAI's, under the same URL."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from handlers.errors import BadRequest
@@ -27,6 +27,7 @@ def read_request(
     model: str,
     random_seed: Callable[[], int],
     spell: Callable[[int], str] | None = None,
+    adapters: Sequence[str] = (),
 ) -> tuple[GenerationRequest, Renderer]:
     """One request for text, and what renders its answer in the form it came in.
 
@@ -34,7 +35,7 @@ def read_request(
         document: as it came. path: below the model's version, "" for none. max_inputs: most prompts of one request.
         chat: messages → prompt, None where the model has no chat template. calls: how the model writes calls of functions,
             None where it does not. model: its name. random_seed: for requests that name none. spell: a token id to its
-            text, None where nothing is told of tokens.
+            text, None where nothing is told of tokens. adapters: the archive's, by name.
     Returns: the request, and its renderer.
     Raises: BadRequest saying what is wrong and what is allowed.
     """
@@ -47,7 +48,14 @@ def read_request(
         found = f"both {quoted(forms)}" if forms else "neither 'inputs' nor 'messages' nor 'prompt'"
         raise BadRequest(f"the body has {found}; {ALLOWED}")
     if hf_generation.recognises(document):
-        return hf_generation.parse(document, max_inputs=max_inputs, random_seed=random_seed)
+        return hf_generation.parse(document, max_inputs=max_inputs, random_seed=random_seed, adapters=adapters)
     return openai.parse(
-        document, chat=chat, calls=calls, model=model, random_seed=random_seed, max_inputs=max_inputs, spell=spell
+        document,
+        chat=chat,
+        calls=calls,
+        model=model,
+        random_seed=random_seed,
+        max_inputs=max_inputs,
+        spell=spell,
+        adapters=adapters,
     )

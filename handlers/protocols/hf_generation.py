@@ -9,6 +9,7 @@ from typing import Any
 
 from handlers.errors import BadRequest
 from handlers.inputs.checks import Parameter, checked_parameters, is_bool, kind_of, text_of
+from handlers.protocols import adapters as adapters_
 from handlers.protocols.continuation import LENGTH, STOP, STOP_STRING, TIME, Continuation, GenerationRequest
 from handlers.protocols.grammar import HUGGING_FACE, read_grammar
 from handlers.protocols.hf import check_keys, read_inputs, recognises, render
@@ -24,6 +25,7 @@ PARAMETERS: dict[str, Parameter] = {
     "details": BOOL,
     "max_time": Parameter(number(0, 1e6, open_end=True), "seconds, a number above 0"),
     **HUGGING_FACE,
+    **adapters_.PARAMETERS,
 }
 # Text Generation Inference's words; "time" (a deadline passed) is not among its own and says what happened.
 REASONS = {STOP: "eos_token", STOP_STRING: "stop_sequence", LENGTH: "length", TIME: "time"}
@@ -31,12 +33,13 @@ _NO_TOKEN = {"id": None, "text": "", "logprob": None, "special": True}
 
 
 def parse(
-    document: Mapping[str, Any], *, max_inputs: int, random_seed: Callable[[], int]
+    document: Mapping[str, Any], *, max_inputs: int, random_seed: Callable[[], int], adapters: Sequence[str] = ()
 ) -> tuple[GenerationRequest, "Renderer"]:
     """A request for text, and what renders its answer.
 
     Args:
-        document: an object with `inputs`. max_inputs: most prompts. random_seed: for requests that name none.
+        document: an object with `inputs`. max_inputs: most prompts. random_seed: for requests that name none. adapters: the
+            archive's, by name.
     Returns: the request, and its renderer.
     Raises: BadRequest saying what is wrong and what is allowed.
     """
@@ -48,7 +51,7 @@ def parse(
         raise BadRequest(f"'stream' is {kind_of(stream)}; allowed: true or false")
     if stream and not single:
         raise BadRequest("'stream' sends one text; 'inputs' is a list: send a single text, or one request for each")
-    return request_for(prompts, given, single=single, stream=stream, random_seed=random_seed)
+    return request_for(prompts, given, single=single, stream=stream, random_seed=random_seed, adapters=adapters)
 
 
 def request_for(
@@ -58,6 +61,7 @@ def request_for(
     single: bool,
     stream: bool = False,
     random_seed: Callable[[], int] = lambda: 0,
+    adapters: Sequence[str] = (),
 ) -> tuple[GenerationRequest, "Renderer"]:
     """The request for the continuations of `prompts` under checked parameters `given`, and what renders its answer."""
     sampled = any(name in given for name in ("temperature", "top_p", "top_k"))
@@ -77,6 +81,7 @@ def request_for(
         stream=stream,
         max_time=given.get("max_time"),
         grammar=read_grammar(given),
+        adapter=adapters_.by_parameter(given, adapters),
     )
     full = tuple(prompts) if given.get("return_full_text", True) else ("",) * len(prompts)
     return request, Renderer(full, single, details)

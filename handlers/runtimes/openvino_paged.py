@@ -11,7 +11,9 @@ from handlers.generation.batch import PagedBatch
 from handlers.generation.draft import Draft
 from handlers.generation.guesses import Guesser, Lookup
 from handlers.generation.pages import Piece
-from handlers.requirements import require
+from handlers.requirements import require, required
+from handlers.runtimes.openvino_adapters import NUMBERS, add_adapters
+from handlers.storage.adapters import NONE, read_adapters
 from handlers.storage.graph_weights import weights_of
 
 BLOCK = 32  # tokens whose keys and values OpenVINO's CPU plugin keeps together, in every precision
@@ -25,8 +27,9 @@ _BY_PLACE = {"Add", "Convert", "Divide", "Multiply", "Tanh"}
 class OpenVinoBackend(PagedBatch):
     """See `handlers.generation.backend.Backend`.
 
-    spec: openvino (the requirement), precision, kv_cache, cache_blocks, max_running, and what guesses: draft (a folder) or
-    prompt_lookup (true), with at most assistant_tokens guessed at once while assist_up_to texts are written.
+    spec: openvino (the requirement), precision, kv_cache, cache_blocks, max_running, adapters (a file, or none), and what
+    guesses: draft (a folder) or prompt_lookup (true), with at most assistant_tokens guessed at once while assist_up_to
+    texts are written.
     exact_activations: they are not rounded where weights are integers.
     """
 
@@ -44,7 +47,7 @@ class OpenVinoBackend(PagedBatch):
         graph = PagedGraph(folder, spec, threads, exact=exact_activations)
         guesser: Guesser | None = None
         if spec.get("draft"):
-            smaller = PagedGraph(folder / spec["draft"], {**spec, "weights": None}, threads)
+            smaller = PagedGraph(folder / spec["draft"], {**spec, "weights": None, "adapters": None}, threads)
             guesser = Draft(smaller, spec["cache_blocks"], BLOCK)
         elif spec.get("prompt_lookup"):
             guesser = Lookup()
@@ -62,6 +65,9 @@ class OpenVinoBackend(PagedBatch):
 
 class PagedGraph:
     """openvino_model.xml of an extracted archive, and a cache for it: a `handlers.generation.pages.PagedModel`.
+
+    Where the archive has adapters the graph is compiled twice, with them and without, on one cache: a pass without a text
+    that asks for one costs what it would cost in an archive without adapters.
 
     Args:
         folder: the archive. spec: see `OpenVinoBackend`. threads: for one pass.
@@ -93,26 +99,37 @@ class PagedGraph:
         self._tensor = ov.Tensor
         self._spare = spec["cache_blocks"]  # a block of its own, behind those that texts have
         self._memory: list[np.ndarray] = []  # of the cache: what is not written yet is not there yet
+        self._cache: dict[str, Any] = {}
         names = [port.get_any_name() for port in compiled.inputs]
         for name, port in zip(names, compiled.inputs, strict=True):
             if name.startswith(_CACHES):
                 sizes = [size.get_length() for size in list(port.get_partial_shape())[1:]]
                 shape, kind = [self._spare + 1, *sizes], port.get_element_type()
                 self._memory.append(np.zeros(int(np.prod(shape)) * kind.bitwidth // 8, np.uint8))
-                self._request.set_tensor(name, ov.Tensor(self._memory[-1], ov.Shape(shape), kind))
+                self._cache[name] = ov.Tensor(self._memory[-1], ov.Shape(shape), kind)
+                self._request.set_tensor(name, self._cache[name])
             elif name not in _GIVEN | {"max_context_len", _CHOSEN}:
                 raise UnsoundArchive(f"the graph wants {name!r}, which nothing here gives: rebuild the archive")
         self._names = {name for name in names if not name.startswith(_CACHES)}
+        self._adapted: Any = None
+        if spec.get("adapters"):
+            require("safetensors", required(folder, "safetensors"))
+            add_adapters(model, read_adapters(folder / spec["adapters"]))
+            self._adapted = core.compile_model(model, "CPU", settings).create_infer_request()
+            for name, tensor in self._cache.items():
+                self._adapted.set_tensor(name, tensor)
 
     def run(self, pieces: Sequence[Piece]) -> np.ndarray:
         """See `PagedModel`."""
         ids: list[int] = []
         past: list[int] = []
+        numbers: list[int] = []  # of the tokens' adapters
         places: list[int] = []
         begins, blocks, block_begins, chosen = [0], list[int](), [0], list[int]()
         for piece in pieces:
             end = piece.start + len(piece.ids)
             ids += piece.ids
+            numbers += [piece.adapter] * len(piece.ids)
             chosen += range(len(ids) - piece.asked, len(ids))
             # All keys and values of a pass are written before any are read: tokens of one text can stand for texts.
             for start in range(piece.start, end, 1 if piece.apart else len(piece.ids)):
@@ -126,7 +143,7 @@ class PagedGraph:
         # On several threads a product with a single row adds up in another order than one with more. So there is none: a
         # text would hang on whether others run beside it.
         if len(ids) == 1:
-            ids, past, places = ids * 2, [*past, 0], [*places, 0]
+            ids, past, places, numbers = ids * 2, [*past, 0], [*places, 0], [*numbers, NONE]
             begins, blocks, block_begins = [*begins, 2], [*blocks, self._spare], [*block_begins, len(blocks) + 1]
         if asked == 1:
             chosen = chosen * 2
@@ -140,11 +157,15 @@ class PagedGraph:
             "max_context_len": np.array(max(piece.start + len(piece.ids) for piece in pieces), np.int32),
             _CHOSEN: np.array(chosen, np.int64),
         }
+        request = self._request
+        if any(numbers):
+            request = self._adapted
+            request.set_tensor(NUMBERS, self._tensor(np.array(numbers, np.int32)[:, None]))
         for name, array in arrays.items():
             if name in self._names:
-                self._request.set_tensor(name, self._tensor(array))
-        self._request.infer()
-        data = self._request.get_output_tensor(0).data
+                request.set_tensor(name, self._tensor(array))
+        request.infer()
+        data = request.get_output_tensor(0).data
         logits: np.ndarray = data.reshape(-1, data.shape[-1])
         return (logits if self._chooses else logits[chosen])[:asked]
 

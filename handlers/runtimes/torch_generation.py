@@ -11,6 +11,7 @@ one row after the other and gives the same bits; all weights are then read once 
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from handlers.architecture.adapters import AdaptedModel
 from handlers.generation.backend import FAILED, LENGTH, STOP, Load, Sampling, Step, Top
 from handlers.generation.sampling import check, choose, is_plain, most_likely
 from handlers.protocols.continuation import Matcher
 from handlers.requirements import require
+from handlers.storage.adapters import read_adapters
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +40,7 @@ class _Prompt:
     ids: list[int]
     sampling: Sampling
     generator: np.random.Generator
+    adapter: int = 0
     found: list[int] = field(default_factory=list)
     cached: int = 0
     matcher: Matcher | None = None
@@ -82,11 +86,13 @@ class TorchBackend:
     """A Backend over transformers' module, on the device it is on. Not thread-safe.
 
     A prompt whose logits are not finite, or on which the model raises, finishes with FAILED; its cause is logged.
-    spec: requirement, model and config (the files), max_running, and device if it is not the CPU.
+    spec: requirement, model and config (the files), max_running, adapters (a file, or none), and device if it is not the
+    CPU.
     """
 
     name = "torch"
     constrains = True
+    _adapted: AdaptedModel | None = None
 
     def __init__(self, folder: Path, spec: Mapping[str, Any], threads: int, end_ids: Collection[int]) -> None:
         require("transformers", spec["requirement"])
@@ -95,6 +101,9 @@ class TorchBackend:
         torch.set_num_threads(threads)
         model = load_decoder(folder, spec).to(spec.get("device", "cpu")).model
         self._begin(model, end_ids, spec["max_running"], PREFILL_TOKENS, True)
+        if spec.get("adapters"):
+            adapters = read_adapters(folder / spec["adapters"])
+            self._adapted = AdaptedModel(model, adapters.layers, len(adapters.names))
 
     @classmethod
     def of_model(
@@ -137,14 +146,15 @@ class TorchBackend:
         self._entering: _Rows | None = None  # the one whose prompt is being run, piece by piece
         self._running: list[_Rows] = []
 
-    def add(self, key: int, ids: Sequence[int], sampling: Sampling) -> None:
+    def add(self, key: int, ids: Sequence[int], sampling: Sampling, adapter: int = 0) -> None:
         """See `Backend`. ValueError for an empty prompt, a key in use, and settings out of range."""
         check(sampling)
         if not ids:
             raise ValueError("the prompt has no tokens; at least one is needed")
         if any(prompt.key == key for prompt in self._all()):
             raise ValueError(f"the key {key} is in use")
-        prompt = _Prompt(key, [int(token) for token in ids], sampling, np.random.default_rng(sampling.seed))
+        generator = np.random.default_rng(sampling.seed)
+        prompt = _Prompt(key, [int(token) for token in ids], sampling, generator, adapter)
         prompt.matcher = None if sampling.constraint is None else sampling.constraint.begin()
         self._waiting.append(prompt)
 
@@ -214,14 +224,16 @@ class TorchBackend:
         start = torch.tensor([prompt.cached for prompt in rows.prompts], device=self._device)[:, None]
         padding = rows.columns() - start
         places = torch.arange(length, device=self._device)
-        output = self._model(
-            input_ids=torch.tensor(pieces, device=self._device),
-            attention_mask=(torch.arange(rows.columns() + length, device=self._device) >= padding).long(),
-            position_ids=start + places,
-            past_key_values=rows.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        numbers = [prompt.adapter for prompt in rows.prompts]
+        with nullcontext() if self._adapted is None else self._adapted.use(numbers):
+            output = self._model(
+                input_ids=torch.tensor(pieces, device=self._device),
+                attention_mask=(torch.arange(rows.columns() + length, device=self._device) >= padding).long(),
+                position_ids=start + places,
+                past_key_values=rows.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         logits: torch.Tensor = output.logits[:, -1].float()
         return logits
 

@@ -70,12 +70,14 @@ class VllmBackend:
         )
         self._engine = self._api.engine.from_engine_args(arguments)
 
-    def add(self, key: int, ids: Sequence[int], sampling: Sampling) -> None:
+    def add(self, key: int, ids: Sequence[int], sampling: Sampling, adapter: int = 0) -> None:
         """See `Backend`. ValueError by vLLM's own bounds, among them penalties in [-2, 2] and temperature ≤ 2."""
         if not ids:
             raise ValueError("the prompt has no tokens; at least one is needed")
         if key in self._keys:
             raise ValueError(f"the key {key} is in use")
+        if adapter:
+            raise ValueError("this runtime serves no adapters")
         try:
             parameters = self._parameters(sampling)
             self._engine.add_request(str(key), {"prompt_token_ids": [int(token) for token in ids]}, parameters)

@@ -82,6 +82,12 @@ class EngineHandler(TaskHandler[Value]):
     conversations: Conversations | None = None  # in a worker
     paths: ClassVar[Mapping[str, Any]] = {}  # what OpenAI's clients and their like ask below the version
 
+    @property
+    def adapters(self) -> Sequence[str]:
+        """The names of the archive's LoRA adapters, in the order of their numbers from 1."""
+        found: Sequence[str] = self.serving.get("adapters", ())
+        return found
+
     def start(self, backend: Stepping, tokenizer: Any, *, max_running: int) -> None:
         """Make the engine that the requests share."""
         self.backend = backend
@@ -142,7 +148,7 @@ class EngineHandler(TaskHandler[Value]):
         jobs: list[Job] = []
         refused = True
         try:
-            check_path(path_of(conversation.headers), self.paths, self.model_name)
+            check_path(path_of(conversation.headers), self.paths, self.model_name, self.adapters)
             jobs = await self.serve(conversation)
             refused = False
         except Told as told:

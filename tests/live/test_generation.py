@@ -19,8 +19,10 @@ import pytest
 import yaml
 from heap import instances
 from live_client import Grpc, Reply, Rest, metrics
+from lora import write_lora
 from mutated import mutated
 from places import ROOT
+from task_models import load_model
 
 from archiver.packaging.entry import handler_of
 from archiver.packaging.mar import extracted
@@ -34,6 +36,7 @@ from handlers.inputs.text import TextInput
 from handlers.tasks.text.generation import TextGenerationHandler
 
 NAME = "writer"
+ADAPTERS = ("first", "second")
 ROOM = 1024
 
 
@@ -46,13 +49,17 @@ def archive(
     shutil.copytree(tiny_model("llama", "text-generation", max_position_embeddings=ROOM, eos_token_id=None), model)
     (model / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role }} {{ m.content }} .{% endfor %}")
     (folder / "text.txt").write_text("\n".join(sentences) * 4)
+    model = tiny_model("llama", "text-generation", max_position_embeddings=ROOM, eos_token_id=None)
+    for seed, name in enumerate(ADAPTERS):
+        write_lora(folder / name, load_model(model, "text-generation"), seed=seed)
     recipe = {
         "name": NAME,
         "task": "text-generation",
         "model": str(model),
         "data": {"validation": "text.txt", "context": 16},
         "compress": [{"quantize": {"method": "weight-only", "bits": 8}}],
-        "serve": {"max_length": ROOM, "max_inputs": 8, "batch_size": 16, "runtime": "openvino"},
+        "serve": {"max_length": ROOM, "max_inputs": 8, "batch_size": 16, "runtime": "openvino"}
+        | {"adapters": {name: name for name in ADAPTERS}},
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     return pipeline.build(load_recipe(folder / "recipe.yaml"), folder / "store", Progress(quiet=True)).path
@@ -202,6 +209,27 @@ def test_marpress_chat_prints_what_openai_s_form_gives(writer: TorchServe, below
     too_long = subprocess.run(command, cwd=ROOT, input="hello " * ROOM, capture_output=True, text=True, timeout=60)
     assert (too_long.returncode, too_long.stdout) == (1, "")
     assert f"prompt and continuation together may have {ROOM}" in too_long.stderr
+
+
+def test_adapters_by_model_and_by_parameter(writer: TorchServe, sentences: tuple[str, ...]) -> None:
+    parameters = {"max_new_tokens": 8}
+    with Rest(writer) as rest, Grpc(writer) as grpc:
+        texts = {}
+        for name in (None, *ADAPTERS):
+            more = {} if name is None else {"adapter": name}
+            body = {"inputs": sentences[0], "parameters": parameters | more}
+            reply = rest.post(NAME, body)
+            assert reply.body == grpc.predict(NAME, body).body
+            texts[name] = reply.value[0]["generated_text"]
+            asked = {"prompt": sentences[0], "max_tokens": 8, "temperature": 0, "model": name or NAME}
+            told = rest.post(f"{NAME}/v1/completions", asked).value
+            assert told["model"] == (name or NAME)
+            assert sentences[0] + told["choices"][0]["text"] == texts[name]
+        unknown = rest.post(f"{NAME}/v1/completions", {"prompt": "a", "model": "third"})
+        listed = rest.post(f"{NAME}/v1/models", b"").value["data"]
+    assert len(set(texts.values())) == 3
+    assert unknown.status == 404 and unknown.message.startswith("there is no model 'third' here; allowed: 'writer'")
+    assert [model["id"] for model in listed] == [NAME, *ADAPTERS]
 
 
 def test_five_hundred_requests_with_lengths_parameters_and_disconnects(

@@ -11,11 +11,11 @@ from handlers.generation.pages import Piece
 VOCABULARY = 50
 
 
-def follow(ids: Sequence[int], count: int, mod: int = VOCABULARY) -> list[int]:
-    """What the model writes behind `ids`. mod: small, where the text shall repeat itself."""
+def follow(ids: Sequence[int], count: int, mod: int = VOCABULARY, adapter: int = 0) -> list[int]:
+    """What the model writes behind `ids`, with an adapter. mod: small, where the text shall repeat itself."""
     found = list(ids)
     for _ in range(count):
-        found.append(_next(found, mod))
+        found.append(_next([token + adapter for token in found], mod))
     return found[len(ids) :]
 
 
@@ -31,7 +31,7 @@ class Counting:
         self.passes.append(list(pieces))
         for piece in pieces:
             for place, token in enumerate(piece.ids, piece.start):
-                self._cache[piece.blocks[place // self._size], place % self._size] = token
+                self._cache[piece.blocks[place // self._size], place % self._size] = token + piece.adapter
         rows = []
         for piece in pieces:
             end = piece.start + len(piece.ids)

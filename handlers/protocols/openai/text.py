@@ -16,6 +16,7 @@ from handlers.inputs.checks import (
     is_positive_int,
 )
 from handlers.protocols import grammar as grammars
+from handlers.protocols.adapters import by_model
 from handlers.protocols.continuation import GenerationRequest
 from handlers.protocols.openai import tools as functions
 from handlers.protocols.openai.answers import ChatRenderer, CompletionRenderer, Renderer, Spell
@@ -87,14 +88,16 @@ def parse(
     random_seed: Callable[[], int],
     max_inputs: int = 1,
     spell: Spell | None = None,
+    adapters: Sequence[str] = (),
 ) -> tuple[GenerationRequest, Renderer]:
     """A completion or a chat, and what renders its answer.
 
     Args:
         document: an object with either `prompt` or `messages`. chat: messages → prompt, None where the model has no chat
             template. calls: how the model writes calls of functions, None where its template does not mention tools.
-        model: the name that answers repeat. random_seed: for requests that name none.
+        model: the archive's name, which answers repeat. random_seed: for requests that name none.
         max_inputs: most texts of one request. spell: a token id to its text, None where nothing is told of tokens.
+        adapters: the archive's, by name: `model` chooses one of them.
     Returns: the request, and its renderer.
     Raises: BadRequest saying what is wrong and what is allowed.
     """
@@ -147,9 +150,11 @@ def parse(
         grammar=grammar if tools is None else tools.grammar,
         # The marks of a call are special tokens of some models.
         keep_special=tools is not None and tools.grammar is None,
+        adapter=(adapter := by_model(given, adapters, model)),
     )
     usage = given.get("stream_options", {}).get("include_usage", False)
     told = spell if logprobs else None
+    model = adapters[adapter - 1] if adapter else model
     if is_chat:
         return request, ChatRenderer(model, usage, choices, told, reader=None if tools is None else tools.reader)
     before = _echoed(every, spell) if given.get("echo") else ()

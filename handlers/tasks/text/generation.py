@@ -23,6 +23,7 @@ from handlers.protocols.forms import path_of
 from handlers.protocols.generation import ALLOWED, PATHS, read_request
 from handlers.protocols.openai.calls import form_of
 from handlers.protocols.sampling import SEEDS
+from handlers.storage.adapters import NONE
 from handlers.tasks.engine import Asked, RequestHandler, in_its_form, random_seed
 
 WARM_SECONDS = 3.0  # most that a warm-up takes
@@ -78,7 +79,9 @@ class TextGenerationHandler(RequestHandler[TextInput]):
             parts = [min(most, size - start) for start in range(0, size, most)]
             if len(parts) <= self.serving["session"]["max_running"]:
                 prompts = [[rng.randrange(ids) for _ in range(part)] for part in parts]
-                self.engine.generate([Job(prompt, Sampling(1)) for prompt in prompts])
+                # A pass in which a text has an adapter, whichever, is another graph.
+                for adapter in (NONE, NONE + 1) if self.adapters else (NONE,):
+                    self.engine.generate([Job(prompt, Sampling(1), adapter=adapter) for prompt in prompts])
             if time.monotonic() >= until:
                 break
 
@@ -87,7 +90,7 @@ class TextGenerationHandler(RequestHandler[TextInput]):
     def respond(self, inputs: Sequence[TextInput], parameters: Mapping[str, Any] | None = None) -> list[Any]:
         given = checked_parameters(dict(parameters or {}), self.parameters)
         request, renderer = hf_generation.request_for(
-            [item.text for item in inputs], given, single=False, random_seed=random_seed
+            [item.text for item in inputs], given, single=False, random_seed=random_seed, adapters=self.adapters
         )
         answers: list[Any] = self.run_here(self._asked(request, renderer))
         return answers
@@ -101,9 +104,9 @@ class TextGenerationHandler(RequestHandler[TextInput]):
         """0 for the same text, else inf."""
         return 0.0 if stored == found else float("inf")
 
-    def continuation(self, ids: Sequence[int], max_new_tokens: int) -> list[int]:
+    def continuation(self, ids: Sequence[int], max_new_tokens: int, adapter: int = 0) -> list[int]:
         """The likeliest tokens behind the token ids `ids`, without the end token."""
-        job = Job(ids, Sampling(max_new_tokens))
+        job = Job(ids, Sampling(max_new_tokens), adapter=adapter)
         self.engine.generate([job])
         return job.ids
 
@@ -121,6 +124,7 @@ class TextGenerationHandler(RequestHandler[TextInput]):
                 model=self.model_name,
                 random_seed=random_seed,
                 spell=self._spell,
+                adapters=self.adapters,
             )
             return replace(self._asked(request, renderer), form=form)
 
@@ -149,7 +153,9 @@ class TextGenerationHandler(RequestHandler[TextInput]):
             count = self._new_tokens(request.places[index], ids, asked, asked or request.default_new_tokens)
             seed = (request.sampling.seed + index) % SEEDS if request.sampling.do_sample else 0
             sampling = replace(request.sampling, max_new_tokens=count, seed=seed)
-            jobs.append(Job(ids, sampling, request.stops, deadline, keep_special=request.keep_special))
+            job = Job(ids, sampling, request.stops, deadline, keep_special=request.keep_special)
+            job.adapter = request.adapter
+            jobs.append(job)
         return jobs
 
     def _ids(self, request: GenerationRequest) -> list[Sequence[int]]:

@@ -234,3 +234,19 @@ def test_what_cannot_be_matched_any_further_fails_alone_and_says_why() -> None:
     found = run(batch(), {0: [(0, [1], held), (1, [2], Sampling(5))]})
     assert found[0].finish == FAILED and found[0].ids and found[0].error == "it is too much"
     assert (found[1].ids, found[1].finish, found[1].error) == (follow([2], 5), LENGTH, None)
+
+
+def test_adapters_beside_each_other_on_a_cache_that_knows_their_beginnings() -> None:
+    backend = batch(64)
+    for _ in range(3):
+        texts: dict[int, list[int]] = {}
+        for key in range(6):
+            backend.add(key, PROMPTS[2], Sampling(12), key % 3)
+        while backend.load().running or backend.load().waiting:
+            for step in backend.step():
+                texts.setdefault(step.key, []).extend(step.ids)
+        assert texts == {key: follow(PROMPTS[2], 12, adapter=key % 3) for key in range(6)}
+    assert len({tuple(text) for text in texts.values()}) == 3
+    model: Any = backend._model
+    read = [piece for pieces in model.passes[-13:] for piece in pieces if not piece.apart]
+    assert {len(piece.ids) for piece in read} == {4} and {piece.adapter for piece in read} == {0, 1, 2}

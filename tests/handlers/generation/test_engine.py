@@ -37,7 +37,7 @@ class Counting:
         self.fault: Exception | None = None
         self.gate: threading.Semaphore | None = None
 
-    def add(self, key: int, ids: Sequence[int], sampling: Sampling) -> None:
+    def add(self, key: int, ids: Sequence[int], sampling: Sampling, adapter: int = 0) -> None:
         if not ids:
             raise ValueError("the prompt has no tokens")
         self.running[key] = (list(ids), sampling)

@@ -55,3 +55,16 @@ def test_what_two_wrote_at_once_is_found_by_one_of_them() -> None:
     for blocks in (one, other, found):
         pages.give_back(blocks)
     assert pages.free == 8
+
+
+def test_texts_of_different_adapters_share_nothing() -> None:
+    pages = Pages(8, 2)
+    ids = [1, 2, 3, 4, 5, 6]
+    found = {}
+    for adapter in (0, 1, 2):
+        assert pages.beginning(ids, adapter) == []
+        found[adapter] = pages.take(2)
+        for place in range(2):
+            pages.name(found[adapter], place, ids[2 * place : 2 * place + 2], adapter)
+    assert [pages.beginning(ids, adapter) for adapter in (0, 1, 2)] == [found[0], found[1], found[2]]
+    assert pages.beginning(ids, 3) == []

@@ -61,6 +61,9 @@ BOUNDS: dict[str, tuple[list[Any], list[Any], str]] = {  # good, bad, what is al
     "user": (["any"], [5], "a text, which changes nothing"),
     "safety_identifier": (["any"], [5], "a text, which changes nothing"),
     "prompt_cache_key": (["any"], [5], "a text, which changes nothing"),
+    # Which names are there hangs on the archive: test_adapters.py.
+    "adapter": ([], [5, None, ["a"], True], "the name of one of the archive's adapters"),
+    "adapter_id": ([], [5, {}], "the name of one of the archive's adapters"),
 }
 PLACES = [("inputs", name) for name in hf_generation.PARAMETERS] + [("prompt", name) for name in openai.PARAMETERS]
 

@@ -133,7 +133,7 @@ def test_huggingface_s_form() -> None:
         ({"inputs": "a", "parameters": [1]}, "'parameters' is a list, an object is expected"),
         ({"inputs": "a", "paramters": {}}, "unknown key 'paramters' in the body; allowed: 'inputs', 'parameters', 's"),
         ({"inputs": "a", "max_tokens": 4}, "unknown key 'max_tokens' in the body"),
-        ({"inputs": "a", "parameters": {"max_tokens": 4}}, "unknown parameter 'max_tokens'; allowed: 'details', 'do"),
+        ({"inputs": "a", "parameters": {"max_tokens": 4}}, "unknown parameter 'max_tokens'; allowed: 'adapter', 'ad"),
         ({"inputs": "a", "parameters": {"truncation": True}}, "unknown parameter 'truncation'"),
         ({"inputs": "a", "stream": 1}, "'stream' is a number; allowed: true or false"),
         ({"inputs": "a", "stream": None}, "'stream' is null; allowed: true or false"),

@@ -49,32 +49,35 @@ def choose_prompts(
     count = wanted if isinstance(wanted, int) else MAX_EXAMPLES
     looked_at = prompts[: count if isinstance(wanted, Path) else count * _MORE_PROMPTS]
     room = handler.serving["max_length"]
-    decided = []
+    found: list[tuple[int, int]] = []
     for place, prompt in enumerate(looked_at):
         ids = handler.input.encoder.encode([prompt], truncate=False)[0].ids
-        tokens = _decided(handler, model, ids) if 0 < len(ids) < room else 0
+        tokens = decided(handler, model, ids) if 0 < len(ids) < room else 0
         if tokens:
-            decided.append((tokens, place))
-        if sum(found == EXAMPLE_TOKENS for found, _ in decided) == count:
+            found.append((tokens, place))
+        if sum(tokens == EXAMPLE_TOKENS for tokens, _ in found) == count:
             break  # no later one is decided longer
-    if not decided:
+    if not found:
         raise DataError(
             f"no text can be stored as an example: each of {len(looked_at)} has more than serve.max_length {room} tokens, "
             "or several next tokens that are equally likely; name a file of other texts in serve.examples"
         )
-    best = sorted(sorted(decided, key=lambda item: -item[0])[:count], key=lambda item: item[1])
+    best = sorted(sorted(found, key=lambda item: -item[0])[:count], key=lambda item: item[1])
     return [looked_at[place] for _, place in best], min(tokens for tokens, _ in best)
 
 
-def _decided(handler: Any, model: torch.nn.Module, ids: list[int]) -> int:
+def decided(handler: Any, model: torch.nn.Module, ids: list[int], adapter: int = 0) -> int:
     """How many tokens behind the prompt `ids` no allowed difference of logits can turn into others.
 
     A token counts when it is the likeliest by so much that two runs, each off by the tolerance, agree on it, and the
     runtime that will serve wrote it too.
+
+    Args:
+        adapter: the number of the adapter that the model computes with.
     """
     most = min(EXAMPLE_TOKENS, int(handler.serving["max_length"]) - len(ids))
     ends = handler.serving["end_ids"]
-    served = handler.continuation(ids, most)
+    served = handler.continuation(ids, most, adapter)
     count = 0
     for token, margin in likeliest_behind(model, ids, served):
         if margin <= 2 * handler.serving["tolerance"]:

@@ -38,7 +38,8 @@ _SERVE = """\
   deadline_s: 120               # a text ends here at the latest
   kv_cache: u8                  # or bf16, f16, f32: keys and values in memory
   # draft: ./smaller-model      # guesses tokens that this model checks; kept only if that measures faster
-  # prompt_lookup: true         # guesses them from the prompt; likewise"""
+  # prompt_lookup: true         # guesses them from the prompt; likewise
+  # adapters: {my-adapter: ./lora-folder}   # LoRA, as peft saves it; a request picks one by its name"""
 
 
 def context_of(recipe: Recipe, facts: ModelFacts) -> int:
@@ -72,6 +73,7 @@ class TextGeneration(Task):
         "kv_cache",
         "cache_mb",
         "draft",
+        "adapters",
         "prompt_lookup",
         "assistant_tokens",
     )

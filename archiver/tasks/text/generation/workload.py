@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from archiver.evaluation.comparison import Comparison
+    from archiver.models.adapters import LoraFiles
     from archiver.models.facts import ModelFacts
     from archiver.models.source import ModelSource
     from archiver.models.streamed import Streamed
@@ -252,6 +253,7 @@ class GenerationWorkload(Workload):
             "end_ids": self.end_ids,
             "tolerance": TOLERANCE_INT8 if session["int8"] else TOLERANCE_FP32,
             "example_tokens": 1,
+            **({"adapters": list(self.adapters)} if self.adapters else {}),
         }
 
     def serving_packages(self, serving: Mapping[str, Any]) -> tuple[str, ...]:
@@ -264,6 +266,28 @@ class GenerationWorkload(Workload):
         model = self.module.get_submodule("model")
         prompts, tokens = choose_prompts(handler, model, prompts_of(self.text, wanted), wanted)
         return list(prompts), {"example_tokens": tokens}
+
+    @cached_property
+    def adapters(self) -> Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]:
+        return {name: files.load() for name, files in self._adapter_files.items()}
+
+    @property
+    def _adapter_files(self) -> dict[str, LoraFiles]:
+        from archiver.models.adapters import read_lora
+
+        read = {name: read_lora(path)[0] for name, path in self.recipe.serve.adapters.items()}
+        return {name: files for name, files in read.items() if files is not None}  # `check` has refused others
+
+    def adapter_examples(self, handler: Any) -> tuple[list[tuple[Any, dict[str, Any]]], dict[str, Any]]:
+        from archiver.tasks.text.generation.adapter_examples import choose_adapter_prompts
+        from archiver.tasks.text.generation.examples import prompts_of
+
+        if not self.adapters:
+            return [], {}
+        prompts = prompts_of(self.text, self.recipe.serve.examples)
+        examples, alike = choose_adapter_prompts(handler, self.module.get_submodule("model"), prompts, self.adapters)
+        facts = {name: files.facts() | {"alike": alike[name]} for name, files in self._adapter_files.items()}
+        return list(examples), facts
 
     @property
     def end_ids(self) -> list[int]:
