@@ -93,7 +93,7 @@ def parse(
     Args:
         document: an object with either `prompt` or `messages`. chat: messages → prompt, None where the model has no chat
             template. calls: how the model writes calls of functions, None where its template does not mention tools.
-        model: the name that answers repeat. random_seed: for requests that name none.
+            model: the name that answers repeat. random_seed: for requests that name none.
         max_inputs: most texts of one request. spell: a token id to its text, None where nothing is told of tokens.
     Returns: the request, and its renderer.
     Raises: BadRequest saying what is wrong and what is allowed.
