@@ -95,7 +95,7 @@ def parse(
     Args:
         document: an object with either `prompt` or `messages`. chat: messages → prompt, None where the model has no chat
             template. calls: how the model writes calls of functions, None where its template does not mention tools.
-        model: the archive's name, which answers repeat. random_seed: for requests that name none.
+            model: the archive's name, which answers repeat. random_seed: for requests that name none.
         max_inputs: most texts of one request. spell: a token id to its text, None where nothing is told of tokens.
         adapters: the archive's, by name: `model` chooses one of them.
     Returns: the request, and its renderer.
