@@ -12,8 +12,6 @@ from handlers.generation.draft import Draft
 from handlers.generation.guesses import Guesser, Lookup
 from handlers.generation.pages import Piece
 from handlers.requirements import require, required
-from handlers.runtimes.openvino_adapters import NUMBERS, add_adapters
-from handlers.storage.adapters import NONE, read_adapters
 from handlers.storage.graph_weights import weights_of
 
 BLOCK = 32  # tokens whose keys and values OpenVINO's CPU plugin keeps together, in every precision
@@ -114,6 +112,10 @@ class PagedGraph:
         self._adapted: Any = None
         if spec.get("adapters"):
             require("safetensors", required(folder, "safetensors"))
+            from handlers.runtimes.openvino_adapters import NUMBERS, add_adapters
+            from handlers.storage.adapters import read_adapters
+
+            self._numbers = NUMBERS
             add_adapters(model, read_adapters(folder / spec["adapters"]))
             self._adapted = core.compile_model(model, "CPU", settings).create_infer_request()
             for name, tensor in self._cache.items():
@@ -143,7 +145,7 @@ class PagedGraph:
         # On several threads a product with a single row adds up in another order than one with more. So there is none: a
         # text would hang on whether others run beside it.
         if len(ids) == 1:
-            ids, past, places, numbers = ids * 2, [*past, 0], [*places, 0], [*numbers, NONE]
+            ids, past, places, numbers = ids * 2, [*past, 0], [*places, 0], [*numbers, 0]
             begins, blocks, block_begins = [*begins, 2], [*blocks, self._spare], [*block_begins, len(blocks) + 1]
         if asked == 1:
             chosen = chosen * 2
@@ -160,7 +162,7 @@ class PagedGraph:
         request = self._request
         if any(numbers):
             request = self._adapted
-            request.set_tensor(NUMBERS, self._tensor(np.array(numbers, np.int32)[:, None]))
+            request.set_tensor(self._numbers, self._tensor(np.array(numbers, np.int32)[:, None]))
         for name, array in arrays.items():
             if name in self._names:
                 request.set_tensor(name, self._tensor(array))
