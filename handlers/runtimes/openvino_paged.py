@@ -17,6 +17,7 @@ from handlers.storage.graph_weights import weights_of
 BLOCK = 32  # tokens whose keys and values OpenVINO's CPU plugin keeps together, in every precision
 _CACHES = ("key_cache.", "value_cache.")
 _CHOSEN = "sampled_tokens_indices"
+_TWICE = 500_000_000  # bytes of a graph's weights, up to which they may be in memory with adapters and without
 _GIVEN = {"input_ids", "position_ids", "past_lens", "subsequence_begins", "block_indices", "block_indices_begins"}
 # What may stand between the head's product and the logits: it takes each place of them by itself.
 _BY_PLACE = {"Add", "Convert", "Divide", "Multiply", "Tanh"}
@@ -65,7 +66,8 @@ class PagedGraph:
     """openvino_model.xml of an extracted archive, and a cache for it: a `handlers.generation.pages.PagedModel`.
 
     Where the archive has adapters the graph is compiled twice, with them and without, on one cache: a pass without a text
-    that asks for one costs what it would cost in an archive without adapters.
+    that asks for one costs what it would cost in an archive without adapters. OpenVINO keeps weights in its own order for
+    each, at the first pass; a large model is therefore run with the branches alone, which cost it little.
 
     Args:
         folder: the archive. spec: see `OpenVinoBackend`. threads: for one pass.
@@ -120,6 +122,9 @@ class PagedGraph:
             self._adapted = core.compile_model(model, "CPU", settings).create_infer_request()
             for name, tensor in self._cache.items():
                 self._adapted.set_tensor(name, tensor)
+            size = path.with_suffix(".bin").stat().st_size if weights is None else weights.nbytes
+            if size > _TWICE:
+                self._request = self._adapted
 
     def run(self, pieces: Sequence[Piece]) -> np.ndarray:
         """See `PagedModel`."""
@@ -159,9 +164,8 @@ class PagedGraph:
             "max_context_len": np.array(max(piece.start + len(piece.ids) for piece in pieces), np.int32),
             _CHOSEN: np.array(chosen, np.int64),
         }
-        request = self._request
-        if any(numbers):
-            request = self._adapted
+        request = self._adapted if any(numbers) else self._request
+        if request is self._adapted:
             request.set_tensor(self._numbers, self._tensor(np.array(numbers, np.int32)[:, None]))
         for name, array in arrays.items():
             if name in self._names:
