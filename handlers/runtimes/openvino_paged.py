@@ -12,13 +12,12 @@ from handlers.generation.draft import Draft
 from handlers.generation.guesses import Guesser, Lookup
 from handlers.generation.pages import Piece
 from handlers.requirements import require, required
-from handlers.runtimes.openvino_adapters import NUMBERS, add_adapters
-from handlers.storage.adapters import NONE, read_adapters
 from handlers.storage.graph_weights import weights_of
 
 BLOCK = 32  # tokens whose keys and values OpenVINO's CPU plugin keeps together, in every precision
 _CACHES = ("key_cache.", "value_cache.")
 _CHOSEN = "sampled_tokens_indices"
+_TWICE = 500_000_000  # bytes of a graph's weights, up to which they may be in memory with adapters and without
 _GIVEN = {"input_ids", "position_ids", "past_lens", "subsequence_begins", "block_indices", "block_indices_begins"}
 # What may stand between the head's product and the logits: it takes each place of them by itself.
 _BY_PLACE = {"Add", "Convert", "Divide", "Multiply", "Tanh"}
@@ -67,7 +66,8 @@ class PagedGraph:
     """openvino_model.xml of an extracted archive, and a cache for it: a `handlers.generation.pages.PagedModel`.
 
     Where the archive has adapters the graph is compiled twice, with them and without, on one cache: a pass without a text
-    that asks for one costs what it would cost in an archive without adapters.
+    that asks for one costs what it would cost in an archive without adapters. OpenVINO keeps weights in its own order for
+    each, at the first pass; a large model is therefore run with the branches alone, which cost it little.
 
     Args:
         folder: the archive. spec: see `OpenVinoBackend`. threads: for one pass.
@@ -114,10 +114,17 @@ class PagedGraph:
         self._adapted: Any = None
         if spec.get("adapters"):
             require("safetensors", required(folder, "safetensors"))
+            from handlers.runtimes.openvino_adapters import NUMBERS, add_adapters
+            from handlers.storage.adapters import read_adapters
+
+            self._numbers = NUMBERS
             add_adapters(model, read_adapters(folder / spec["adapters"]))
             self._adapted = core.compile_model(model, "CPU", settings).create_infer_request()
             for name, tensor in self._cache.items():
                 self._adapted.set_tensor(name, tensor)
+            size = path.with_suffix(".bin").stat().st_size if weights is None else weights.nbytes
+            if size > _TWICE:
+                self._request = self._adapted
 
     def run(self, pieces: Sequence[Piece]) -> np.ndarray:
         """See `PagedModel`."""
@@ -143,7 +150,7 @@ class PagedGraph:
         # On several threads a product with a single row adds up in another order than one with more. So there is none: a
         # text would hang on whether others run beside it.
         if len(ids) == 1:
-            ids, past, places, numbers = ids * 2, [*past, 0], [*places, 0], [*numbers, NONE]
+            ids, past, places, numbers = ids * 2, [*past, 0], [*places, 0], [*numbers, 0]
             begins, blocks, block_begins = [*begins, 2], [*blocks, self._spare], [*block_begins, len(blocks) + 1]
         if asked == 1:
             chosen = chosen * 2
@@ -157,10 +164,9 @@ class PagedGraph:
             "max_context_len": np.array(max(piece.start + len(piece.ids) for piece in pieces), np.int32),
             _CHOSEN: np.array(chosen, np.int64),
         }
-        request = self._request
-        if any(numbers):
-            request = self._adapted
-            request.set_tensor(NUMBERS, self._tensor(np.array(numbers, np.int32)[:, None]))
+        request = self._adapted if any(numbers) else self._request
+        if request is self._adapted:
+            request.set_tensor(self._numbers, self._tensor(np.array(numbers, np.int32)[:, None]))
         for name, array in arrays.items():
             if name in self._names:
                 request.set_tensor(name, self._tensor(array))

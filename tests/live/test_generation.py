@@ -49,7 +49,6 @@ def archive(
     shutil.copytree(tiny_model("llama", "text-generation", max_position_embeddings=ROOM, eos_token_id=None), model)
     (model / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role }} {{ m.content }} .{% endfor %}")
     (folder / "text.txt").write_text("\n".join(sentences) * 4)
-    model = tiny_model("llama", "text-generation", max_position_embeddings=ROOM, eos_token_id=None)
     for seed, name in enumerate(ADAPTERS):
         write_lora(folder / name, load_model(model, "text-generation"), seed=seed)
     recipe = {

@@ -153,9 +153,8 @@ class TextGenerationHandler(RequestHandler[TextInput]):
             count = self._new_tokens(request.places[index], ids, asked, asked or request.default_new_tokens)
             seed = (request.sampling.seed + index) % SEEDS if request.sampling.do_sample else 0
             sampling = replace(request.sampling, max_new_tokens=count, seed=seed)
-            job = Job(ids, sampling, request.stops, deadline, keep_special=request.keep_special)
-            job.adapter = request.adapter
-            jobs.append(job)
+            special, adapter = request.keep_special, request.adapter
+            jobs.append(Job(ids, sampling, request.stops, deadline, keep_special=special, adapter=adapter))
         return jobs
 
     def _ids(self, request: GenerationRequest) -> list[Sequence[int]]:

@@ -61,7 +61,7 @@ BOUNDS: dict[str, tuple[list[Any], list[Any], str]] = {  # good, bad, what is al
     "user": (["any"], [5], "a text, which changes nothing"),
     "safety_identifier": (["any"], [5], "a text, which changes nothing"),
     "prompt_cache_key": (["any"], [5], "a text, which changes nothing"),
-    # Which names are there hangs on the archive: test_adapters.py.
+    # Which names are there hangs on the archive: test_adapter_names.py.
     "adapter": ([], [5, None, ["a"], True], "the name of one of the archive's adapters"),
     "adapter_id": ([], [5, {}], "the name of one of the archive's adapters"),
 }

@@ -19,6 +19,7 @@ from archiver.models.adapters import read_lora
 from archiver.state.plan import plan_of
 from handlers.errors import UnsoundArchive
 from handlers.generation.pages import Piece
+from handlers.runtimes import openvino_paged
 from handlers.runtimes.openvino_adapters import add_adapters
 from handlers.runtimes.openvino_paged import PagedGraph
 from handlers.storage.adapters import ADAPTERS, AdaptedLayer, Adapters, read_adapters
@@ -62,10 +63,26 @@ def test_the_graph_is_the_same_and_answers_as_torch_does(tiny_model, tmp_path, k
         assert len(places) == 14 and len(products) == 8  # queries with keys and values, gate with up
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one thread", "two threads"])
-def graph(tiny_model, tmp_path_factory, request) -> PagedGraph:
-    folder = exported(tiny_model("llama", TASK), tmp_path_factory.mktemp("adapted"), EVERY)
-    return PagedGraph(folder / "with", SPEC | {"adapters": ADAPTERS}, request.param)
+@pytest.fixture(scope="module")
+def folder(tiny_model, tmp_path_factory) -> Path:
+    return exported(tiny_model("llama", TASK), tmp_path_factory.mktemp("adapted"), EVERY) / "with"
+
+
+@pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
+def graph(folder, request) -> PagedGraph:
+    return PagedGraph(folder, SPEC | {"adapters": ADAPTERS}, request.param)
+
+
+def test_a_large_model_is_run_with_the_branches_alone(folder, monkeypatch) -> None:
+    plain = PagedGraph(folder, SPEC, 1).run([Piece(IDS, 0, [0, 1], asked=8)]).copy()
+    twice = PagedGraph(folder, SPEC | {"adapters": ADAPTERS}, 1)
+    monkeypatch.setattr(openvino_paged, "_TWICE", 0)
+    once = PagedGraph(folder, SPEC | {"adapters": ADAPTERS}, 1)
+    assert twice._request is not twice._adapted and once._request is once._adapted
+    for graph in (twice, once):
+        assert np.array_equal(graph.run([Piece(IDS, 0, [0, 1], asked=8)]), plain)
+    found = [graph.run([Piece(IDS, 0, [0, 1], asked=8, adapter=1)]).copy() for graph in (twice, once)]
+    assert np.array_equal(*found) and not np.array_equal(found[0], plain)
 
 
 def test_what_a_text_gets_hangs_on_its_own_adapter_alone(graph) -> None:

@@ -234,10 +234,10 @@ def test_a_model_that_is_stuck(make, monkeypatch) -> None:
 def test_a_prompt_that_the_model_cannot_take_fails_its_request_alone(handler) -> None:
     add, bad = handler.backend.add, ids_of(handler, "dull")
 
-    def break_on_bad(key: int, ids: list[int], sampling: Any) -> None:
+    def break_on_bad(key: int, ids: list[int], *more: Any) -> None:
         if list(ids) == bad:
             raise MemoryError("no more")
-        add(key, ids, sampling)
+        add(key, ids, *more)
 
     handler.backend.add = break_on_bad
     answers = ask_all(handler, asked("good"), asked(["good", "dull"]), asked("dull") | {"stream": True}, asked("fine"))
