@@ -14,6 +14,7 @@ from handlers.errors import UnsoundArchive
 
 MANIFEST = "marpress.json"
 ENTRY = "marpress_entry.py"
+BEGINNING = "sitecustomize.py"  # what Python reads before TorchServe's worker begins
 TIMINGS = "timings.json"
 EXAMPLES = "examples.json"
 SERVING = "serving.json"

@@ -15,6 +15,7 @@ from archiver.packaging.mar import list_files
 from archiver.requirements import requirement
 from archiver.version import __version__
 from handlers.manifest import (
+    BEGINNING,
     ENTRY,
     EXAMPLES,
     FORMAT,
@@ -27,6 +28,7 @@ from handlers.manifest import (
     file_sha256,
     seal_timings,
 )
+from handlers.torchserve import beginning
 
 CONFIG = "model-config.yaml"
 REQUIREMENTS = "requirements.txt"
@@ -43,7 +45,8 @@ def write_code(
     requirements: Sequence[str],
     config: Mapping[str, Any],
 ) -> None:
-    """Write an archive's code: the entry module and what it imports, TorchServe's manifest and settings, the requirements.
+    """Write an archive's code: the entry module and what it imports, what Python reads before, TorchServe's manifest and
+    settings, the requirements.
 
     Args:
         folder: where the archive is staged. name, version: the model's.
@@ -58,6 +61,7 @@ def write_code(
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
+    shutil.copyfile(beginning.__file__, folder / BEGINNING)
     (folder / ENTRY).write_text(entry_source(handler, session), encoding="utf-8")
     (folder / CONFIG).write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
     (folder / REQUIREMENTS).write_text("".join(f"{line}\n" for line in sorted(requirements)), encoding="utf-8")

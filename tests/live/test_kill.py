@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 import pytest
@@ -108,6 +109,18 @@ def test_a_worker_whose_standby_is_killed_serves_on_and_when_it_dies_too_all_cli
             assert lost.result(BACK_SECONDS).status == 503
         # What comes in the hundredth of a second after that is told the same.
         assert 200 in [rest.post("plain", {"inputs": TEXTS[0]}).status for _ in range(2)]
+
+
+def test_torch_is_in_those_workers_alone_whose_model_runs_on_it(server: TorchServe) -> None:
+    """TorchServe's own worker would import it in all: 130 MB and most of a second."""
+
+    def has_torch(pid: int) -> bool:
+        return "libtorch_cpu" in Path(f"/proc/{pid}/maps").read_text()
+
+    for name, expected in (("tags", False), ("films", False), ("plain", True)):
+        worker = server.workers(name)[0].pid
+        assert not has_torch(worker), f"{name}: the process that stands by"
+        assert has_torch(_serving(worker).pid) == expected, name
 
 
 def _serving(worker: int) -> psutil.Process:
