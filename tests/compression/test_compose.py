@@ -70,7 +70,7 @@ def test_shipped_recipes_are_sound(path):
 def test_shipped_recipes_fit_the_real_models(shared, path):
     from benchmarks.compression import DECODER, ENCODER
 
-    recipe = load_recipe(path, DECODER if path.stem.startswith(("decoder-", "llm-")) else ENCODER)
+    recipe = load_recipe(path, DECODER if path.stem.startswith(("chat", "decoder-", "llm-")) else ENCODER)
     pipeline.check_only(recipe, Progress(quiet=True))
     assert recipe.compress
 
