@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from built import heed_interrupts
 from gguf_files import write_gguf, write_wheel
 from places import ROOT
 
@@ -174,7 +175,7 @@ def test_an_interruption_leaves_nothing(cache: Path, tmp_path: Path) -> None:
         code = "import sys; from archiver.models.source import resolve_model; resolve_model(sys.argv[1])"
         waiting = subprocess.Popen(
             [sys.executable, "-c", code, named("0" * 64)], cwd=ROOT, env=environment, stderr=subprocess.PIPE,
-            start_new_session=True,
+            start_new_session=True, preexec_fn=heed_interrupts,
         )  # fmt: skip
         silent.settimeout(60)
         connection, _ = silent.accept()

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from built import heed_interrupts
 from places import ROOT
 
 from archiver.cli import main
@@ -336,7 +337,8 @@ def test_in_a_terminal(server: Server) -> None:
     terminal, its = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "archiver", "chat", server.url, "--token", KEY],
-        cwd=ROOT, stdin=its, stdout=its, stderr=its, start_new_session=True, env={**os.environ, "TERM": "dumb"},
+        cwd=ROOT, stdin=its, stdout=its, stderr=its, start_new_session=True,
+        env={**os.environ, "TERM": "dumb"}, preexec_fn=heed_interrupts,
     )  # fmt: skip
     os.close(its)
     shown = b""
