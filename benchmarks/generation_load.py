@@ -7,8 +7,8 @@ alone: seconds to the first token of such a prompt where nothing else runs.
 lookup: the archive as it is served against the same without guessing from the prompt, 1 and 8 streams, on passages that
 are to be written again and on running text; and whether the texts are the same.
 grammar: 8 streams that have to match a JSON schema against 8 that are free, greedy and drawn, nothing guessed ahead.
-Sides take turns; medians of the
-rounds. The texts are those of data/docs (environment variable MARPRESS_SHARED, or ../shared beside the repository).
+Sides take turns; medians of the rounds. The texts are those of data/docs (environment variable MARPRESS_SHARED, or
+../shared beside the repository).
 """
 
 import argparse

@@ -6,12 +6,14 @@
     python -m benchmarks.language prune MODEL_DIR
     python -m benchmarks.language peer ARCHIVE.mar
     python -m benchmarks.language chat [ARCHIVE.mar]
+    python -m benchmarks.language forms ARCHIVE.mar
 
 walk: the calibration of GPTQ on random Llamas of 12 and 24 layers, in turns. bits: one build a row of a real model with
 its layers in few bits and its tables and head in eight, perplexity over all validation windows: rows of ROWS, default all.
 large: a random Llama of 1.0 billion parameters, bf16, sharded in two files, built by the command a user would type: time
 and peak memory. prune: see pruned.py. peer: see llama_cpp.py. These need the real data (environment
-variable MARPRESS_SHARED, or ../shared beside the repository). chat: see capital.py; needs PyPI, once.
+variable MARPRESS_SHARED, or ../shared beside the repository). chat: see capital.py; needs PyPI, once. forms: see
+forms.py.
 """
 
 import argparse
@@ -36,6 +38,7 @@ from archiver.torchserve.client import predict_rest
 from archiver.torchserve.server import TorchServe
 from benchmarks.language.builds import CONTEXT, build_command
 from benchmarks.language.capital import capital
+from benchmarks.language.forms import forms
 from benchmarks.language.llama_cpp import peer
 from benchmarks.language.pruned import pruned
 from benchmarks.table import ROOT, SHARED
@@ -65,11 +68,13 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["walk", "bits", "large", "prune", "peer", "chat"])
+    parser.add_argument("part", choices=["walk", "bits", "large", "prune", "peer", "chat", "forms"])
     parser.add_argument("words", nargs="*")
     options = parser.parse_args()
     if options.part == "chat":
         return capital(Path(options.words[0]) if options.words else None)
+    if options.part == "forms":
+        return forms(Path(options.words[0]))
     if not SHARED.is_dir():
         sys.exit(f"no real data at {SHARED}: set MARPRESS_SHARED")
     if options.part == "walk":

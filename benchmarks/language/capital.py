@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def capital(archive: Path | None) -> None:
         archive = archive or _built(Path(folder))
         with TorchServe([archive], config=ROOT / "config.properties") as server:
             server.wait_ready(300)
-            found = _answers(server, server.models[0], _prompt(archive))
+            found = _answers(server, server.models[0], prompt_of(archive, MESSAGES))
     for form, text in found.items():
         print(f"{form:<32} {text!r}")
     if len(set(found.values())) > 1 or not all(RIGHT in text for text in found.values()):
@@ -51,11 +51,11 @@ def _built(folder: Path) -> Path:
     return archive
 
 
-def _prompt(archive: Path) -> str:
-    """The question as the archive's own template has it."""
+def prompt_of(archive: Path, messages: Sequence[Mapping[str, Any]]) -> str:
+    """Messages as the archive's own template has them."""
     with zipfile.ZipFile(archive) as contents:
         chat = json.loads(contents.read("serving.json"))["chat"]
-    return ChatTemplate(chat["template"], chat["tokens"]).render(MESSAGES)
+    return ChatTemplate(chat["template"], chat["tokens"]).render(messages)
 
 
 def _answers(server: TorchServe, name: str, prompt: str) -> dict[str, str]:

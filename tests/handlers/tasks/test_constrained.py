@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 from generating import SERVING, TASK, ask_all, asked, one, told_events
-from schemas import bounded, fits
 from task_models import load_model
 
 from archiver.export.torch_packed import export_packed
 from archiver.packaging.entry import make_handler
+from benchmarks.language.schemas import bounded, fits
 from handlers.generation import grammar as grammars
 from handlers.inputs.text import Encoder, Text
 from handlers.protocols.grammar import of_regex
