@@ -168,8 +168,12 @@ class Trace:
 
 @contextmanager
 def named(traces: Iterable[Trace | None]) -> Iterator[None]:
-    """Inside, log lines of this thread, or coroutine, name these traces."""
-    token = _current.set(",".join(dict.fromkeys(trace.id for trace in traces if trace is not None)))
+    """Inside, log lines of this thread, or coroutine, name these traces; None for a request that is not traced."""
+    found = dict.fromkeys(trace.id for trace in traces if trace is not None)
+    if not found:
+        yield
+        return
+    token = _current.set(",".join(found))
     try:
         yield
     finally:

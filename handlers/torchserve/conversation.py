@@ -119,12 +119,10 @@ class Conversations:
 
     async def converse(self, conversation: "Conversation") -> None:
         """Answer one request, whatever it holds."""
-        if conversation.trace is None:
-            await self._converse(conversation)
-            return
         with named([conversation.trace]):
             await self._converse(conversation)
-        conversation.trace.end(conversation.status)
+        if conversation.trace is not None:
+            conversation.trace.end(conversation.status)
 
     async def _converse(self, conversation: "Conversation") -> None:
         try:

@@ -180,20 +180,16 @@ class Service:
 
     def _admit(self, incoming: Incoming, arrived: float, answers: Answers) -> None:
         """Into the queue with it, or an answer why not."""
-        if self._tracer is None:
-            self._read(incoming, arrived, answers)
-            return
-        trace = self._tracer.begin(incoming.headers, incoming.row, arrived)
-        trace.part("queue")
+        trace = None if self._tracer is None else self._tracer.begin(incoming.headers, incoming.row, arrived)
+        if trace is not None:
+            trace.part("queue")
         with named([trace]):
             status = self._read(incoming, arrived, answers, trace)
-        if status is not None:
+        if trace is not None and status is not None:
             trace.part("encode")
             trace.end(status)
 
-    def _read(
-        self, incoming: Incoming, arrived: float, answers: Answers, trace: Trace | None = None
-    ) -> int | None:  # fmt: skip
+    def _read(self, incoming: Incoming, arrived: float, answers: Answers, trace: Trace | None) -> int | None:
         """The HTTP status of a request that is answered with that, None where it is in the queue."""
         try:
             deadline = arrived + seconds_of(incoming.headers)
@@ -230,15 +226,19 @@ class Service:
         """Run one sub-batch and answer the requests of which nothing is left to run."""
         started = time.monotonic()
         handler = self._handler
-        outputs, broken = self._outputs(batch, members)
+        with named(request.trace for request, _ in members):
+            items = [request.items[item] for request, item in members]
+            outputs, broken = handler.run_batch(items, batch.length, batch.rows)
         ran = time.monotonic()
         answers = Answers()
         with self._state:
             done = self._done(members, outputs, broken)
         statuses: dict[Waiting, int] = {}
         for request, why in done.items():
-            statuses[request], body, content_type = self._answered(request, why)
-            answers.add(request.caller.id, request.caller.rest, body, content_type, statuses[request])
+            with named([request.trace]):
+                status, body, content_type = handler.answer(request.request, request.prepared, request.outputs, why)
+            statuses[request] = status
+            answers.add(request.caller.id, request.caller.rest, body, content_type, status)
         with self._state:
             self.standby.send(answers)
         if self._tracer is not None:
@@ -252,20 +252,6 @@ class Service:
             seconds=time.monotonic() - started,
         )
         metrics.emit(self._cache, found)
-
-    def _outputs(self, batch: SubBatch, members: list[Member]) -> tuple[np.ndarray | None, Exception | None]:
-        items = [request.items[item] for request, item in members]
-        if self._tracer is None:
-            return self._handler.run_batch(items, batch.length, batch.rows)
-        with named(request.trace for request, _ in members):
-            return self._handler.run_batch(items, batch.length, batch.rows)
-
-    def _answered(self, request: Waiting, why: Exception | None) -> tuple[int, bytes, str]:
-        given = (request.request, request.prepared, request.outputs, why)
-        if request.trace is None:
-            return self._handler.answer(*given)
-        with named([request.trace]):
-            return self._handler.answer(*given)
 
     def _trace(self, statuses: dict[Waiting, int], ran: float, batch: SubBatch, items: int) -> None:
         """The traces of requests that are answered. ran: when the last run of each ended, which was of so many items."""
