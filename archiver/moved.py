@@ -94,7 +94,7 @@ MODULES = {
     "handlers.generation_answer": "handlers.protocols.continuation",
     "handlers.generation_request": "handlers.protocols.generation",
     "handlers.openvino_generation": "handlers.runtimes.openvino_paged",
-    "handlers.owed": "handlers.torchserve.unanswered",
+    "handlers.owed": "handlers.torchserve.standby.unanswered",
     "handlers.packed_weights": "handlers.storage.packed",
     "handlers.payload": "handlers.protocols.request",
     "handlers.runtime": "handlers.runtimes.base",

@@ -30,8 +30,8 @@ from handlers.runtimes.base import Session
 from handlers.torchserve.batches import answer_batch
 from handlers.torchserve.receiving import buffer_reads
 from handlers.torchserve.service import Service
-from handlers.torchserve.standby import Standby, is_asynchronous, take_over
-from handlers.torchserve.unanswered import frontend_socket
+from handlers.torchserve.standby.process import Standby, is_asynchronous, take_over
+from handlers.torchserve.standby.unanswered import frontend_socket
 from handlers.tracing import Tracer, open_tracer
 
 logger = logging.getLogger(__name__)

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from handlers.errors import UnsoundArchive
-from handlers.generation.batch import PagedBatch
-from handlers.generation.draft import Draft
-from handlers.generation.guesses import Guesser, Lookup
-from handlers.generation.pages import Piece
+from handlers.generation.paged.batch import PagedBatch
+from handlers.generation.paged.draft import Draft
+from handlers.generation.paged.guesses import Guesser, Lookup
+from handlers.generation.paged.pages import Piece
 from handlers.requirements import require, required
 from handlers.storage.graph_weights import weights_of
 
@@ -63,7 +63,7 @@ class OpenVinoBackend(PagedBatch):
 
 
 class PagedGraph:
-    """openvino_model.xml of an extracted archive, and a cache for it: a `handlers.generation.pages.PagedModel`.
+    """openvino_model.xml of an extracted archive, and a cache for it: a `handlers.generation.paged.pages.PagedModel`.
 
     Where the archive has adapters the graph is compiled twice, with them and without, on one cache: a pass without a text
     that asks for one costs what it would cost in an archive without adapters. OpenVINO keeps weights in its own order for

@@ -28,8 +28,8 @@ from handlers.protocols.request import Form, Told
 from handlers.torchserve import metrics
 from handlers.torchserve.conversation import Conversation, Conversations
 from handlers.torchserve.requests import most_waiting
-from handlers.torchserve.standby import Standby, is_asynchronous, take_over
-from handlers.torchserve.unanswered import frontend_socket
+from handlers.torchserve.standby.process import Standby, is_asynchronous, take_over
+from handlers.torchserve.standby.unanswered import frontend_socket
 
 logger = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from handlers.protocols.request import Form
 from handlers.torchserve import metrics
 from handlers.torchserve.channel import Arrivals, Outbox
 from handlers.torchserve.frames import Answers, Incoming
-from handlers.torchserve.inbox import FrontendGone
 from handlers.torchserve.requests import asks_for_stream, seconds_of
-from handlers.torchserve.standby import Standby
+from handlers.torchserve.standby.inbox import FrontendGone
+from handlers.torchserve.standby.process import Standby
 from handlers.tracing import Trace, Tracer, named
 
 logger = logging.getLogger(__name__)

@@ -26,9 +26,9 @@ from handlers.protocols.request import Told
 from handlers.torchserve import metrics
 from handlers.torchserve.answering import Answering
 from handlers.torchserve.frames import Answers, Incoming
-from handlers.torchserve.inbox import FrontendGone
 from handlers.torchserve.requests import most_waiting, seconds_of
-from handlers.torchserve.standby import Standby
+from handlers.torchserve.standby.inbox import FrontendGone
+from handlers.torchserve.standby.process import Standby
 from handlers.tracing import Trace, Tracer, named
 from handlers.waiting import Member, Queue, Waiting
 

@@ -1,6 +1,7 @@
 """kill -9 of a worker under load: the service comes back, and no answer is ever a wrong one.
 
-A worker is two processes, see handlers.torchserve.standby: where the one that serves is killed, TorchServe does not notice.
+A worker is two processes, see handlers.torchserve.standby: where the one that serves is
+killed, TorchServe does not notice.
 """
 
 from __future__ import annotations

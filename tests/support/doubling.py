@@ -17,7 +17,7 @@ from handlers.errors import BadRequest
 from handlers.protocols.reply import JSON
 from handlers.protocols.request import Request
 from handlers.torchserve.service import Service
-from handlers.torchserve.standby import Standby
+from handlers.torchserve.standby.process import Standby
 from handlers.tracing import Tracer
 
 

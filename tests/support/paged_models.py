@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from handlers.generation.pages import Piece
+from handlers.generation.paged.pages import Piece
 
 VOCABULARY = 50
 
@@ -20,7 +20,7 @@ def follow(ids: Sequence[int], count: int, mod: int = VOCABULARY, adapter: int =
 
 
 class Counting:
-    """A `handlers.generation.pages.PagedModel`. passes: what it was given."""
+    """A `handlers.generation.paged.pages.PagedModel`. passes: what it was given."""
 
     def __init__(self, blocks: int, size: int = 4, mod: int = VOCABULARY) -> None:
         self._cache = np.full((blocks, size), -1)

@@ -14,7 +14,7 @@ from typing import Any
 
 from handlers.torchserve.conversation import Conversation
 from handlers.torchserve.frames import Incoming
-from handlers.torchserve.standby import Standby
+from handlers.torchserve.standby.process import Standby
 
 REST = {"host": "localhost", "content-type": "application/json"}
 _numbers = itertools.count()

@@ -18,7 +18,7 @@ from archiver.export.openvino_decoder import export_decoder, products_of
 from archiver.models.adapters import read_lora
 from archiver.state.plan import plan_of
 from handlers.errors import UnsoundArchive
-from handlers.generation.pages import Piece
+from handlers.generation.paged.pages import Piece
 from handlers.runtimes import openvino_paged
 from handlers.runtimes.openvino_adapters import add_adapters
 from handlers.runtimes.openvino_paged import PagedGraph

@@ -12,7 +12,7 @@ from built import build
 from text_recipes import TASK, recipe_of
 
 from archiver.packaging.mar import extracted
-from handlers.generation.pages import Piece
+from handlers.generation.paged.pages import Piece
 from handlers.runtimes.openvino_paged import PagedGraph
 
 IDS = [int(one) for one in np.random.default_rng(0).integers(3, 90, 80)]

@@ -14,7 +14,7 @@ from torchserve_side import Response, request_message, responses
 
 from handlers.errors import BadRequest
 from handlers.torchserve.conversation import Conversation, Conversations
-from handlers.torchserve.standby import Standby
+from handlers.torchserve.standby.process import Standby
 
 REST = {"Host": "x"}
 

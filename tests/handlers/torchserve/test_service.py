@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from doubling import Doubles, Frontend
 
-from handlers.torchserve.inbox import FrontendGone
+from handlers.torchserve.standby.inbox import FrontendGone
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from handlers.generation.pages import Pages
+from handlers.generation.paged.pages import Pages
 
 
 def wrote(pages: Pages, ids: list[int]) -> list[int]:

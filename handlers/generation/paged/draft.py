@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from handlers.generation.pages import PagedModel, Pages, Piece
+from handlers.generation.paged.pages import PagedModel, Pages, Piece
 
 PIECE = 256  # tokens of a text that it reads at once, before it guesses
 
@@ -18,7 +18,7 @@ class _Read:
 
 
 class Draft:
-    """See `handlers.generation.guesses.Guesser`. A text for which its cache has no room is not guessed.
+    """See `handlers.generation.paged.guesses.Guesser`. A text for which its cache has no room is not guessed.
 
     Args:
         model: the smaller one. blocks: of its cache. size: tokens of one.

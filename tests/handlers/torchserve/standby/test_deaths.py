@@ -18,10 +18,10 @@ sys.path[:0] = [{root!r}, {support!r}]
 sys.argv = ["worker", "--sock-type", "unix", "--sock-name", {name!r}]
 logging.disable(logging.CRITICAL)
 from torchserve_side import request_message, responses
-from handlers.torchserve import inbox, outbox, standby, unanswered
+from handlers.torchserve.standby import inbox, outbox, process, unanswered
 from handlers.torchserve.frames import Answers
 
-WATCHED = {{module.__file__ for module in (inbox, outbox, standby, unanswered)}}
+WATCHED = {{module.__file__ for module in (inbox, outbox, process, unanswered)}}
 SIZE = {size}  # bytes of each body
 NAMES = ["a", "b", "c", "d"]
 BEFORE = 2  # requests that the one which dies can answer
@@ -51,7 +51,7 @@ def serve(one, count):
 
 def stand_by(link, line):
     "Exits with 1 where nobody died, as there is no such line."
-    one = standby.Standby(link)
+    one = process.Standby(link)
     one.unanswered.take()
     if (child := os.fork()) == 0:
         die_at(line)

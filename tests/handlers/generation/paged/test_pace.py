@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from handlers.generation.pace import PIECE, SHARE, Pace
+from handlers.generation.paged.pace import PIECE, SHARE, Pace
 
 
 def paced() -> Pace:

@@ -11,8 +11,8 @@ import pytest
 from paged_models import VOCABULARY, Counting, follow
 
 from handlers.generation.backend import FAILED, LENGTH, STOP, Load, Sampling, Step
-from handlers.generation.batch import PagedBatch
-from handlers.generation.guesses import Lookup
+from handlers.generation.paged.batch import PagedBatch
+from handlers.generation.paged.guesses import Lookup
 
 PROMPTS = ([0, 41, 2, 13], [7], list(range(20, 40)), [9, 9, 9], list(range(30, 41)), [3, 12])
 COUNTS = (12, 5, 20, 3, 9, 16)

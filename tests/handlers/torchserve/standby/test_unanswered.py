@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from torchserve_side import Response, Wire, responses
 
-from handlers.torchserve import unanswered
-from handlers.torchserve.unanswered import Unanswered, tell_lost
+from handlers.torchserve.standby import unanswered
+from handlers.torchserve.standby.unanswered import Unanswered, tell_lost
 
 
 @pytest.fixture

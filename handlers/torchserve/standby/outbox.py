@@ -15,7 +15,7 @@ import sys
 import termios
 from collections.abc import Sequence
 
-from handlers.torchserve.shared import SIZE, Shared
+from handlers.torchserve.standby.shared import SIZE, Shared
 
 _LENGTH, _IDS, _PUT, _AIM, _LOST = range(5)  # of the numbers
 

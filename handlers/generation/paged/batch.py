@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from handlers.generation.backend import FAILED, LENGTH, PROMPT_TOKENS_A_STEP, STOP, Load, Sampling, Step, Top
-from handlers.generation.guesses import Guesser, Hope
-from handlers.generation.pace import Pace
-from handlers.generation.pages import LEAST_READ, PagedModel, Pages, Piece
+from handlers.generation.paged.guesses import Guesser, Hope
+from handlers.generation.paged.pace import Pace
+from handlers.generation.paged.pages import LEAST_READ, PagedModel, Pages, Piece
 from handlers.generation.sampling import check, choose, is_plain, most_likely
 from handlers.protocols.continuation import Matcher
 

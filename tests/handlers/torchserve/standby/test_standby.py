@@ -13,8 +13,8 @@ from places import ROOT
 from torchserve_side import request_message
 
 from handlers.torchserve.frames import loaded_message, lost_message
-from handlers.torchserve.standby import Standby
-from handlers.torchserve.unanswered import Unanswered
+from handlers.torchserve.standby.process import Standby
+from handlers.torchserve.standby.unanswered import Unanswered
 
 # A worker that answers with its process id, unless it is asked to wait.
 _SCRIPT = """
@@ -23,7 +23,7 @@ sys.path[:0] = [{root!r}, {support!r}]
 sys.argv = ["worker", "--sock-type", "unix", "--sock-name", {name!r}]
 from torchserve_side import request_message, responses
 from handlers.torchserve.frames import Answers
-from handlers.torchserve.standby import Standby
+from handlers.torchserve.standby.process import Standby
 
 class Deadly:
     def sendall(self, message):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from paged_models import Counting, follow
 
-from handlers.generation.draft import Draft
-from handlers.generation.guesses import Hope, Lookup
+from handlers.generation.paged.draft import Draft
+from handlers.generation.paged.guesses import Hope, Lookup
 
 
 def test_what_followed_the_last_time() -> None:

@@ -25,10 +25,10 @@ from typing import Any, NoReturn
 
 from handlers.requirements import leave_out_converters
 from handlers.torchserve.frames import Answers, Incoming, loaded_message, lost_message
-from handlers.torchserve.inbox import FrontendGone, Inbox
-from handlers.torchserve.outbox import Outbox
-from handlers.torchserve.shared import Shared
-from handlers.torchserve.unanswered import WHOLE, Unanswered, frontend_socket, tell_lost
+from handlers.torchserve.standby.inbox import FrontendGone, Inbox
+from handlers.torchserve.standby.outbox import Outbox
+from handlers.torchserve.standby.shared import Shared
+from handlers.torchserve.standby.unanswered import WHOLE, Unanswered, frontend_socket, tell_lost
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from handlers.torchserve.frames import Incoming, Incomplete, read_message
-from handlers.torchserve.shared import SIZE, Shared
+from handlers.torchserve.standby.shared import SIZE, Shared
 
 _SPAN, _AIM, _MOVING = range(3)  # of the numbers
 _PEEK_OFFSET = getattr(socket, "SO_PEEK_OFF", 42)

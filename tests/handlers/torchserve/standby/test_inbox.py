@@ -12,7 +12,7 @@ import pytest
 from torchserve_side import request_message
 
 from handlers.torchserve.frames import Incoming
-from handlers.torchserve.inbox import FrontendGone, Inbox
+from handlers.torchserve.standby.inbox import FrontendGone, Inbox
 
 Link = tuple[socket.socket, socket.socket]
 
@@ -100,7 +100,7 @@ def test_a_process_that_dies_while_it_reads_leaves_a_sign(link: Link) -> None:
 
 
 def test_where_the_kernel_does_not_count_what_was_looked_at(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("handlers.torchserve.inbox._PEEK_OFFSET", 1 << 20)
+    monkeypatch.setattr("handlers.torchserve.standby.inbox._PEEK_OFFSET", 1 << 20)
     inbox = Inbox()
     link[1].sendall(message("a") + message("b")[:20])
     assert ids(inbox.requests(link[0], lambda: True, lambda one: None)) == ["a"]
