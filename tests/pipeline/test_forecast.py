@@ -45,6 +45,21 @@ def test_a_language_model_by_hand(tiny_model, tmp_path) -> None:
     assert sampled.seconds["measure: after quantize/weight-only"] == pytest.approx(one_pass)
 
 
+def test_an_encoder_by_hand(tiny_model, tmp_path, monkeypatch) -> None:
+    """Its table of tokens takes no products; of many texts some are timed."""
+    monkeypatch.setattr("archiver.pipeline.forecast.MAX_ITEMS", 6)
+    recipe = recipe_of(tmp_path, tiny_model(), serve={"runtime": "openvino", "max_length": 32})
+    checked = check(recipe)
+    facts = checked.facts
+    tokens = checked.task.tokens(checked.validation, recipe, facts, checked.source)
+    assert tokens is not None and len(checked.validation) == 24
+    found = forecast(checked, flops=1.5e6).seconds
+    assert found is not None
+    one_pass = 2 * (facts.num_parameters - facts.vocab_size * facts.hidden_size) * tokens / 1e6
+    assert found["openvino: time against PyTorch eager fp32"] == pytest.approx(2 + 6 * one_pass / 4)
+    assert found["openvino: write, load, measure"] == pytest.approx(5 + 2 * one_pass, rel=0.01)
+
+
 def test_training_reads_its_data_again_and_again(tiny_model, tmp_path) -> None:
     once = recipe_of(tmp_path, tiny_model(), compress=[{"retrain": {"epochs": 1}}])
     thrice = recipe_of(tmp_path, tiny_model(), compress=[{"retrain": {"epochs": 3}}])
