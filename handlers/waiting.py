@@ -32,7 +32,7 @@ class Waiting:
         bytes: of its body. deadline: time.monotonic() from which nobody waits for it.
         trace: None where nothing is traced.
 
-    began: when its first items were run, where it is traced.
+    began: when its first items were run.
     """
 
     caller: Any

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from archiver.export.graph_rewrites import rewrite
 from archiver.export.onnx import OnnxGraph, save_onnx
 from archiver.state.plan import QuantizationPlan
 
@@ -45,6 +46,7 @@ def export_openvino(
                 group = WEIGHT_ONLY_GROUP if plan.kind == "weight-only" else gcd(*widths)
                 group = 0 if exact_products and plan.kind == "weight-only" else group
                 config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(group)
+        rewrite(model)
         _name_by_place(model)
         ov.save_model(model, folder / "model.xml", compress_to_fp16=False)
     finally:

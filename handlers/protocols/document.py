@@ -10,6 +10,7 @@ from typing import Any
 
 from handlers.errors import BadRequest
 from handlers.inputs.checks import decoded, quoted
+from handlers.protocols.headers import header_of
 
 # TorchServe parses such a body itself: of one that is no form, as curl -d sends JSON, nothing arrives here.
 FORM = "application/x-www-form-urlencoded"
@@ -48,7 +49,7 @@ def read_document(row: Mapping[str, Any], headers: Mapping[str, Any], allowed: s
 
 def body_bytes(row: Mapping[str, Any], headers: Mapping[str, Any]) -> int:
     """How many bytes a request's body has: as it says itself, since JSON comes parsed; else those of its fields."""
-    stated = next((v for k, v in headers.items() if isinstance(v, str) and k.lower() == "content-length"), "")
+    stated = header_of(headers, "content-length") or ""
     held = sum(len(value) for value in row.values() if isinstance(value, (bytes, bytearray, str)))
     return max(held, int(stated) if stated.isascii() and stated.isdigit() and len(stated) < 19 else 0)
 
@@ -58,7 +59,7 @@ def _content_type(headers: Mapping[str, Any], field: str) -> str:
     own = headers.get(field)
     own = own.get("content-type") if isinstance(own, Mapping) else None
     if not own:
-        own = next((v for k, v in headers.items() if isinstance(v, str) and k.lower() == "content-type"), "")
+        own = header_of(headers, "content-type") or ""
     return str(own).partition(";")[0].strip().lower()
 
 

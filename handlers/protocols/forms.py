@@ -14,6 +14,7 @@ from handlers.errors import BadRequest
 from handlers.inputs.checks import quoted
 from handlers.protocols import hf
 from handlers.protocols.document import body_bytes, read_document
+from handlers.protocols.headers import header_of
 from handlers.protocols.kserve import binary as binary_tensors
 from handlers.protocols.kserve import forms as kserve
 from handlers.protocols.openai.reply import openai_error
@@ -27,14 +28,14 @@ MODELS = "models"
 
 def path_of(headers: Mapping[str, Any]) -> str:
     """The path behind the model's version, without a base; "" where there is none."""
-    found = next((v for k, v in headers.items() if isinstance(v, str) and k.lower() == _URL_PATH), "")
+    found = header_of(headers, _URL_PATH) or ""
     parts = [part for part in found.split("/") if part]
     return "/".join(parts[1:] if parts and parts[0] in _BASES else parts)
 
 
 def is_hub(headers: Mapping[str, Any]) -> bool:
     """Whether the client is huggingface_hub, by its user agent."""
-    return any(isinstance(v, str) and k.lower() == "user-agent" and "hf_hub/" in v for k, v in headers.items())
+    return "hf_hub/" in (header_of(headers, "user-agent") or "")
 
 
 def refusal(headers: Mapping[str, Any], code: int, message: str) -> bytes:

@@ -41,8 +41,8 @@ class ClassificationHandler(RowHandler[Value]):
 
     def present(self, row: np.ndarray, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Sorted by score; equal scores in the order of the labels' ids."""
-        labels = self.serving["labels"]
-        best = np.argsort(-row, kind="stable")[: parameters.get("top_k", self.most)]
+        labels, most = self.serving["labels"], parameters.get("top_k", self.most)
+        best = (row.argmax(),) if most == 1 else np.argsort(-row, kind="stable")[:most]
         return [{"label": labels[i], "score": round(float(row[i]), 6)} for i in best]
 
 

@@ -34,4 +34,6 @@ class RowHandler(BatchHandler[Value]):
 
 def rows_of(found: Sequence[Found[Any]]) -> np.ndarray:
     """The outputs [n, …] of [n] inputs that have one item each."""
+    if len(found) == 1:
+        return found[0].outputs[0][np.newaxis]
     return np.stack([one.outputs[0] for one in found]) if found else np.zeros((0, 0), np.float32)

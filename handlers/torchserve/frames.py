@@ -6,9 +6,10 @@ are 32 bits, big end first; a text is its length and its bytes; a list of texts 
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+from handlers.protocols.headers import Headers
 from handlers.torchserve.requests import STREAM, is_rest, reason_of
 
 _NUMBER = struct.Struct("!i")
@@ -24,30 +25,23 @@ class Incomplete(Exception):
         self.needed = needed
 
 
-@dataclass(frozen=True)
 class Incoming:
     """One request.
 
     id: the frontend's. row: its fields, as bytes; of one that came several times and whose name ends in [] all values, with
     a comma between, else the last. headers: its own, and of each field its content type, as TorchServe's context has them.
+    rest: whether it came over HTTP, else gRPC. bytes: of its fields.
     """
 
-    id: str
-    row: Mapping[str, bytes]
-    headers: Mapping[str, Any]
+    __slots__ = ("bytes", "headers", "id", "rest", "row")
 
-    @property
-    def rest(self) -> bool:
-        """Whether it came over HTTP, else gRPC."""
-        return is_rest(self.headers)
-
-    @property
-    def bytes(self) -> int:
-        """Of its fields."""
-        return sum(map(len, self.row.values()))
+    def __init__(self, id: str, row: Mapping[str, bytes], headers: Mapping[str, Any]) -> None:
+        self.id, self.row, self.headers = id, row, headers
+        self.rest = is_rest(headers)
+        self.bytes = sum(map(len, row.values()))
 
 
-def read_message(data: bytearray | memoryview, start: int, end: int) -> tuple[list[Incoming], int]:
+def read_message(data: bytes | bytearray | memoryview, start: int, end: int) -> tuple[list[Incoming], int]:
     """The requests of the message that begins at `start`.
 
     Args:
@@ -67,7 +61,7 @@ def read_message(data: bytearray | memoryview, start: int, end: int) -> tuple[li
 
 
 class _Reader:
-    def __init__(self, data: bytearray | memoryview, start: int, end: int) -> None:
+    def __init__(self, data: bytes | bytearray | memoryview, start: int, end: int) -> None:
         self._data, self._start, self._end = data, start, end
         self.place = start
 
@@ -88,23 +82,37 @@ class _Reader:
         self.place += length
         return bytes(self._data[self.place - length : self.place])
 
-    def text(self) -> str:
-        return self.content(self.number()).decode("utf-8", "replace")
+    def contents(self, size: int) -> list[bytes]:
+        """A list of groups of `size` contents each, one behind the other. (A worker reads some forty of them a request.)"""
+        data, place, end, number = self._data, self.place, self._end, _NUMBER.unpack_from
+        found: list[bytes] = []
+        while True:
+            if place + 4 > end:
+                raise Incomplete(place + 4 - self._start)
+            (length,) = number(data, place)
+            place += 4
+            if length == _END and len(found) % size == 0:
+                self.place = place
+                return found
+            if length < 0:
+                raise ValueError(f"a length of {length} came from the frontend")
+            if place + length > end:
+                raise Incomplete(place + length - self._start)
+            found.append(bytes(data[place : place + length]))
+            place += length
 
     def request(self, length: int) -> Incoming:
         request_id = self.content(length).decode("ascii", "replace")
-        own = {}
-        while (length := self.number()) != _END:
-            name = self.content(length).decode("utf-8", "replace")
-            own[name] = self.text()
-        row, headers = dict[str, bytes](), dict[str, Any]()
-        while (length := self.number()) != _END:
-            name = self.content(length).decode("utf-8", "replace")
-            headers[name] = {"content-type": self.text()}
-            value = self.content(self.number())
+        own = [part.decode("utf-8", "replace") for part in self.contents(2)]
+        fields = self.contents(3)
+        row, types = dict[str, bytes](), dict[str, Any]()
+        for first in range(0, len(fields), 3):
+            name = fields[first].decode("utf-8", "replace")
+            types[name] = {"content-type": fields[first + 1].decode("utf-8", "replace")}
+            value = fields[first + 2]
             # A form sends a list as several fields of one name, which ends so.
             row[name] = row[name] + b"," + value if name.endswith("[]") and name in row else value
-        return Incoming(request_id, row, headers | own)
+        return Incoming(request_id, row, Headers(types, dict(zip(own[::2], own[1::2], strict=True))))
 
 
 class Answers:
@@ -147,9 +155,9 @@ class Answers:
         return len(self._parts) == 1
 
     def _put(self, request_id: str, body: bytes, content_type: str, status: int, more: str | None) -> None:
-        headers = _NUMBER.pack(0) if more is None else _NUMBER.pack(1) + _text(STREAM) + _text(more)
-        head = (_text(request_id), _text(content_type), _NUMBER.pack(status), _text(reason_of(status)), headers)
-        self._parts += (*head, _NUMBER.pack(len(body)), body)
+        name = request_id.encode()
+        sized = (_NUMBER.pack(len(name)), name, _described(content_type, status, more), _NUMBER.pack(len(body)), body)
+        self._parts += sized
 
     def message(self) -> bytes:
         """The message's bytes."""
@@ -164,6 +172,13 @@ def loaded_message() -> bytes:
 def lost_message(reason: str) -> bytes:
     """With it the frontend answers 503 to everything that it has given to this worker and has no answer for."""
     return _NUMBER.pack(503) + _text(reason) + _NUMBER.pack(_END)
+
+
+@lru_cache(maxsize=256)
+def _described(content_type: str, status: int, more: str | None) -> bytes:
+    """What stands between an answer's id and its body."""
+    headers = _NUMBER.pack(0) if more is None else _NUMBER.pack(1) + _text(STREAM) + _text(more)
+    return _text(content_type) + _NUMBER.pack(status) + _text(reason_of(status)) + headers
 
 
 def _text(value: str) -> bytes:

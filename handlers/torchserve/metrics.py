@@ -11,10 +11,12 @@ from handlers.metrics import COUNTER, HISTOGRAM, Measurement
 logger = logging.getLogger(__name__)
 
 SECONDS = 1.0  # between two times that what was measured is handed over
+MOST = 100  # values of one histogram of those: each costs a printed line, which the frontend reads, and parses
 
 
 class Gathered:
-    """What several batches measured: counters add up, of gauges the last one counts, a histogram gets each value.
+    """What several batches measured: counters add up, of gauges the last one counts, a histogram gets each value, or MOST
+    of them, spread evenly over the time.
 
     A thread hands it over, so that the last batch's numbers do not wait for the next one's.
 
@@ -26,7 +28,7 @@ class Gathered:
         self._cache = cache
         self._lock = threading.Condition()
         self._sums: dict[str, Measurement] = {}
-        self._values: list[Measurement] = []
+        self._values: dict[str, list[Measurement]] = {}
         threading.Thread(target=self._run, name="marpress-metrics", daemon=True).start()
 
     def add(self, measurements: Iterable[Measurement]) -> None:
@@ -35,7 +37,7 @@ class Gathered:
             for found in measurements:
                 before = self._sums.get(found.name)
                 if found.kind == HISTOGRAM:
-                    self._values.append(found)
+                    self._values.setdefault(found.name, []).append(found)
                 elif found.kind == COUNTER and before is not None:
                     self._sums[found.name] = Measurement(found.name, before.value + found.value, COUNTER, found.unit)
                 else:
@@ -46,8 +48,8 @@ class Gathered:
         """Give all that was gathered to TorchServe."""
         with self._lock:
             sums, self._sums = self._sums, {}
-            values, self._values = self._values, []
-        for found in (*sums.values(), *values):
+            values, self._values = self._values, {}
+        for found in (*sums.values(), *(one for many in values.values() for one in _thinned(many))):
             try:
                 _put(self._cache, found)
             except Exception:  # whatever TorchServe finds in one number: the others are handed over all the same
@@ -74,6 +76,13 @@ def emit(cache: Any, measurements: Iterable[Measurement]) -> None:
     if gathered is None:
         gathered = cache.marpress = Gathered(cache)
     gathered.add(measurements)
+
+
+def _thinned(values: list[Measurement]) -> list[Measurement]:
+    """At most MOST of them, from the first to the last."""
+    if len(values) <= MOST:
+        return values
+    return [values[place * (len(values) - 1) // (MOST - 1)] for place in range(MOST)]
 
 
 def _put(cache: Any, found: Measurement) -> None:

@@ -5,6 +5,7 @@ from http import HTTPStatus
 from typing import Any
 
 from handlers.errors import BadRequest
+from handlers.protocols.headers import header_of
 
 DEADLINE = "x-deadline-ms"
 _LEAST_BYTES = 64 << 20
@@ -40,7 +41,7 @@ def seconds_of(headers: Mapping[str, Any]) -> float:
 
     Raises: BadRequest for what is no such number.
     """
-    stated = next((v for k, v in headers.items() if isinstance(v, str) and k.lower() == DEADLINE), None)
+    stated = header_of(headers, DEADLINE)
     if stated is None:
         return float("inf")
     if not (stated.isascii() and stated.isdigit() and 1 <= int(stated[:8]) <= _LONGEST and len(stated) < 8):

@@ -2,8 +2,9 @@
 
 Each stream is a thread that leads in turn: it takes what has come from the connection and lets the next one lead; decodes
 and tokenizes it beside others that do the same, chooses a sub-batch, runs it, and answers whose items have all run. What
-arrives while all are busy forms the next batches. (Leader and followers: Schmidt et al., Pattern languages of program
-design 4, 2000.) Takes the place of TorchServe's asynchronous service (ts/async_service.py, 0.12), which passes each request
+arrives while all are busy forms the next batches. There is one thread more than the engine runs sub-batches at once: when
+a run ends, the next sub-batch is prepared. (Leader and followers: Schmidt et al., Pattern languages of program design 4,
+2000.) Takes the place of TorchServe's asynchronous service (ts/async_service.py, 0.12), which passes each request
 through four threads.
 """
 
@@ -34,6 +35,7 @@ from handlers.waiting import Member, Queue, Waiting
 
 logger = logging.getLogger(__name__)
 
+_AHEAD = 1  # threads more than runs at once
 _ADMITTING_SECONDS = 0.005  # of reading requests while something could run: large images take as long each
 
 
@@ -73,13 +75,15 @@ class Service:
         self._most_requests = 0
         self._most_bytes = 0
         self._arrived: deque[tuple[Incoming, float]] = deque()  # with when; neither decoded nor queued
+        self._came = self._went = 0  # bytes of what arrived since the begin, and of what has left that list
         self._leading = threading.Lock()  # held by the one thread that reads the connection
         self._state = threading.Lock()  # of the queue, and of what is sent
+        self._engine: threading.Semaphore  # as many runs at once
 
     def run(self) -> None:
         """Until the frontend has gone."""
         self.begin()
-        for number in range(self._handler.streams):
+        for number in range(self._handler.streams + _AHEAD):
             threading.Thread(target=self._work, name=f"marpress-stream-{number}", daemon=True).start()
         self.standby.closed()
         logger.info("Frontend disconnected.")
@@ -89,6 +93,7 @@ class Service:
     def begin(self) -> None:
         """The handler is loaded by now."""
         handler = self._handler
+        self._engine = threading.BoundedSemaphore(handler.streams)
         self._queue = Queue(handler.input.size, handler.serving["batching"])
         self._most_requests = handler.serving["max_queue"]
         self._most_bytes = most_waiting(handler.input.max_bytes)
@@ -126,17 +131,11 @@ class Service:
                 self._drop_late(now, answers)
                 self.standby.send(answers)
                 taken = self._queue.take(now)
-                waiting = len(self._queue)
             if not self._idle():
                 self.standby.inbox.wake()  # whoever leads waits for the connection alone
             if answers.ids:
                 metrics.emit(self._cache, counters(requests=len(answers.ids), request_errors=answers.refused))
             if taken is not None:
-                if self._tracer is not None:
-                    for request, _ in taken[1]:
-                        request.began = request.began or now
-                waits = [now - request.arrived for request, item in taken[1] if not item]
-                metrics.emit(self._cache, queue_measurements(waits, waiting))
                 return taken
 
     def _idle(self) -> bool:
@@ -148,7 +147,7 @@ class Service:
         standby, answers, now = self.standby, Answers(), time.monotonic
         for incoming in standby.inbox.requests(standby.link, self._idle, self._note):
             here = len(self._queue) + len(self._arrived)
-            held = self._queue.bytes + sum(one.bytes for one, _ in self._arrived)
+            held = self._queue.bytes + self._came - self._went
             if here > self._most_requests or (here and held + incoming.bytes > self._most_bytes):
                 message = (
                     f"the queue is full: {here} requests with {held} bytes wait; at most {self._most_requests} with "
@@ -158,6 +157,7 @@ class Service:
                 if self._tracer is not None:
                     self._tracer.begin(incoming.headers, incoming.row, now()).end(503)
             else:
+                self._came += incoming.bytes  # by who leads alone
                 self._arrived.append((incoming, now()))
         if answers.ids:
             with self._state:
@@ -172,6 +172,8 @@ class Service:
                 incoming, arrived = self._arrived.popleft()
             except IndexError:
                 return
+            with self._state:
+                self._went += incoming.bytes
             self._admit(incoming, arrived, answers)
 
     def _note(self, incoming: Incoming) -> None:
@@ -224,12 +226,14 @@ class Service:
 
     def _run(self, batch: SubBatch, members: list[Member]) -> None:
         """Run one sub-batch and answer the requests of which nothing is left to run."""
-        started = time.monotonic()
         handler = self._handler
-        with named(request.trace for request, _ in members):
-            items = [request.items[item] for request, item in members]
+        items = [request.items[item] for request, item in members]
+        with named(request.trace for request, _ in members), self._engine:
+            started = time.monotonic()
             outputs, broken = handler.run_batch(items, batch.length, batch.rows)
         ran = time.monotonic()
+        for request, _ in members:
+            request.began = request.began or started
         answers = Answers()
         with self._state:
             done = self._done(members, outputs, broken)
@@ -247,11 +251,12 @@ class Service:
             requests=len(done),
             errors=sum(status != 200 for status in statuses.values()),
             inputs=sum(len(request.prepared) for request in done),
-            tokens=sum(handler.input.size(request.items[item]) for request, item in members),
+            tokens=sum(map(handler.input.size, items)),
             computed_tokens=batch.computed_tokens,
             seconds=time.monotonic() - started,
         )
-        metrics.emit(self._cache, found)
+        waits = [started - request.arrived for request, item in members if not item]
+        metrics.emit(self._cache, [*queue_measurements(waits, len(self._queue)), *found])
 
     def _trace(self, statuses: dict[Waiting, int], ran: float, batch: SubBatch, items: int) -> None:
         """The traces of requests that are answered. ran: when the last run of each ended, which was of so many items."""

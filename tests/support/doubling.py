@@ -24,9 +24,8 @@ from handlers.tracing import Tracer
 class Doubles:
     """A handler whose model doubles numbers; an item's size is the number. It fails where a 50 is among them."""
 
-    streams = 1
-
-    def __init__(self, max_queue: int = 8) -> None:
+    def __init__(self, max_queue: int = 8, streams: int = 1) -> None:
+        self.streams = streams
         self.serving = {"batching": {"token_budget": 64, "max_rows": 4, "run_cost": 16}, "max_queue": max_queue}
         self.input = SimpleNamespace(size=int, max_bytes=100)
         self.ran: list[list[int]] = []

@@ -12,6 +12,7 @@ import numpy as np
 
 from handlers.errors import BadRequest
 from handlers.inputs.checks import kind_of
+from handlers.protocols.headers import header_of
 
 HEAD_LENGTH = "inference-header-content-length"
 _SIZE = "binary_data_size"
@@ -27,7 +28,7 @@ def head_length(headers: Mapping[str, Any]) -> int | None:
 
     Raises: BadRequest for a header that is no whole number.
     """
-    stated = next((v for k, v in headers.items() if isinstance(v, str) and k.lower() == HEAD_LENGTH), None)
+    stated = header_of(headers, HEAD_LENGTH)
     if stated is None:
         return None
     if not (stated.isascii() and stated.isdigit() and len(stated) < 10):

@@ -49,6 +49,17 @@ def test_counters_add_up_and_histograms_keep_each_value() -> None:
     assert len(cache.found) == 4
 
 
+def test_of_many_values_of_a_histogram_some_are_handed_over_from_the_first_to_the_last() -> None:
+    gathered = metrics.Gathered(cache := Cache())
+    for number in range(10 * metrics.MOST):
+        gathered.add(of(1, number, float(number)))
+    gathered.hand_over()
+    seconds = [value for name, value, *_ in cache.found if name == "seconds"]
+    assert cache.found[0] == ("requests", 10 * metrics.MOST)
+    assert len(seconds) == metrics.MOST and (seconds[0], seconds[-1]) == (0.0, 10.0 * metrics.MOST - 1)
+    assert all(9 <= after - before <= 11 for before, after in zip(seconds, seconds[1:], strict=False))
+
+
 def test_a_number_that_is_refused_takes_no_other_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     gathered = metrics.Gathered(cache := Cache())
 

@@ -87,6 +87,7 @@ def test_beyond_the_queue_503_comes_at_once(frontend: Frontend) -> None:
     assert "the queue is full: 3 requests" in outcome["4"][1]["error"]["message"]
 
 
+@pytest.mark.parametrize("frontend", [{"streams": 2}], indirect=True)
 def test_streams_run_at_once_and_what_comes_meanwhile_is_read(frontend: Frontend) -> None:
     handler = frontend.handler
     handler.wait.clear()
@@ -112,6 +113,37 @@ def test_streams_run_at_once_and_what_comes_meanwhile_is_read(frontend: Frontend
     for stream in streams:
         stream.join(10)
         assert not stream.is_alive()
+
+
+def test_what_comes_next_is_taken_while_the_engine_is_busy_and_run_when_it_is_free(frontend: Frontend) -> None:
+    handler, service = frontend.handler, frontend.service
+    handler.wait.clear()
+    threads = [threading.Thread(target=service.turn) for _ in range(2)]
+    for thread, name, number in zip(threads, "ab", (1, 2), strict=True):
+        frontend.ask(name, [number])
+        thread.start()
+        until = time.monotonic() + 5
+        while service._queue.open or not service._queue or service._arrived:  # taken by its thread
+            assert time.monotonic() < until
+    assert handler.ran == [[1]]  # one run at once
+    handler.wait.set()
+    for thread in threads:
+        thread.join(10)
+    assert handler.ran == [[1], [2]] and frontend.outcome() == {"a": (200, [2]), "b": (200, [4])}
+
+
+def test_bytes_that_wait_are_counted_until_they_are_answered(
+    frontend: Frontend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frontend.service, "_most_bytes", 12)
+    for turn in range(3):  # each time anew: nothing of an earlier one is left in the count
+        for name in "abc":
+            frontend.ask(f"{name}{turn}", [1, 2])  # six bytes
+        frontend.service.turn()
+        frontend.service.turn() if frontend.service._queue.open else None
+        outcome = frontend.outcome()
+        assert [outcome[f"{name}{turn}"][0] for name in "abc"] == [200, 200, 503]
+        assert "2 requests with 12 bytes wait" in outcome[f"c{turn}"][1]["error"]["message"]
 
 
 def test_a_frontend_that_has_gone(frontend: Frontend) -> None:
