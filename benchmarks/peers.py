@@ -126,12 +126,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Running:
-    """A server that answers. pids: its processes."""
+    """A server that answers. pids: its processes. lists: whether a request has a list of one sentence, not a bare one."""
 
     host: str
     port: int
     token: str | None
     pids: Callable[[], Sequence[int]]
+    lists: bool = False
+
+    def bodies(self, texts: Sequence[str]) -> list[bytes]:
+        return [json.dumps({"inputs": [text] if self.lists else text}).encode() for text in texts]
 
 
 def main() -> None:
@@ -143,7 +147,7 @@ def main() -> None:
     if not SHARED.is_dir():
         sys.exit(f"no real data at {SHARED}: set MARPRESS_SHARED")
     lines = (SHARED / "data/sst2/dev.tsv").read_text(encoding="utf-8").splitlines()
-    bodies = [json.dumps({"inputs": line.rsplit("\t", 1)[0]}).encode() for line in lines]
+    texts = [line.rsplit("\t", 1)[0] for line in lines]
     with tempfile.TemporaryDirectory(prefix="marpress-bench-") as name:
         sides = _sides(Path(name))
         chosen = [side for side in sides if not options.only or side in options.only]
@@ -151,7 +155,7 @@ def main() -> None:
         for turn in range(options.rounds):
             for side in chosen if turn % 2 == 0 else chosen[::-1]:
                 print(f"round {turn + 1}: {side}", file=sys.stderr, flush=True)
-                _measure(sides[side], rows[side], bodies, options.seconds)
+                _measure(sides[side], rows[side], texts, options.seconds)
     print(f"{container_cores()} cores, {', '.join(host_isa())}; {options.rounds} rounds, median; ratios to marpress")
     print("| | 1 client: req/s, p50 ms | 16 clients | 64 clients: req/s | p50, p99 ms | PSS, MB | start, s |")
     print("|---|---|---|---|---|---|---|")
@@ -211,7 +215,7 @@ def _script(package: str, code: str, folder: Path, command: Sequence[str]) -> It
     with (place / "log").open("w") as log:
         process = subprocess.Popen(run, cwd=place, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
-            yield Running("127.0.0.1", port, None, lambda: _tree(process.pid))
+            yield Running("127.0.0.1", port, None, lambda: _tree(process.pid), lists=package == "bentoml")
         finally:
             for pid in _tree(process.pid)[::-1]:  # some start sessions of their own
                 with suppress(ProcessLookupError):
@@ -241,9 +245,10 @@ def _environment(package: str) -> Path:
     return python
 
 
-def _measure(start: Callable[[], Any], row: Row, bodies: Sequence[bytes], seconds: float) -> None:
+def _measure(start: Callable[[], Any], row: Row, texts: Sequence[str], seconds: float) -> None:
     began = time.perf_counter()
     with start() as server:
+        bodies = server.bodies(texts)
         _first_answer(server, bodies[0])
         row.start.append(time.perf_counter() - began)
 
