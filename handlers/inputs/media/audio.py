@@ -1,6 +1,7 @@
 """Recordings: sound files to samples, and those to what a model computes on."""
 
 import contextlib
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ class Audio(Input[Recording, Sound]):
         self.reader = reader
         self.features = features
         self.voice = voice
-        self._together = False
+        self._own = threading.local()  # several threads read requests at once
 
     @classmethod
     def open(cls, folder: Path, serving: Mapping[str, Any]) -> "Audio":
@@ -59,15 +60,16 @@ class Audio(Input[Recording, Sound]):
     @contextlib.contextmanager
     def one_request(self) -> Iterator[None]:
         """While it runs, all recordings together may have max_seconds: a list of them must not unfold to more memory."""
-        self._together = True
+        self._own.together = True
         try:
             yield
         finally:
-            self._together = False
+            self._own.together = False
 
     def encode(self, values: Sequence[Recording], parameters: Mapping[str, Any]) -> list[Sound]:
         sounds: list[Sound] = []
         rate, left, least = self.features.rate, self.reader.max_seconds, self.features.min_samples
+        together = vars(self._own).get("together", False)
         for value in values:
             try:
                 samples = self.reader.read(value, left)
@@ -80,7 +82,7 @@ class Audio(Input[Recording, Sound]):
                 raise BadRequest(
                     f"{value.where} holds {len(samples) / rate:.4f} seconds of sound; at least {least / rate:g} are needed"
                 )
-            left -= len(samples) / rate if self._together else 0.0
+            left -= len(samples) / rate if together else 0.0
             sounds.append(Sound(samples))
         return sounds
 

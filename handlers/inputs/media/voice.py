@@ -1,5 +1,6 @@
 """Where in a recording somebody speaks: silero-vad's network, on the runtime that the archive has."""
 
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,12 @@ def _on_openvino(path: Path, requirement: str) -> Run:
     config = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
     compiled = core.compile_model(core.read_model(path), "CPU", config)
 
+    own = threading.local()  # a request for each thread: several read recordings at once
+
     def run(arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        found = compiled(dict(arrays))
+        if "request" not in vars(own):
+            own.request = compiled.create_infer_request()
+        found = own.request.infer(dict(arrays))
         return found["speech_probs"], found["hn"], found["cn"]
 
     return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,18 @@ def test_both_runtimes_hear_the_same(network, shared):
     heard = sum(end - start for start, end in spans) / 16_000
     assert spans[0][0] > 19 * 16_000 and spans[-1][1] < 32 * 16_000 and 8 < heard <= 11.5
     assert detectors[0].spans(silence) == []
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_several_threads_listen_at_once(network, runtime):
+    detector = VoiceDetector(network, runtime, runtime)
+    random = np.random.default_rng(0)
+    recordings = [random.standard_normal(16_000 * seconds).astype(np.float32) for seconds in (3, 5, 2, 4)]
+    expected = [detector.probabilities(samples) for samples in recordings]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            for found, alone in zip(pool.map(detector.probabilities, recordings), expected, strict=True):
+                np.testing.assert_array_equal(found, alone)
 
 
 def test_what_it_needs():

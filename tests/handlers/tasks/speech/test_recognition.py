@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,22 @@ def test_too_short_or_too_much_sound(model):
     )
     with handler.input.one_request(), pytest.raises(BadRequest, match=message):
         handler.respond(three)
+
+
+def test_what_one_request_may_hold_is_counted_whatever_another_thread_reads(model):
+    handler = hear(model, max_seconds=2.0)
+    three = [recording(item) for item in sounds(15_000, 15_000, 15_000)]
+
+    def reads_another() -> None:
+        with handler.input.one_request():
+            handler.input.encode(three[:1], {})
+
+    with handler.input.one_request():
+        thread = threading.Thread(target=reads_another)
+        thread.start()
+        thread.join()
+        with pytest.raises(BadRequest, match="one request may hold 2 seconds of sound"):
+            handler.input.encode(three, {})
 
 
 def test_answers_that_are_no_numbers(model):
