@@ -60,7 +60,7 @@ MODULES = {
     "archiver.decoder_subject": "archiver.tasks.text.generation.workload",
     "archiver.embedded_text": "archiver.data.embedded",
     "archiver.encoder_subject": "archiver.tasks.forward_workload",
-    "archiver.export.image": "archiver.export.graph_weights",
+    "archiver.export.image": "archiver.export.graph.weights",
     "archiver.export.int8_rows": "archiver.storage.int8_rows",
     "archiver.hub_data": "archiver.data.hub",
     "archiver.init": "archiver.recipe.starter",

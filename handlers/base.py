@@ -22,7 +22,8 @@ from handlers.examples import check_examples, read_examples
 from handlers.inputs.base import Input
 from handlers.inputs.checks import Parameter
 from handlers.manifest import SERVING, find_damage, read_manifest, read_timings, timings_damage
-from handlers.protocols import forms, hf
+from handlers.protocols import forms
+from handlers.protocols.huggingface import forms as hf
 from handlers.protocols.openai.reply import openai_error
 from handlers.protocols.reply import JSON, body_of, error_body, to_json
 from handlers.protocols.request import Parse, Request, Spec

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from archiver.export.graph_rewrites import rewrite
+from archiver.export.graph.rewrites import rewrite
 from archiver.export.onnx import OnnxGraph, save_onnx
 from archiver.state.plan import QuantizationPlan
 

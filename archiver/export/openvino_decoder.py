@@ -20,8 +20,8 @@ import torch
 from archiver.errors import UnsupportedModelError
 from archiver.export.decoder_check import IR, check_adapters, check_answers
 from archiver.export.decoder_configs import TASK, decoder_config
-from archiver.export.integer_constants import planned_modules, put_integers, with_int8_rows
-from archiver.export.joined_products import join_products
+from archiver.export.graph.integer_constants import planned_modules, put_integers, with_int8_rows
+from archiver.export.graph.joined_products import join_products
 from archiver.host import give_back_memory
 from archiver.state.plan import QuantizationPlan
 from archiver.storage.adapters import Loaded, write_adapters
@@ -106,7 +106,7 @@ def places_of(products: Mapping[str, Any], moved: Mapping[int, tuple[Any, Any]])
     """Where each layer lies in the graph that is written, by the names that its operations have by then.
 
     Args:
-        products: as `products_of` gives them. moved: as archiver.export.joined_products.join_products fills it.
+        products: as `products_of` gives them. moved: as archiver.export.graph.joined_products.join_products fills it.
     Returns: layer → {"product": name, "output": [name, index]}, see handlers.runtimes.openvino_adapters.
     """
     places = {}

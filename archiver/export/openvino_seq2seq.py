@@ -18,7 +18,7 @@ import torch
 
 from archiver.architecture.tracing import SourceExample
 from archiver.errors import UnsupportedModelError
-from archiver.export.integer_constants import put_integers
+from archiver.export.graph.integer_constants import put_integers
 from archiver.export.openvino_decoder import as_it_was, forget_version, name_by_place, quiet
 from archiver.state.plan import QuantizationPlan
 from handlers.architecture.outputs.seq2seq import Reader, Writer, with_eager_cross_attention

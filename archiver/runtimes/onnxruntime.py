@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from archiver.export.graph_weights import pack_onnx
+from archiver.export.graph.weights import pack_onnx
 from archiver.export.onnx import save_onnx
 from archiver.export.onnx_int8 import quantize_graph
 from archiver.requirements import requirement

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from archiver.export.graph_weights import pack_openvino
+from archiver.export.graph.weights import pack_openvino
 from archiver.export.openvino import export_openvino
 from archiver.requirements import requirement
 from archiver.runtimes.base import Export

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from archiver.export.graph_weights import pack_openvino
+from archiver.export.graph.weights import pack_openvino
 from archiver.export.openvino import WEIGHT_ONLY_GROUP
 from archiver.export.openvino_seq2seq import export_seq2seq
 from archiver.requirements import requirement

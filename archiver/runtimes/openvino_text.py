@@ -15,7 +15,7 @@ from archiver.errors import DataError
 from archiver.evaluation.metrics.perplexity import Predictions
 from archiver.evaluation.openvino_windows import LikeliestTokens
 from archiver.export.decoder_check import IR
-from archiver.export.graph_weights import pack_openvino
+from archiver.export.graph.weights import pack_openvino
 from archiver.export.openvino_decoder import export_decoder
 from archiver.host import give_back_memory
 from archiver.progress import counted

@@ -12,9 +12,9 @@ from typing import Any
 
 from handlers.errors import BadRequest
 from handlers.inputs.checks import quoted
-from handlers.protocols import hf
 from handlers.protocols.document import body_bytes, read_document
 from handlers.protocols.headers import header_of
+from handlers.protocols.huggingface import forms as hf
 from handlers.protocols.kserve import binary as binary_tensors
 from handlers.protocols.kserve import forms as kserve
 from handlers.protocols.openai.reply import openai_error

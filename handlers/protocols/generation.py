@@ -5,8 +5,8 @@ from typing import Any
 
 from handlers.errors import BadRequest
 from handlers.inputs.checks import kind_of, quoted
-from handlers.protocols import hf_generation
 from handlers.protocols.continuation import GenerationRequest, Renderer
+from handlers.protocols.huggingface import generation as hf_generation
 from handlers.protocols.openai import text as openai
 from handlers.protocols.openai.calls import CallForm
 

@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import torch
 
-from archiver.export.integer_constants import as_rows, planned_modules, with_int8_rows
+from archiver.export.graph.integer_constants import as_rows, planned_modules, with_int8_rows
 from archiver.state.plan import QuantizationPlan
 from archiver.storage.int8_rows import quantize_rows
 from archiver.storage.layouts import content_key

@@ -11,8 +11,8 @@ ov = pytest.importorskip("openvino")
 
 from openvino import opset13 as ops  # noqa: E402
 
-from archiver.export.integer_constants import Integers, decompression  # noqa: E402
-from archiver.export.joined_products import join_products  # noqa: E402
+from archiver.export.graph.integer_constants import Integers, decompression  # noqa: E402
+from archiver.export.graph.joined_products import join_products  # noqa: E402
 
 COLUMNS = 8
 

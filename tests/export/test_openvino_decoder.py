@@ -26,8 +26,8 @@ from archiver.compression.quantize.options import WeightOnly
 from archiver.compression.quantize.weights import weight_only
 from archiver.compression.share.layers import share_layers
 from archiver.errors import UnsupportedModelError
-from archiver.export.graph_weights import pack_openvino
-from archiver.export.integer_constants import as_rows, decompression, on_grid
+from archiver.export.graph.integer_constants import as_rows, decompression, on_grid
+from archiver.export.graph.weights import pack_openvino
 from archiver.export.openvino_decoder import IR, export_decoder
 from archiver.state.constraints import state_of
 from archiver.state.plan import plan_of

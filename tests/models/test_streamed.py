@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from archiver.export.integer_constants import planned_modules, with_int8_rows
+from archiver.export.graph.integer_constants import planned_modules, with_int8_rows
 from archiver.host import drop_mapped
 from archiver.models.load import load_model
 from archiver.models.stored import stored_tensors, weights_of

@@ -13,7 +13,7 @@ from built import build, recipe_of
 from onnx import helper, numpy_helper
 from sessions import open_session
 
-from archiver.export.graph_weights import pack_onnx, pack_openvino
+from archiver.export.graph.weights import pack_onnx, pack_openvino
 from archiver.packaging.verify import verify
 from archiver.storage.codec_choice import WeightLayout
 from archiver.storage.layouts import content_key

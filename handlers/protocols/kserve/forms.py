@@ -12,7 +12,7 @@ from typing import Any
 
 from handlers.errors import BadRequest
 from handlers.inputs.checks import Parameter, checked_parameters, kind_of, quoted
-from handlers.protocols import hf
+from handlers.protocols.huggingface import forms as hf
 from handlers.protocols.reply import to_json
 from handlers.protocols.request import Form, Request, Spec
 

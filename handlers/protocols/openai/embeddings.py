@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from handlers.inputs.checks import Parameter, is_positive_int
-from handlers.protocols.hf import read_inputs
+from handlers.protocols.huggingface.forms import read_inputs
 from handlers.protocols.openai.reply import DESCRIBING, OpenAIForm, checked_keys
 from handlers.protocols.request import Request, Spec
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from handlers.errors import BadRequest
 from handlers.inputs.checks import Parameter, is_bool, is_positive_int, kind_of, quoted
-from handlers.protocols import hf
+from handlers.protocols.huggingface import forms as hf
 from handlers.protocols.openai.reply import DESCRIBING, OpenAIForm, checked_keys
 from handlers.protocols.request import Request, Spec
 

@@ -22,10 +22,10 @@ from handlers.inputs.checks import Parameter, checked_parameters, is_bool, quote
 from handlers.inputs.media.audio import Sound
 from handlers.inputs.media.audio_file import Recording
 from handlers.inputs.media.sound_windows import SoundWindows
-from handlers.protocols import hf
 from handlers.protocols.continuation import FAILED, Sampling
 from handlers.protocols.forms import path_of
-from handlers.protocols.hf_seq2seq import MAX_BEAMS, whole
+from handlers.protocols.huggingface import forms as hf
+from handlers.protocols.huggingface.seq2seq import MAX_BEAMS, whole
 from handlers.protocols.openai import transcription
 from handlers.protocols.openai.transcription import DETAILS, TRANSCRIPTIONS, TRANSLATIONS, Abilities, Transcribed
 from handlers.protocols.reply import body_of

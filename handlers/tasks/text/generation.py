@@ -17,10 +17,10 @@ from handlers.generation.grammar import Grammars
 from handlers.inputs.base import MAX_BODY
 from handlers.inputs.checks import Parameter, checked_parameters
 from handlers.inputs.text import Encoder, Text, TextInput
-from handlers.protocols import hf_generation
 from handlers.protocols.continuation import GenerationRequest, Renderer, Sampling
 from handlers.protocols.forms import path_of
 from handlers.protocols.generation import ALLOWED, PATHS, read_request
+from handlers.protocols.huggingface import generation as hf_generation
 from handlers.protocols.openai.calls import form_of
 from handlers.protocols.sampling import SEEDS
 from handlers.storage.adapters import NONE

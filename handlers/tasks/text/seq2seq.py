@@ -11,8 +11,8 @@ from handlers.generation.seq2seq.backend import Seq2SeqBackend, SourceJob
 from handlers.generation.seq2seq.rules import Rules
 from handlers.inputs.checks import Parameter, quoted
 from handlers.inputs.text import Encoded, Text, TextInput
-from handlers.protocols import hf_seq2seq
 from handlers.protocols.continuation import MIN_TEMPERATURE, Sampling
+from handlers.protocols.huggingface import seq2seq as hf_seq2seq
 from handlers.protocols.sampling import read_stops
 from handlers.tasks.engine import Asked, RequestHandler, in_its_form, random_seed
 

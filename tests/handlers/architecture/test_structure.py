@@ -21,7 +21,7 @@ from archiver.compression.prune.structured_options import ShareLayers
 from archiver.compression.quantize.int8 import static_int8
 from archiver.compression.quantize.options import StaticInt8
 from archiver.compression.share.layers import share_layers
-from archiver.export.graph_weights import pack_onnx, pack_openvino
+from archiver.export.graph.weights import pack_onnx, pack_openvino
 from archiver.export.onnx import OnnxGraph, export_onnx, save_onnx
 from archiver.export.onnx_int8 import quantize_graph
 from archiver.export.openvino import export_openvino

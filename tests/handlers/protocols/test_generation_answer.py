@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from handlers.generation.engine import Job
-from handlers.protocols import hf_generation
 from handlers.protocols.continuation import LENGTH, STOP, STOP_STRING, TIME, Renderer, Sampling
+from handlers.protocols.huggingface import generation as hf_generation
 from handlers.protocols.openai.answers import ChatRenderer, CompletionRenderer
 from handlers.protocols.reply import to_json
 

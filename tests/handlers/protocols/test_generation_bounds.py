@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from asked_for_text import SEED, ask, completion, hf, refusal
 
-from handlers.protocols import hf_generation
+from handlers.protocols.huggingface import generation as hf_generation
 from handlers.protocols.openai import text as openai
 
 WHOLE = "a whole number from 1"

@@ -11,8 +11,8 @@ from asked_for_text import JSON, SEED, USER, ask, completion, hf, hf_request, re
 
 from handlers.errors import BadRequest
 from handlers.inputs.checks import MAX_CHARACTERS
-from handlers.protocols import hf_generation
 from handlers.protocols.continuation import GenerationRequest, Sampling
+from handlers.protocols.huggingface import generation as hf_generation
 from handlers.protocols.openai import text as openai
 from handlers.protocols.openai.messages import MAX_MESSAGES
 

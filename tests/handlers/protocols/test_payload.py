@@ -10,7 +10,7 @@ from handlers.errors import BadRequest
 from handlers.inputs.checks import MAX_CHARACTERS, Parameter, is_bool
 from handlers.inputs.text import Text, TextInput
 from handlers.protocols.document import read_document
-from handlers.protocols.hf import parse
+from handlers.protocols.huggingface.forms import parse
 from handlers.protocols.request import Request, Spec
 from handlers.tasks.text.classification import TextClassificationHandler
 from handlers.tasks.text.feature_extraction import FeatureExtractionHandler

@@ -12,7 +12,7 @@ from handlers.inputs.checks import Parameter, checked_parameters, is_bool, kind_
 from handlers.protocols import adapters as adapters_
 from handlers.protocols.continuation import LENGTH, STOP, STOP_STRING, TIME, Continuation, GenerationRequest
 from handlers.protocols.grammar import HUGGING_FACE, read_grammar
-from handlers.protocols.hf import check_keys, read_inputs, recognises, render
+from handlers.protocols.huggingface.forms import check_keys, read_inputs, recognises, render
 from handlers.protocols.reply import event
 from handlers.protocols.sampling import BOOL, SAMPLING_PARAMETERS, TOKENS, number, read_sampling, read_stops
 

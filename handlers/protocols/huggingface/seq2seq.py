@@ -9,9 +9,9 @@ from typing import Any
 
 from handlers.errors import BadRequest
 from handlers.inputs.checks import Parameter, checked_parameters, is_bool, kind_of
-from handlers.protocols import hf_generation
 from handlers.protocols.continuation import Continuation
-from handlers.protocols.hf import check_keys, read_inputs
+from handlers.protocols.huggingface import generation as hf_generation
+from handlers.protocols.huggingface.forms import check_keys, read_inputs
 from handlers.protocols.reply import event
 from handlers.protocols.sampling import BOOL, SAMPLING_PARAMETERS, TOKENS, number
 

@@ -5,7 +5,7 @@ An input that is an object may also be the body itself, with its parameters besi
 those of a feature extraction.
 
 Source: the request and response bodies of Hugging Face Inference Endpoints and of text-embeddings-inference. For text
-generation: `hf_generation`.
+generation: `handlers.protocols.huggingface.generation`.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,6 +1,6 @@
 """What OpenVINO's CPU plugin does not see for itself in a graph of one pass: the same values, in less memory and time.
 
-Every rewrite leaves each output the same to the last bit (tests/export/test_graph_rewrites.py).
+Every rewrite leaves each output the same to the last bit (tests/export/test_rewrites.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 def rewrite(model: Any) -> None:
     """Rewrite an openvino.Model in place, wherever a pattern is found."""
     _look_up_stored_rows(model)
-    _spread_masks(model)
+    _view_masks(model)
     model.validate_nodes_and_infer_types()
     _state_heads(model)
     model.validate_nodes_and_infer_types()
@@ -42,24 +42,16 @@ def _look_up_stored_rows(model: Any) -> None:
         _replace(gather, scaled)
 
 
-def _spread_masks(model: Any) -> None:
+def _view_masks(model: Any) -> None:
     """transformers' mask of padding, a GatherND by the numbers of all rows and columns: as the view that it is.
 
-    mask[rows, columns] with rows [batch, 1, 1, 1] and columns [1, 1, 1, keys] that count from 0 is mask[:, None, None, :];
-    and that a number which counts from 0 is at least 0 hides nothing.
+    mask[rows, columns] with rows [batch, 1, 1, 1] and columns [1, 1, 1, keys] that count from 0 is mask[:, None, None, :].
     """
     from openvino import opset13 as op
 
     for node in model.get_ordered_ops():
         if node.get_type_name() == "GatherND" and _counts_rows_and_columns(node):
             _replace(node, op.unsqueeze(node.input_value(0), op.constant(np.array([1, 2], np.int64))))
-    for node in model.get_ordered_ops():
-        if node.get_type_name() != "LogicalAnd":
-            continue
-        for place in range(2):
-            if _is_true(node.input_value(place)):
-                node.output(0).replace(node.input_value(1 - place))
-                break
 
 
 def _state_heads(model: Any) -> None:
@@ -125,16 +117,14 @@ def _number_of(scale: Any) -> Any:
 
 def _counting(output: Any) -> tuple[Any, int] | None:
     """(the Range 0, 1, 2, … behind views of it, the axis from the end along which it counts), or None for anything else."""
-    shape = output.get_partial_shape()
     node = output.get_node()
     while node.get_type_name() in ("Unsqueeze", "Broadcast", "Reshape", "Convert"):
         node = node.input_value(0).get_node()
-    if (
-        node.get_type_name() != "Range"
-        or not _is_number(node.input_value(0), 0)
-        or not _is_number(node.input_value(2), 1)
-    ):
+    if node.get_type_name() != "Range":
         return None
+    if not (_is_number(node.input_value(0), 0) and _is_number(node.input_value(2), 1)):
+        return None
+    shape = output.get_partial_shape()
     long = [place for place, size in enumerate(shape) if not (size.is_static and size.get_length() == 1)]
     return (node, long[0] - len(shape)) if len(long) == 1 else None
 
@@ -144,20 +134,15 @@ def _counts_rows_and_columns(node: Any) -> bool:
     data, places = node.input_value(0), node.input_value(1).get_node()
     if len(data.get_partial_shape()) != 2 or node.get_attributes().get("batch_dims", 0):
         return False
-    if (
-        places.get_type_name() != "Concat"
-        or places.get_input_size() != 2
-        or len(places.get_output_partial_shape(0)) != 5
-    ):
+    if places.get_type_name() != "Concat" or places.get_input_size() != 2:
+        return False
+    if len(places.get_output_partial_shape(0)) != 5:
         return False
     axes = []
     for place in range(2):
         last = places.input_value(place).get_node()  # adds an axis for the two numbers of a place
         spread = last.input_value(0).get_node()
-        if last.get_type_name() not in ("Unsqueeze", "Reshape") or spread.get_type_name() not in (
-            "Broadcast",
-            "Expand",
-        ):
+        if last.get_type_name() not in ("Unsqueeze", "Reshape") or spread.get_type_name() != "Broadcast":
             return False
         counted = _counting(spread.input_value(0))
         axes.append(None if counted is None or not _is_length_of(counted[0], data, place) else counted[1])
@@ -165,39 +150,22 @@ def _counts_rows_and_columns(node: Any) -> bool:
 
 
 def _is_length_of(counted: Any, data: Any, axis: int) -> bool:
-    """Whether a Range ends at the length of an axis of this tensor, or of one that the graph takes in the same shape."""
+    """Whether a Range ends at the length of an axis of this input, or of another one of [rows, tokens]."""
     node = counted.input_value(1).get_node()
     while node.get_type_name() in ("Squeeze", "Convert", "Reshape"):
         node = node.input_value(0).get_node()
     if node.get_type_name() != "Gather" or not _is_number(node.input_value(1), axis):
         return False
     shaped = node.input_value(0).get_node()
-    if shaped.get_type_name() != "ShapeOf":
-        return False
-    source, source_of_data = shaped.input_value(0).get_node(), data.get_node()
-    while source_of_data.get_type_name() == "Convert":
-        source_of_data = source_of_data.input_value(0).get_node()
-    parameters = {source.get_type_name(), source_of_data.get_type_name()} == {"Parameter"}
-    return (
-        parameters and len(source.get_output_partial_shape(0)) == len(source_of_data.get_output_partial_shape(0)) == 2
-    )
+    source = data.get_node()
+    while source.get_type_name() == "Convert":
+        source = source.input_value(0).get_node()
+    return shaped.get_type_name() == "ShapeOf" and _is_ids(shaped.input_value(0)) and _is_ids(source.output(0))
 
 
-def _is_true(output: Any) -> bool:
-    """Whether a boolean is true whatever goes in: a constant, «counted from 0 is at least 0», or both of such."""
-    node = output.get_node()
-    kind = node.get_type_name()
-    if kind == "Constant":
-        values = _values(output)
-        return values is not None and all(value == 1 for value in values)
-    if kind == "GreaterEqual":
-        return _counting(node.input_value(0)) is not None and _is_constant_zero(node.input_value(1))
-    return bool(kind == "LogicalAnd" and all(_is_true(node.input_value(place)) for place in range(2)))
-
-
-def _is_constant_zero(output: Any) -> bool:
-    values = _values(output)
-    return values is not None and all(value == 0 for value in values)
+def _is_ids(output: Any) -> bool:
+    """Whether it is an input of [rows, tokens], as all such inputs of one graph are."""
+    return output.get_node().get_type_name() == "Parameter" and len(output.get_partial_shape()) == 2
 
 
 def _keeps_first_two(reshape: Any) -> bool:
@@ -205,7 +173,5 @@ def _keeps_first_two(reshape: Any) -> bool:
     shape = reshape.input_value(1).get_node()
     if shape.get_type_name() != "Concat" or shape.input_value(0).get_node().get_type_name() != "ShapeOf":
         return False
-    source = shape.input_value(0).get_node().input_value(0)
     rest = [_values(shape.input_value(place)) for place in range(1, shape.get_input_size())]
-    is_ids = source.get_node().get_type_name() == "Parameter" and len(source.get_partial_shape()) == 2
-    return bool(is_ids and all(value is not None for value in rest))
+    return _is_ids(shape.input_value(0).get_node().input_value(0)) and all(value is not None for value in rest)
