@@ -108,8 +108,9 @@ def test_a_worker_whose_standby_is_killed_serves_on_and_when_it_dies_too_all_cli
             time.sleep(1)
             serving.kill()
             assert lost.result(BACK_SECONDS).status == 503
-        # What comes in the hundredth of a second after that is told the same.
-        assert 200 in [rest.post("plain", {"inputs": TEXTS[0]}).status for _ in range(2)]
+    # What comes in the hundredth of a second after that is told the same, or lost: TorchServe breaks the new worker's load
+    # off for it (docs/serving.md, "What remains"). The next one is answered.
+    assert 200 in (_status(server), _status(server))
 
 
 def test_torch_is_in_those_workers_alone_whose_model_runs_on_it(server: TorchServe) -> None:
@@ -122,6 +123,15 @@ def test_torch_is_in_those_workers_alone_whose_model_runs_on_it(server: TorchSer
         worker = server.workers(name)[0].pid
         assert not has_torch(worker), f"{name}: the process that stands by"
         assert has_torch(_serving(worker).pid) == expected, name
+
+
+def _status(server: TorchServe) -> int | None:
+    """Of a request over a connection of its own; None where no answer came."""
+    with Rest(server) as rest:
+        try:
+            return rest.post("plain", {"inputs": TEXTS[0]}).status
+        except TimeoutError:
+            return None
 
 
 def _serving(worker: int) -> psutil.Process:
