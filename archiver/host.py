@@ -19,9 +19,14 @@ from handlers.cpu import container_cores, host_isa
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt
 
 
-def describe_host() -> dict[str, Any]:
-    """Processor, cores of the container, and the instruction sets that fast kernels look for."""
-    return {"processor": _processor(), "cores": container_cores(), "isa": host_isa(), "system": platform.system()}
+def describe_host(device: str = "cpu") -> dict[str, Any]:
+    """Processor, cores of the container, and the instruction sets that fast kernels look for.
+
+    Args:
+        device: what an archive computes on; for "cuda" the GPU is named too, as torch knows it.
+    """
+    found = {"processor": _processor(), "cores": container_cores(), "isa": host_isa(), "system": platform.system()}
+    return found if device == "cpu" else {**found, "gpu": _gpu()}
 
 
 def peak_memory() -> int | None:
@@ -99,6 +104,12 @@ def drop_mapped() -> None:
 
 
 _mapped: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+
+
+def _gpu() -> str:
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "a GPU that torch does not see"
 
 
 def _processor() -> str:

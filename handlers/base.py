@@ -19,6 +19,7 @@ from handlers.batching import plan
 from handlers.cpu import host_warnings, threads_per_worker
 from handlers.errors import BadRequest, UnsoundArchive
 from handlers.examples import check_examples, read_examples
+from handlers.gpu import gpu_of, use_gpu
 from handlers.inputs.base import Input
 from handlers.inputs.checks import Parameter
 from handlers.manifest import SERVING, find_damage, read_manifest, read_timings, timings_damage
@@ -97,6 +98,9 @@ class TaskHandler(ABC, Generic[Value]):
         config = context.model_yaml_config or {}
         workers = config.get("minWorkers")
         try:
+            gpu = gpu_of(context.system_properties)
+            if gpu is not None:
+                use_gpu(gpu)
             threads = self.threads_of(threads_per_worker(workers), config.get("deviceType", "cpu"))
             self.open(Path(context.system_properties["model_dir"]), threads=threads)
         except RuntimeError:

@@ -78,7 +78,7 @@ def run_streams(backend: Backend, prompts: Sequence[Any] | np.ndarray, new_token
 
 
 def _generate(model: torch.nn.Module, prompts: np.ndarray, new_tokens: int) -> int:
-    ids = torch.from_numpy(prompts.copy())
+    ids = torch.from_numpy(prompts.copy()).to(next(model.parameters()).device)
     with torch.inference_mode():
         found = model.generate(  # type: ignore[operator]  # transformers' own
             ids,

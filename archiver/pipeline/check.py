@@ -78,7 +78,21 @@ def _runtime_problems(recipe: Recipe, task: Task) -> list[str]:
     if recipe.serve.runtimes and task.execution != FORWARD:  # of a model on the hub that is known only now
         return ["serve.runtimes is for tasks that answer with one pass, and this model writes token by token: name one"]
     named = [RUNTIMES[name] for name in recipe.serve.runtimes or [recipe.serve.runtime] if name in RUNTIMES]
-    return [f"serve.runtime {runtime.name}: {advice}" for runtime in named for advice in runtime.missing()]
+    problems = [f"serve.runtime {runtime.name}: {advice}" for runtime in named for advice in runtime.missing()]
+    if recipe.serve.device == "cuda" and not problems and not _sees_gpu():
+        problems.append(
+            "serve.device is cuda, and neither PyTorch nor ONNX Runtime sees a GPU here; an archive is measured on what "
+            "serves it: build where nvidia-smi lists one and torch is a CUDA build, or set serve.device: cpu"
+        )
+    return problems
+
+
+def _sees_gpu() -> bool:
+    import onnxruntime
+    import torch
+
+    # Not is_available(): that one starts CUDA, after which vLLM could not fork its engine's process.
+    return torch.cuda.device_count() > 0 or "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
 def _length_problems(recipe: Recipe, source: ModelSource, facts: ModelFacts) -> list[str]:

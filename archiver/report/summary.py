@@ -25,8 +25,8 @@ def summarize(report: Mapping[str, Any], path: Path) -> str:
         f"  size    {original} weights {_mb(size['original_bytes'])} → {_mb(size['weight_bytes'])}, archive "
         f"{_mb(size['archive_bytes'])}: 1/{size['original_bytes'] / size['archive_bytes']:.1f} of the {original} weights",
         f"  speed   {timings['original_per_s']:.0f} → {timings['compressed_per_s']:.0f} {unit}/s, "
-        f"{timings['speedup']:.2f} × PyTorch eager fp32",
-        f"          {batches} on {host['processor']}, {host['cores']} cores, {', '.join(host['isa'])}",
+        f"{timings['speedup']:.2f} × PyTorch eager fp32{_elsewhere(timings)}",
+        f"          {batches} on {_place(host)}",
     ]
     if peaks := timings.get("peak_memory"):
         names = {"build_bytes": "the build", "worker_bytes": "a worker"}
@@ -65,6 +65,17 @@ def _adapters(adapters: Mapping[str, Any]) -> list[str]:
         what = f"rank {one['rank']} on {one['layers']} layers, {_mb(one['bytes'])}, sha256 {one['sha256'][:16]}…"
         lines.append(f"  adapter {name}: {what}{alike}")
     return lines
+
+
+def _place(host: Mapping[str, Any]) -> str:
+    """The GPU, for an archive that computes on one, and the processor."""
+    processor = f"{host['processor']}, {host['cores']} cores, {', '.join(host['isa'])}"
+    return f"{host['gpu']}; {processor}" if "gpu" in host else processor
+
+
+def _elsewhere(timings: Mapping[str, Any]) -> str:
+    """What a ratio means whose sides ran on different devices."""
+    return " on the CPU" if "gpu" in timings["host"] and timings.get("original_on") == "cpu" else ""
 
 
 def _runtimes(report: Mapping[str, Any]) -> str:

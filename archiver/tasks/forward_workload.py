@@ -214,7 +214,7 @@ class ForwardWorkload(Workload):
         return self.task.amount(self, batch)
 
     def speed(self, handler: Any) -> Speed:
-        with self.original_in_memory() as original:
+        with self.timed_original() as original:
             return compare_speed(
                 self.run_of(original),
                 handler.session.run,

@@ -152,15 +152,16 @@ class Workload(ABC):
         return {}
 
     def run_of(self, module: torch.nn.Module) -> Callable[[Arrays], np.ndarray]:
-        """A torch module as a function of a batch of `speed_batches`, for timing."""
+        """A torch module as a function of a batch of `speed_batches`, for timing, on the device that it is on now."""
         import torch
 
         called: Any = module
+        device = next(module.parameters()).device
 
         def run(arrays: Arrays) -> np.ndarray:
             with torch.inference_mode():
-                tensors = {name: torch.from_numpy(arrays[name]) for name in called.inputs if name in arrays}
-                found: np.ndarray = called(**tensors).numpy()
+                given = {name: torch.from_numpy(arrays[name]).to(device) for name in called.inputs if name in arrays}
+                found: np.ndarray = called(**given).cpu().numpy()
                 return found
 
         return run
@@ -182,9 +183,28 @@ class Workload(ABC):
         """The original as it is timed: with its weights in memory while the context lasts."""
         yield self.original
 
+    @property
+    def timed_on(self) -> str:
+        """What the original is timed on: the archive's own device, the CPU where torch does not see that."""
+        import torch
+
+        return "cuda" if self.recipe.serve.device == "cuda" and torch.cuda.is_available() else "cpu"
+
+    @contextmanager
+    def timed_original(self) -> Iterator[torch.nn.Module]:
+        """The original as what will serve is compared with it: its weights in memory, on the device `timed_on`."""
+        with self.original_in_memory() as module:
+            if self.timed_on == "cpu":
+                yield module
+                return
+            try:
+                yield module.to(self.timed_on)
+            finally:
+                module.to("cpu")
+
     @abstractmethod
     def speed(self, handler: Any) -> Speed:
-        """What will serve against PyTorch eager fp32, in turns in one run."""
+        """What will serve against PyTorch eager fp32, in turns in one run, on the same device where torch sees it."""
 
     # ---- the archive --------------------------------------------------------------------------------------------------
 

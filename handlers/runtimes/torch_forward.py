@@ -21,10 +21,11 @@ class TorchSession:
         torch: Any = require("torch", "torch>=2.0")
         require("transformers", spec["requirement"])
         from handlers.architecture.loading import load_module
+        from handlers.runtimes.torch_device import placed
 
         torch.set_num_threads(threads)
         self._torch = torch
-        self._module: Any = load_module(folder, spec).to(spec.get("device", "cpu"))
+        self._module: Any = placed(load_module(folder, spec), spec)
         self._device = spec.get("device", "cpu")
 
     def run(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:

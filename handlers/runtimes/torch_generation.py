@@ -24,6 +24,7 @@ from handlers.generation.backend import FAILED, LENGTH, STOP, Load, Sampling, St
 from handlers.generation.sampling import check, choose, is_plain, most_likely
 from handlers.protocols.continuation import Matcher
 from handlers.requirements import require
+from handlers.runtimes.torch_device import placed
 from handlers.storage.adapters import read_adapters
 
 logger = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class TorchBackend:
         from handlers.architecture.outputs.decoder import load_decoder
 
         torch.set_num_threads(threads)
-        model = load_decoder(folder, spec).to(spec.get("device", "cpu")).model
+        model = placed(load_decoder(folder, spec), spec).model
         self._begin(model, end_ids, spec["max_running"], PREFILL_TOKENS, True)
         if spec.get("adapters"):
             adapters = read_adapters(folder / spec["adapters"])

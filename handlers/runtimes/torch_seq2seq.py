@@ -18,10 +18,11 @@ class TorchSeq2Seq:
         torch: Any = require("torch", "torch>=2.0")
         require("transformers", spec["requirement"])
         from handlers.architecture.loading import load_module
+        from handlers.runtimes.torch_device import placed
 
         torch.set_num_threads(threads)
-        module: Any = load_module(folder, spec)
-        self._begin(module.model.to(spec.get("device", "cpu")), module.source, module.heads)
+        module: Any = placed(load_module(folder, spec), spec)
+        self._begin(module.model, module.source, module.heads)
 
     @classmethod
     def of_model(cls, model: Any, source: str = "input_ids", heads: Sequence[Sequence[int]] = ()) -> "TorchSeq2Seq":

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+import torch
 from built import build, quantize, recipe_of, write_recipe
 
 from archiver.errors import RecipeError
@@ -86,3 +87,13 @@ def test_bf16_elsewhere_is_refused(tiny_model, tmp_path, serve) -> None:
     with pytest.raises(RecipeError) as refused:
         load_recipe(path)
     assert any("serve.precision is bf16, which OpenVINO alone computes with" in line for line in refused.value.problems)
+
+
+def test_a_gpu_that_is_not_there_is_told_before_any_work(tiny_model, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    path = write_recipe(tmp_path, tiny_model(), compress="none", serve={"runtime": "torch", "device": "cuda"})
+    with pytest.raises(RecipeError) as refused:
+        check(load_recipe(path))
+    assert any("serve.device is cuda, and neither PyTorch nor ONNX Runtime" in line for line in refused.value.problems)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    check(load_recipe(path))

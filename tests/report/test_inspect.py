@@ -112,3 +112,14 @@ def test_guessing_ahead_is_reported_with_what_it_did() -> None:
     ]
     assert _assistance(measured | {"used_up_to_streams": 0})[0].endswith(": left out")
     assert _assistance(None) == []
+
+
+def test_the_page_names_the_gpu_and_what_the_original_ran_on(built):
+    report = inspect_mar(built.path)
+    host = report["timings"]["host"] | {"gpu": "NVIDIA H100"}
+    on_gpu = report | {"timings": report["timings"] | {"host": host, "original_on": "cuda"}}
+    assert " on NVIDIA H100; " in summarize(on_gpu, built.path)
+    assert "PyTorch eager fp32\n" in summarize(on_gpu, built.path)
+    apart = report | {"timings": report["timings"] | {"host": host, "original_on": "cpu"}}
+    assert "PyTorch eager fp32 on the CPU\n" in summarize(apart, built.path)
+    assert report["timings"]["original_on"] == "cpu" and "gpu" not in report["timings"]["host"]

@@ -95,23 +95,37 @@ def removal_costs(weight: Tensor, gram: Tensor, gradients: Tensor, columns: Tens
     width = len(order) // blocks
     inverse = torch.linalg.inv(damped(gram.double()[order][:, order]))
     root = torch.linalg.cholesky(damped(gradients.double(), 1e-6))
-    left = root.T @ weight.double()[:, order]  # its squares are those of W under F
+    left = weight.double()[:, order].T @ root  # [in, out]; its squares are those of W under F
     costs = torch.zeros(blocks, dtype=torch.float64)
-    alive = torch.ones(blocks, dtype=torch.bool)
+    there = torch.arange(blocks)  # which structure each place in `inverse` and `left` is of
+    alive = torch.ones(blocks, dtype=torch.bool)  # of these places
     at_once, highest = max(1, blocks // _ROUNDS), 0.0
     while bool(alive.any()):
-        places = torch.arange(blocks)
-        inner = inverse.view(blocks, width, blocks, width)[places, :, places]  # [G⁻¹]_BB of each
+        places = torch.arange(len(there))
+        inner = inverse.view(len(there), width, len(there), width)[places, :, places]  # [G⁻¹]_BB of each
         inner[~alive] = torch.eye(width, dtype=torch.float64)
-        parts = left.T.reshape(blocks, width, -1)
-        now = (parts * (parts / inner if width == 1 else torch.linalg.solve(inner, parts))).sum((1, 2))
+        if width == 1:
+            now = torch.linalg.vector_norm(left, dim=1).square() / inner.flatten()
+        else:
+            parts = left.view(len(there), width, -1)
+            now = (parts * torch.linalg.solve(inner, parts)).sum((1, 2))
         now[~alive] = torch.inf
         gone = now.topk(min(at_once, int(alive.sum())), largest=False).indices
-        costs[gone] = now[gone].clamp(min=highest)
-        highest = float(costs[gone].max())
+        costs[there[gone]] = now[gone].clamp(min=highest)
+        highest = float(costs[there[gone]].max())
         alive[gone] = False
-        taken = (gone[:, None] * width + torch.arange(width)).flatten()
-        repaid = torch.linalg.solve(inverse[taken][:, taken], inverse[taken])
-        left -= left[:, taken] @ repaid
-        inverse -= inverse[:, taken] @ repaid
+        taken = _rows_of(gone, width)
+        among = inverse[taken]
+        repaid = torch.linalg.solve(among[:, taken], among)
+        torch.addmm(left, repaid.T, left[taken], alpha=-1, out=left)
+        torch.addmm(inverse, among.T, repaid, alpha=-1, out=inverse)
+        if 4 * int(alive.sum()) < 3 * len(alive):  # what is gone is not worked on any longer
+            kept = alive.nonzero().flatten()
+            rows = _rows_of(kept, width)
+            inverse, left = inverse[rows][:, rows], left[rows]
+            there, alive = there[kept], alive[kept]
     return costs.float()
+
+
+def _rows_of(blocks: Tensor, width: int) -> Tensor:
+    return (blocks[:, None] * width + torch.arange(width)).flatten()

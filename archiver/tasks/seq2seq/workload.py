@@ -7,7 +7,7 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Self
@@ -207,10 +207,9 @@ class Seq2SeqWorkload(Workload):
         fixed = {"max_new_tokens": written, "min_new_tokens": written, "num_beams": 1, "do_sample": False}
         rules = rules_from(self.rules | fixed | {"last": []}, Rules)
         batches = self._speed_batches()
-        model: Any = self.original.get_submodule("model")
 
-        def original(batch: Arrays) -> None:
-            ids, mask = (torch.from_numpy(batch[name]) for name in ("input_ids", "attention_mask"))
+        def original(model: Any, batch: Arrays) -> None:
+            ids, mask = (torch.from_numpy(batch[name]).to(model.device) for name in ("input_ids", "attention_mask"))
             with torch.inference_mode():
                 model.generate(ids, attention_mask=mask, forced_eos_token_id=None, **fixed)
 
@@ -222,13 +221,15 @@ class Seq2SeqWorkload(Workload):
             handler.engine.generate(jobs)
 
         seconds: dict[str, list[float]] = {"original": [], "served": []}
-        for turn in range(ROUNDS + 1):
-            for name, run in (("original", original), ("served", served)):
-                started = time.perf_counter()
-                for batch in batches:
-                    run(batch)
-                if turn:
-                    seconds[name].append(time.perf_counter() - started)
+        with self.timed_original() as module:
+            sides = (("original", partial(original, module.get_submodule("model"))), ("served", served))
+            for turn in range(ROUNDS + 1):
+                for name, run in sides:
+                    started = time.perf_counter()
+                    for batch in batches:
+                        run(batch)
+                    if turn:
+                        seconds[name].append(time.perf_counter() - started)
         tokens = written * sum(len(batch["input_ids"]) for batch in batches)
         return Speed(tokens / median(seconds["original"]), tokens / median(seconds["served"]))
 
