@@ -99,7 +99,7 @@ bench-speech: setup
 	$(BIN)/python -m benchmarks.speech $(MODEL) $(LIST)
 
 bench-peers: setup
-	$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks.peers $(PART)
 
 # DATA: a folder with interactions.tsv (user, item, timestamp) and items.tsv (item, title)
 bench-recommendation: setup

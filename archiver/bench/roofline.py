@@ -61,7 +61,8 @@ def format_roofline(found: dict[str, Any]) -> str:
     lines = [
         f"{found['archive']} in process, {found['threads']} threads ({', '.join(found['isa']) or 'unknown ISA'})",
         f"this host: int8 {peaks['int8_gops']:.0f} GOP/s, float32 {peaks['float32_gops']:.0f} GOP/s "
-        f"(products of {_SIDE}³), copies {peaks['copy_gbs']:.1f} GB/s (read and written)",
+        f"(products of {_SIDE}³), copies {peaks['copy_gbs']:.1f} GB/s (half of that read, half written), "
+        f"reads {peaks['read_gbs']:.1f} GB/s",
     ]
     if "rows" in found:
         lines += [
@@ -74,7 +75,8 @@ def format_roofline(found: dict[str, Any]) -> str:
         lines += [
             f"one text: {found['tokens_per_s']:.1f} tokens/s in {found['passes_per_s']:.1f} passes/s, each over "
             f"{found['weight_bytes'] / 1e6:.1f} MB of weights: {found['gbs']:.2f} GB/s",
-            f"share of the host's copy rate: {found['share']:.2f}",
+            f"beside the bytes that a copy reads a second: {found['gbs'] / peaks['copy_gbs'] * 2:.2f}; beside what is "
+            f"read where nothing is written: {found['share']:.2f}",
         ]
     return "\n".join(lines) + "\n"
 
@@ -129,7 +131,7 @@ def _text(handler: Any, weight_bytes: int, inputs: Sequence[Any], peaks: dict[st
         "passes_per_s": passes_per_s,
         "tokens_per_s": tokens_per_s,
         "gbs": gbs,
-        "share": gbs / peaks["copy_gbs"],
+        "share": gbs / peaks["read_gbs"],
     }
 
 
@@ -148,6 +150,7 @@ def _peaks(threads: int) -> dict[str, float]:
             "int8_gops": products / _least(lambda: torch._int_mm(whole, whole)),
             "float32_gops": products / _least(lambda: torch.mm(real, real)),
             "copy_gbs": 2 * _COPIED / 1e9 / _least(lambda: back.copy_(there)),
+            "read_gbs": _COPIED / 1e9 / _least(there.sum),
         }
     finally:
         torch.set_num_threads(before)

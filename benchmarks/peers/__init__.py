@@ -1,0 +1,1 @@
+"""Other people's servers beside marpress, the same model, inputs, cores and clients."""
