@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from archiver.host import drop_mapped
 from archiver.state.plan import plan_of
 from archiver.storage.codec_choice import WeightLayout
 from archiver.storage.int8_rows import quantize_rows
@@ -41,4 +42,6 @@ def stored_sentence(model: torch.nn.Module, names: Sequence[str]) -> str:
 
 
 def _encoded(parameter: torch.Tensor, layout: WeightLayout | None) -> int:
-    return encoded_bytes(parameter.detach().cpu().numpy(), layout)
+    found = encoded_bytes(parameter.detach().cpu().numpy(), layout)
+    drop_mapped()  # a walk leaves a large model's weights in a file: not all of them have to be looked at together
+    return found

@@ -22,6 +22,7 @@ from archiver.compression.report import StageReport, report_stage
 from archiver.compression.retrain.options import Retrain
 from archiver.compression.retrain.training import train
 from archiver.errors import RecipeError
+from archiver.host import drop_mapped
 from archiver.state.constraints import Mask, constrain, state_of
 
 Tensor = torch.Tensor
@@ -166,6 +167,7 @@ def _put(
     for name, constraint in kept.items():
         constrain(model, name, constraint)
         constraint.freeze()
+        drop_mapped()  # a walk leaves a large model's weights in a file: not all of them have to be looked at together
     return []
 
 

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from stage_context import calibrated_on
 
+from archiver.compression.quantize.options import WeightOnly
+from archiver.compression.quantize.weights import weight_only
 from archiver.compression.walk import in_file as room
 from archiver.compression.walk.in_file import in_file
 from archiver.errors import ArchiverError
@@ -63,3 +66,21 @@ def test_a_disk_without_room_is_told(tmp_path: Path, monkeypatch) -> None:
     ):
         with in_file(model(), tmp_path):
             pass
+
+
+def _resident_of_files() -> int:
+    """Bytes of mapped files that this process has in memory."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssFile:", "RssShmem:")))
+
+
+def test_a_stage_behind_the_walk_looks_at_one_weight_at_a_time(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(room, "LARGE", 0)
+    torch.manual_seed(0)
+    made = torch.nn.Sequential(*[torch.nn.Linear(1024, 1024, bias=False) for _ in range(16)])
+    with in_file(made, tmp_path):
+        pass
+    before = _resident_of_files()
+    weight_only(made, WeightOnly(bits=4, group_size=64, targets=tuple(map(str, range(16)))), calibrated_on([]))
+    left = _resident_of_files() - before
+    assert left < 16e6, f"{left / 1e6:.0f} of the 67 MB of weights stayed in memory"
