@@ -35,7 +35,7 @@ LAZY = {
     "vllm",
 }
 # These compute on torch tensors themselves, and are imported where the runtime is torch.
-ON_TORCH = {"runtimes/torch_generation.py"}
+ON_TORCH = {"runtimes/torch_device.py", "runtimes/torch_generation.py"}
 # Families of models of our own, made as transformers makes its: they are imported where one is built or loaded.
 ON_TRANSFORMERS = {"architecture/outputs/sasrec.py"}
 ARCHIVES = [
@@ -133,7 +133,7 @@ def test_an_archive_carries_what_it_needs_and_no_more(tmp_path, task, session):
     assert any(name.startswith("handlers/architecture/") for name in carried) is on_torch
     runtimes = {name.removeprefix("handlers/runtimes/") for name in carried if name.startswith("handlers/runtimes/")}
     own = {"base.py", f"{session.partition(':')[0]}.py"} | BESIDE.get(session.partition(":")[0], set())
-    assert runtimes == {"__init__.py"} | own
+    assert runtimes == {"__init__.py"} | own | ({"torch_device.py"} if on_torch else set())
     # Nothing that it imports is missing, wherever the import stands.
     for name in carried:
         for wanted in set.union(*imports(tmp_path / name)):

@@ -50,6 +50,14 @@ def pieces(*texts: str, finish: str = "stop") -> list[bytes]:
     ]
 
 
+class Quiet(ThreadingHTTPServer):
+    """Says nothing of a client that closes a connection it is done with: what the client says itself is looked at."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 @dataclass
 class Server:
     """What the next requests are answered with, and what came.
@@ -108,7 +116,7 @@ def server() -> Iterator[Server]:
         def log_message(self, *_: Any) -> None:
             """Nothing: the test's output is not the place."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+    with Quiet(("127.0.0.1", 0), Handler) as http:
         found = Server(f"http://127.0.0.1:{http.server_port}/predictions/writer")
         thread = threading.Thread(target=http.serve_forever, args=(0.01,))
         thread.start()
