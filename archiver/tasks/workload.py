@@ -185,10 +185,15 @@ class Workload(ABC):
 
     @property
     def timed_on(self) -> str:
-        """What the original is timed on: the archive's own device, the CPU where torch does not see that."""
+        """What the original is timed on: the archive's own device; the CPU where torch does not see that.
+
+        Beside vLLM it is the CPU, too: the engine holds most of the GPU's memory, and forks only while no CUDA is started.
+        """
         import torch
 
-        return "cuda" if self.recipe.serve.device == "cuda" and torch.cuda.is_available() else "cpu"
+        serve = self.recipe.serve
+        shared = serve.device == "cuda" and serve.runtime != "vllm"
+        return "cuda" if shared and torch.cuda.is_available() else "cpu"
 
     @contextmanager
     def timed_original(self) -> Iterator[torch.nn.Module]:

@@ -50,7 +50,7 @@ class Running:
 
     def wait(self, body: bytes) -> None:
         """Until it answers. Raises: Unstarted."""
-        until = time.monotonic() + READY_SECONDS
+        until, refused = time.monotonic() + READY_SECONDS, ""
         while time.monotonic() < until:
             if (said := self.ended()) is not None:
                 raise Unstarted(said)
@@ -59,8 +59,9 @@ class Running:
                 found = generate(first)
                 if found.count and not found.errors:
                     return
+                refused = f"; what came were {found.errors}" if found.errors else ""
             time.sleep(0.1)
-        raise Unstarted(f"no answer within {READY_SECONDS:.0f} s")
+        raise Unstarted(f"no answer within {READY_SECONDS:.0f} s{refused}")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from archiver.pipeline import choose
 from archiver.pipeline.check import check
 from archiver.recipe.load import load_recipe
 from archiver.tasks.forward_workload import ForwardWorkload
+from archiver.tasks.workload import Workload
 from handlers.runtimes import openvino as session_module
 
 
@@ -97,3 +99,19 @@ def test_a_gpu_that_is_not_there_is_told_before_any_work(tiny_model, tmp_path, m
     assert any("serve.device is cuda, and neither PyTorch nor ONNX Runtime" in line for line in refused.value.problems)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     check(load_recipe(path))
+
+
+@pytest.mark.parametrize(
+    ("runtime", "device", "sees", "expected"),
+    [
+        ("torch", "cuda", True, "cuda"),
+        ("torch", "cuda", False, "cpu"),
+        ("torch", "cpu", True, "cpu"),
+        ("vllm", "cuda", True, "cpu"),
+    ],
+)
+def test_what_the_original_is_timed_on(monkeypatch, runtime: str, device: str, sees: bool, expected: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: sees)
+    serve = SimpleNamespace(runtime=runtime, device=device)
+    workload = SimpleNamespace(recipe=SimpleNamespace(serve=serve))
+    assert Workload.timed_on.fget(workload) == expected
