@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 # What the int8 and bf16 kernels of ONNX Runtime and OpenVINO look for (names as in /proc/cpuinfo).
-FAST_ISA = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm")
+_X86 = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+FAST_ISA = (*_X86, "asimddp", "i8mm", "sve")
 # One of these makes int8 products faster than fp32 ones.
 INT8_ISA = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
 BF16_ISA = {"avx512_bf16", "amx_bf16"}  # x86 alone: elsewhere nothing was tried
@@ -75,6 +76,12 @@ def host_isa(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
     return sorted(set(FAST_ISA) & set(flags))
 
 
+def has_int8() -> bool:
+    """Whether this host has one of INT8_ISA, or does not tell what it has."""
+    here = set(host_isa())
+    return not here or bool(INT8_ISA & here)
+
+
 def host_warnings(spec: Mapping[str, Any], build_isa: Collection[str]) -> list[str]:
     """What this host lacks of the instructions that the choice of the archive's runtime relied on.
 
@@ -90,7 +97,7 @@ def host_warnings(spec: Mapping[str, Any], build_isa: Collection[str]) -> list[s
             "and computes in fp32: it is slower than the archive's report says"
         ]
     relied_on = INT8_ISA & set(build_isa)
-    if spec.get("int8") and relied_on and here and not INT8_ISA & here:
+    if spec.get("int8") and relied_on and not has_int8():
         return [
             f"this archive's runtime was chosen on a host with int8 dot products ({', '.join(sorted(relied_on))}); "
             "this host has none of them: it is slower than the archive's report says. Its answers are checked against the "

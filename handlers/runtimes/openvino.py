@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from handlers.cpu import BF16_ISA, host_isa
+from handlers.cpu import BF16_ISA, has_int8, host_isa
 from handlers.requirements import require
 from handlers.storage.compiled import compiled
 from handlers.storage.graph_weights import weights_of
@@ -30,6 +30,10 @@ class OpenVinoSession:
         }
         if config.get("INFERENCE_PRECISION_HINT") == "bf16" and not BF16_ISA & set(host_isa()):
             config["INFERENCE_PRECISION_HINT"] = "f32"  # this processor would only imitate it, and slowly
+        if spec.get("int8") and not has_int8():
+            # x86 without VNNI adds pairs of u8 × s8 products in 16 bits, where they overflow without a word. So activations
+            # are rounded where the graph says so, and multiplied as those of a weight-only archive are.
+            config["LP_TRANSFORMS_MODE"] = "NO"
         core = ov.Core()
         path, weights = folder / spec["model"], weights_of(folder, spec)
         model = core.read_model(path) if weights is None else core.read_model(path.read_bytes(), ov.Tensor(weights))

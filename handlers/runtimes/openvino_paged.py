@@ -1,11 +1,13 @@
 """Text generation on OpenVINO: our own steps over a graph with paged attention; token ids in and out."""
 
+import platform
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from handlers.cpu import host_isa
 from handlers.errors import UnsoundArchive
 from handlers.generation.paged.batch import PagedBatch
 from handlers.generation.paged.draft import Draft
@@ -75,6 +77,11 @@ class PagedGraph:
     """
 
     def __init__(self, folder: Path, spec: Mapping[str, Any], threads: int, *, exact: bool = False) -> None:
+        if platform.machine() == "aarch64" and "sve" not in host_isa():
+            raise UnsoundArchive(
+                "OpenVINO has the attention of this archive for ARM with SVE only (Neoverse V1, N2 and later), and this "
+                "processor has no SVE: serve it on such a host or on x86"
+            )
         ov: Any = require("openvino", spec["openvino"])
         from openvino._offline_transformations import paged_attention_transformation
 
