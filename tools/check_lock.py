@@ -46,7 +46,7 @@ def check(python: str) -> list[str]:
     Returns: sentences, none where everything resolves.
     """
     try:
-        found, alone = dry_run(python, LOCK), dry_run(python, NO_DEPS, "--no-deps")
+        found, alone = dry_run(python, LOCK, "--only-binary=:all:"), dry_run(python, NO_DEPS, "--no-deps")
     except subprocess.CalledProcessError as error:
         return [line for line in error.stderr.splitlines() if line.startswith("ERROR")] or [error.stderr]
     pinned = {
@@ -74,7 +74,7 @@ def check(python: str) -> list[str]:
 
 
 def dry_run(python: str, lock: Path, *options: str) -> list[dict[str, Any]]:
-    """The wheels that pip would install.
+    """What pip would install.
 
     Args:
         python: "major.minor".
@@ -86,7 +86,7 @@ def dry_run(python: str, lock: Path, *options: str) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--disable-pip-version-check"]
-        command += ["--ignore-installed", "--only-binary=:all:", "--python-version", python, "--target", folder]
+        command += ["--ignore-installed", "--python-version", python, "--target", folder]
         command += ["--report", str(report), *options, "-r", str(lock)]
         subprocess.run(command, check=True, capture_output=True, text=True)
         installed: list[dict[str, Any]] = json.loads(report.read_text(encoding="utf-8"))["install"]

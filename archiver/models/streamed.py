@@ -85,6 +85,7 @@ class Streamed:
     @contextmanager
     def _with_weights(self, of: Callable[[StoredTensor], torch.Tensor]) -> Iterator[None]:
         found: dict[int, torch.nn.Parameter] = {}
+        self.let_go()
         try:
             for module, slot, empty, tensor in self._slots:
                 if id(empty) not in found:
@@ -123,6 +124,10 @@ class Streamed:
             return spare.pop()
         with torch.inference_mode(mode=False):  # such a tensor may be written to again outside of that mode
             return torch.empty(shape)
+
+    def let_go(self) -> None:
+        """Hand back the room that is kept for weights to come."""
+        self._spare.clear()
 
     def _put_by(self, room: torch.Tensor) -> None:
         """Keep a small tensor for the next weight of its shape."""

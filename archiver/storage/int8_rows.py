@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+_BLOCK = 1 << 22  # weights that are looked at together: what is between them and their integers takes four times as much
 
 def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Symmetric int8 per row (per output channel): scale = max|w| / 127, q = round(w / scale).
@@ -15,7 +16,13 @@ def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     Returns: (q [rows, columns] int8 in −127 … 127, scale [rows, 1] float32).
     Source: Jacob et al. 2018, arXiv:1712.05877, § 3.
     """
-    weight = weight.detach().float()
-    peak = weight.abs().amax(dim=1, keepdim=True)
-    scale = torch.where(peak > 0, peak / 127, torch.ones_like(peak))
-    return (weight / scale).round().clamp(-127, 127).to(torch.int8), scale
+    rows = max(1, _BLOCK // max(1, weight.shape[1]))
+    blocks = weight.detach().split(rows)
+    q = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+    scale = torch.empty((len(weight), 1), device=weight.device)
+    for block, its_q, its_scale in zip(blocks, q.split(rows), scale.split(rows), strict=True):
+        values = block.float()
+        peak = values.abs().amax(dim=1, keepdim=True)
+        its_scale.copy_(torch.where(peak > 0, peak / 127, torch.ones_like(peak)))
+        its_q.copy_((values / its_scale).round().clamp(-127, 127))
+    return q, scale

@@ -34,3 +34,10 @@ def test_sqnr_floor():
     noise = q * scale.double() - weight
     sqnr = 10 * torch.log10(weight.square().sum() / noise.square().sum())
     assert float(sqnr) > 40  # Gaussian rows of 384: peak ≈ 3 σ, so a step of σ · 3/127 and 10·log10(12/0.0236²) ≈ 43 dB
+
+
+def test_blocks_change_nothing(monkeypatch):
+    weight = torch.randn(37, 10, generator=torch.Generator().manual_seed(0)).t()
+    whole = quantize_rows(weight)
+    monkeypatch.setattr("archiver.storage.int8_rows._BLOCK", 3 * 37)
+    assert all(map(torch.equal, quantize_rows(weight), whole))

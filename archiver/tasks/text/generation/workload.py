@@ -203,9 +203,12 @@ class GenerationWorkload(Workload):
         written = max(1, min(WRITTEN, room - read))
         cut = [self.windows(tokenizer)[:STREAMS, :read] for tokenizer in (self.tokenizer_bytes, self.tokenizer_json)]
         if self.streamed is not None and 4 * self.facts.num_parameters > LARGE:
-            with handler.unloaded(), self.timed_original() as original:
-                before = original_rate(original.get_submodule("model"), cut[0], written)
+            with handler.unloaded():
+                if self.parked is not None:
+                    self.parked.let_go()
                 give_back_memory()
+                with self.timed_original() as original:
+                    before = original_rate(original.get_submodule("model"), cut[0], written)
             return Speed(before, backend_rate(handler.backend, cut[1], written))
         with self.timed_original() as original:
             return compare_generation(original.get_submodule("model"), handler.backend, cut[0], cut[1], written)
