@@ -6,6 +6,7 @@ import torch
 
 _BLOCK = 1 << 22  # weights that are looked at together: what lies between them and their integers is large
 
+
 def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Symmetric int8 per row (per output channel): scale = max|w| / 127, q = round(w / scale).
 
