@@ -15,6 +15,7 @@ import numpy as np
 
 from archiver.evaluation.served_speed import served_rates
 from archiver.evaluation.speed import MAX_ITEMS, Speed, compare_speed, sorted_batches
+from archiver.state.plan import plan_of
 from archiver.tasks.base import load_object
 from archiver.tasks.forward import ForwardTask, Measured
 from archiver.tasks.workload import (
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from archiver.spec import Recipe
 
 _COMPARED = 64
-_FIRM = 8  # of so many inputs one becomes a stored example where activations are rounded
+_FIRM = 8  # of so many inputs one becomes a stored example of a static-int8 archive
 _LARGE = 1e9  # bytes of fp32 weights from which on the original's stay in their files
 _POOL = 50  # batches are cut from pools of this many, sorted by size: little padding, and yet another mix each seed
 
@@ -250,7 +251,8 @@ class ForwardWorkload(Workload):
         """Validation inputs, or the recipe's own file of examples where validation data must not travel."""
         wanted = self.recipe.serve.examples
         if not isinstance(wanted, Path):
-            if handler.serving["session"]["int8"]:
+            plan = plan_of(self.model)
+            if plan is not None and plan.kind == "static-int8":
                 return self._firm(handler, wanted), {}
             return list(self.values[:wanted]), {}
         return self.task.examples_of(wanted, self)[:MAX_EXAMPLES], {}

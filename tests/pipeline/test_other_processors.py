@@ -11,6 +11,7 @@ from built import build, quantize, recipe_of
 from archiver.packaging.entry import handler_of
 from archiver.packaging.mar import extracted
 from archiver.pipeline.check import check
+from archiver.state.plan import QuantizationPlan
 from handlers.errors import UnsoundArchive
 from handlers.examples import read_examples, respond_fully
 from handlers.runtimes import openvino_paged
@@ -57,7 +58,7 @@ def test_examples_are_those_that_rounding_moves_least(tiny_model, tmp_path) -> N
     workload: Any = check(recipe).load()
     exact, handler = workload.reader(workload.module), workload.reader(workload.module)
     handler.session = Rounded(handler.session)
-    handler.serving["session"] = {"int8": True}
+    workload.model.quantization = QuantizationPlan("static-int8", (), ())
     chosen, _ = workload.choose_examples(handler)
     values = list(workload.values[:16])
     moved = [
@@ -66,7 +67,7 @@ def test_examples_are_those_that_rounding_moves_least(tiny_model, tmp_path) -> N
     places = [values.index(one) for one in chosen]
     assert len(places) == 2 and places == sorted(places)
     assert max(moved[place] for place in places) == sorted(moved)[1] < max(moved)
-    handler.serving["session"] = {"int8": False}
+    workload.model.quantization = QuantizationPlan("dynamic-int8", (), ())
     assert workload.choose_examples(handler)[0] == values[:2]
 
 
