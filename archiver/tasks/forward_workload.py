@@ -261,7 +261,7 @@ class ForwardWorkload(Workload):
         """Of the first validation inputs those whose answers the rounding of activations moves least, in their order.
 
         Another processor's sums differ in the last bit, here and there an activation is rounded to the next integer, and
-        that moves what little decides: on SST-2 half of four texts' checks would meet one off by more than 0.03 there.
+        that moves what little decides: of four texts of SST-2 one or more was off by over 0.03 in three of ten draws.
         """
         values = list(self.values[: _FIRM * wanted])
         exact = respond_fully(self.reader(self.module), values)
