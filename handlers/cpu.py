@@ -6,12 +6,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-# What the int8 and bf16 kernels of ONNX Runtime and OpenVINO look for (names as in /proc/cpuinfo).
-_X86 = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
-FAST_ISA = (*_X86, "asimddp", "i8mm", "sve")
-# One of these makes int8 products faster than fp32 ones.
+# One of these makes int8 products faster than fp32 ones (names as in /proc/cpuinfo).
 INT8_ISA = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
 BF16_ISA = {"avx512_bf16", "amx_bf16"}  # x86 alone: elsewhere nothing was tried
+# What the kernels of ONNX Runtime and OpenVINO look for.
+FAST_ISA = {"avx2", "avx512f", "sve"} | INT8_ISA | BF16_ISA
 
 
 def container_cores(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")) -> int:
@@ -73,7 +72,7 @@ def host_isa(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
     except OSError:
         return []
     flags = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
-    return sorted(set(FAST_ISA) & set(flags))
+    return sorted(FAST_ISA & set(flags))
 
 
 def has_int8() -> bool:

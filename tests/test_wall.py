@@ -121,7 +121,11 @@ def test_the_entry_of_an_archive_imports_alone_and_light(tmp_path, task, session
     assert done.stdout.strip() == ("['torch']" if session.startswith("torch_generation") else "[]")
 
 
-BESIDE = {"openvino_paged": {"openvino_adapters.py"}}  # what a runtime's module needs of others
+BESIDE = {  # what a runtime's module needs of others
+    "openvino": {"openvino_config.py"},
+    "openvino_paged": {"openvino_adapters.py"},
+    "openvino_seq2seq": {"openvino_config.py"},
+}
 
 
 @pytest.mark.parametrize(("task", "session"), ARCHIVES)

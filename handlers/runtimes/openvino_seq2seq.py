@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from handlers.requirements import require, required
+from handlers.runtimes.openvino_config import plugin_config
 from handlers.storage.graph_weights import read_graph_weights
 
 READER, WRITER = "reader", "writer"
@@ -23,14 +24,7 @@ class OpenVinoSeq2Seq:
 
     def __init__(self, folder: Path, spec: Mapping[str, Any], threads: int) -> None:
         self._ov: Any = require("openvino", spec["requirement"])
-        self._config = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": threads,
-            # One stream: one thread calls. Pinning would put every worker on core 0.
-            "NUM_STREAMS": 1,
-            "ENABLE_CPU_PINNING": False,
-            **spec.get("config", {}),
-        }
+        self._config = plugin_config(spec, threads)  # one stream: one thread calls
         self._reader = self._compiled(folder, spec[READER]).create_infer_request()
         self._writer = self._compiled(folder, spec[WRITER])
         self._idle: list[Any] = []

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from built import build, quantize, recipe_of
+from integer_products import takes_integers
 
 from archiver.packaging.entry import handler_of
 from archiver.packaging.mar import extracted
@@ -18,13 +19,6 @@ from handlers.runtimes import openvino_paged
 from handlers.runtimes.openvino_paged import PagedGraph
 
 
-def takes_integers(handler: Any) -> bool:
-    """Whether the graph's products take activations in 8 bits, as it has them; others tell their weights' precision."""
-    nodes = handler.session._compiled.get_runtime_model().get_ordered_ops()
-    info = [{key: str(value.astype(str)) for key, value in node.get_rt_info().items()} for node in nodes]
-    return any(one["runtimePrecision"] == "u8" for one in info if one["layerType"] == "FullyConnected")
-
-
 def test_int8_products_are_left_where_they_would_overflow(tiny_model, tmp_path, monkeypatch) -> None:
     compress = quantize("static-int8", samples=8)
     recipe = recipe_of(tmp_path, tiny_model(), compress=compress, serve={"runtime": "openvino"})
@@ -34,7 +28,7 @@ def test_int8_products_are_left_where_they_would_overflow(tiny_model, tmp_path, 
             monkeypatch.setattr("handlers.cpu.host_isa", lambda isa=isa: isa)
             handler: Any = handler_of(folder)
             handler.open(folder, threads=1)  # the stored examples are answered within 0.03
-            assert takes_integers(handler) is expected
+            assert takes_integers(handler.session._compiled) is expected
             inputs = [handler.input.from_stored(one["input"]) for one in read_examples(folder)]
             alone = [respond_fully(handler, [one])[0] for one in inputs]
             together = respond_fully(handler, inputs)

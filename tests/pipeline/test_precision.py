@@ -19,7 +19,7 @@ from archiver.pipeline.check import check
 from archiver.recipe.load import load_recipe
 from archiver.tasks.forward_workload import ForwardWorkload
 from archiver.tasks.workload import Workload
-from handlers.runtimes import openvino as session_module
+from handlers.runtimes import openvino_config
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def test_an_archive_in_bf16_and_where_it_falls_back(tiny_model, tmp_path, monkey
         session = json.loads((folder / "serving.json").read_text())["session"]
         assert (session["bf16"], session["config"]["INFERENCE_PRECISION_HINT"]) == (True, "bf16")
         for isa, expected in (([], "f32"), (["avx2", "avx512_bf16"], "bf16")):
-            monkeypatch.setattr(session_module, "host_isa", lambda isa=isa: isa)
+            monkeypatch.setattr(openvino_config, "host_isa", lambda isa=isa: isa)
             # OpenVINO itself takes f32 where the processor cannot do otherwise.
             assert computes_in(folder) in (expected, "f32")
 

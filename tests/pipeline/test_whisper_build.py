@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import soundfile
 import yaml
+from integer_products import takes_integers
 from tiny_whisper import RATE, build_tiny_whisper, noise
 
 from archiver.errors import RecipeError
@@ -60,6 +61,19 @@ def test_an_archive_stands_on_its_own_and_tells_when_words_are_said(model, tmp_p
             assert found["text"] and found["chunks"]
         finally:
             handler.engine.close()
+
+
+def test_where_int8_products_overflow_the_encoder_is_multiplied_otherwise(model, tmp_path, monkeypatch) -> None:
+    built = build(recipe_of(tmp_path, model), tmp_path / "store", Progress(quiet=True))
+    with extracted(built.path) as (folder, _):
+        for isa, integers in ((["avx2", "avx512_vnni"], True), (["avx2", "avx512f"], False)):
+            monkeypatch.setattr("handlers.cpu.host_isa", lambda isa=isa: isa)
+            handler: Any = handler_of(folder)
+            handler.open(folder, threads=1)
+            try:
+                assert takes_integers(handler.backend.session._reader.get_compiled_model()) is integers
+            finally:
+                handler.engine.close()
 
 
 def test_stages_that_retrain_are_refused_before_work(model, tmp_path) -> None:
