@@ -164,8 +164,9 @@ class _Run:
         with _hidden_states(self.model, wants_hidden) as hidden, self._dropout(step), recomputes:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 outputs = self.context.module(**inputs_of(batch, self.context.module))
-        outputs = outputs.float()
-        loss: Tensor = outputs.new_zeros(())
+        if not objective.predicts_tokens:  # logits of a vocabulary are large: their losses widen some rows at a time
+            outputs = outputs.float()
+        loss = torch.zeros((), device=self.device)
         if options.labels > 0 and objective.loss is not None and "labels" in batch:
             loss = loss + options.labels * objective.loss(outputs, batch["labels"])
         if self.teacher is not None:
@@ -240,7 +241,7 @@ class _Teacher:
         self._predicts_tokens = context.objective.predicts_tokens
         self._device = device
         self._kept: dict[int, tuple[Tensor, list[Tensor]]] = {}
-        self._room = _TEACHER_BYTES
+        self._room = _TEACHER_BYTES if options.epochs > 1 else 0  # nothing is asked for twice in one
         inner = getattr(context.teacher, "model", context.teacher)
         self._model: torch.nn.Module = inner
 
@@ -248,7 +249,7 @@ class _Teacher:
         """(outputs, hidden states behind the original's layer of each layer that `model` still has)."""
         if place in self._kept:
             outputs, hidden = self._kept[place]
-            return outputs.to(self._device).float(), [item.to(self._device) for item in hidden]
+            return outputs.to(self._device), [item.to(self._device) for item in hidden]
         state = state_of(model)
         inputs = inputs_of(batch, self._module)
         if state.old_ids is not None:  # the original knows the tokens by their old ids
@@ -256,7 +257,8 @@ class _Teacher:
         with torch.no_grad(), _hidden_states(self._model, self._hidden) as hidden:
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
                 outputs = self._module(**inputs)
-            outputs = outputs.float()
+            if not self._predicts_tokens:
+                outputs = outputs.float()
         if state.old_ids is not None and self._predicts_tokens:
             outputs = outputs[..., state.old_ids.to(self._device)]
         layers = state.layer_origin if state.layer_origin is not None else range(len(hidden))

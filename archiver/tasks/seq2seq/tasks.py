@@ -71,9 +71,9 @@ class Seq2SeqTask(Task):
         return read_pairs(where, columns, targets=learns)
 
     def loss(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        from torch.nn import functional
+        from archiver.compression.retrain.objectives import cross_entropy
 
-        return functional.cross_entropy(outputs.flatten(0, 1), labels.flatten(), ignore_index=-100)
+        return cross_entropy(outputs, labels)
 
     def distance(
         self, outputs: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None, temperature: float

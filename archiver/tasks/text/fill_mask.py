@@ -132,11 +132,9 @@ class FillMask(EncoderTask):
         return torch.as_tensor(np.stack([np.resize(row, width) for row in targets]))
 
     def loss(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        from torch.nn import functional
+        from archiver.compression.retrain.objectives import cross_entropy
 
-        if not (labels != _IGNORED).any():
-            return outputs.sum() * 0.0
-        return functional.cross_entropy(outputs.flatten(0, 1), labels.flatten(), ignore_index=_IGNORED)
+        return cross_entropy(outputs, labels)
 
     def distance(
         self, outputs: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None, temperature: float

@@ -107,14 +107,16 @@ class TextGeneration(Task):
     def loss(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         from torch.nn import functional
 
-        return functional.cross_entropy(outputs[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        from archiver.compression.retrain.objectives import IGNORED, cross_entropy
+
+        return cross_entropy(outputs, functional.pad(labels[:, 1:], (0, 1), value=IGNORED))
 
     def distance(
         self, outputs: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None, temperature: float
     ) -> torch.Tensor:
         from archiver.compression.retrain.objectives import softened_divergence
 
-        if mask is not None:
+        if mask is not None and not bool(mask.all()):
             outputs, teacher = outputs[mask.bool()], teacher[mask.bool()]
         return softened_divergence(outputs, teacher, temperature).mean()
 
