@@ -22,6 +22,8 @@ from archiver.progress import Progress
 from archiver.recipe.plain import as_dict
 from archiver.spec import GateSpec, Stage
 from archiver.state.plan import plan_of
+from archiver.state.precision import keep_precision
+from archiver.storage.sizes import stored_bytes
 from archiver.tasks import Task
 from archiver.tasks.workload import Workload
 from handlers.manifest import canonical_json
@@ -54,6 +56,8 @@ def compress(workload: Workload, progress: Progress, model_store: Path | None = 
             report = stage.entry.load()(
                 workload.model, stage.options, context_of(workload, stage, progress, checkpoint)
             )
+        if index == len(workload.recipe.compress) - 1:
+            report = _in_its_precision(workload, report)
         if plan_of(workload.model) is not None:  # integers are only planned: no weight has changed before the export
             done.reports.append(report)
             continue
@@ -79,6 +83,16 @@ def compress(workload: Workload, progress: Progress, model_store: Path | None = 
         if stage.bounds is not None:
             require_passed(workload.recipe.name, _missed(stage, found.original, found.metrics))
     return done
+
+
+def _in_its_precision(workload: Workload, report: StageReport) -> StageReport:
+    """The last stage's report, once what it leaves as floats is as short as the checkpoint has it."""
+    dtype = workload.facts.dtype
+    rounded = keep_precision(workload.model, dtype)
+    if not rounded:
+        return report
+    note = f"{rounded} of the matrices that are no integers are rounded to the checkpoint's own {dtype}"
+    return dataclasses.replace(report, notes=(*report.notes, note), weight_bytes=stored_bytes(workload.model))
 
 
 def forget_checkpoints(workload: Workload, model_store: Path) -> None:

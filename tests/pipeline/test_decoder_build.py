@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from built import build, quantize
+from safetensors.torch import load_file, save_file
 from task_models import load_model
 from text_recipes import TASK, recipe_of
 from tiny_models import DECODERS, SENTENCES
@@ -79,6 +80,25 @@ def test_built_and_verified(tiny_model, tmp_path, runtime, kind, config, compres
             "example 0 in a batch differs by inf, allowed 0.001",
         ]
         handler.engine.close()
+
+
+def test_a_bf16_model_that_was_pruned_and_taught_stays_bf16(tiny_model, tmp_path) -> None:
+    """Its floats are rounded before they are measured, and half the bytes of fp32 lie in the archive."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model("llama", TASK), model)
+    halves = {name: value.bfloat16() for name, value in load_file(model / "model.safetensors").items()}
+    save_file(halves, model / "model.safetensors", metadata={"format": "pt"})
+    stages = [{"prune": {"method": "structured", "neurons": 0.5}}, {"retrain": {"epochs": 1}}]
+    for runtime in ("openvino", "torch"):
+        built = build(recipe_of(tmp_path, model, compress=stages, serve={"runtime": runtime}), tmp_path / runtime)
+        report = inspect_mar(built.path)
+        before, after = report["stages"]
+        assert not any("bfloat16" in note for note in before["notes"])
+        assert "rounded to the checkpoint's own bfloat16" in after["notes"][-1]
+        assert after["weight_bytes"] < 2.3 * after["parameters"]
+        with zipfile.ZipFile(built.path) as archive:  # two bytes a number; vectors in four, and the codecs' notes
+            (weights,) = (info for info in archive.infolist() if info.filename.endswith(".safetensors"))
+            assert weights.file_size < 2.5 * after["parameters"]
 
 
 def test_a_large_original_is_timed_while_nothing_else_is_in_memory(tiny_model, tmp_path, monkeypatch) -> None:
