@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from archiver.compression.retrain.training import computes_in_bf16
 from archiver.evaluation.speed import MAX_ITEMS
 from archiver.pipeline.check import Checked
 from archiver.progress import duration
@@ -85,8 +86,8 @@ def forecast(checked: Checked, flops: float | None = None) -> Forecast:
     looked_up = facts.vocab_size * facts.hidden_size if task.execution == FORWARD else 0
     multiplied = max(facts.num_parameters - looked_up, facts.num_parameters // 2)
 
-    def passes(tokens: float) -> float:
-        return 2 * multiplied * tokens / rate
+    def passes(tokens: float, at: float = rate) -> float:
+        return 2 * multiplied * tokens / at
 
     validation = task.measured_tokens(read, recipe, facts)
     steps = {LOAD: 2 + weights / _READ + (0 if task.execution == GENERATE else passes(validation))}
@@ -98,7 +99,8 @@ def forecast(checked: Checked, flops: float | None = None) -> Forecast:
         trained = _epochs(stage) * learnt + fitted
         # Several stages of one kind bear one label.
         label = f"compress: {stage.label}"
-        steps[label] = steps.get(label, 0.0) + 1 + 2 * passes(seen) + _TRAINING * passes(trained)
+        at = (_training_rate(stage) if flops is None else flops) / _EAGER
+        steps[label] = steps.get(label, 0.0) + 1 + 2 * passes(seen) + _TRAINING * passes(trained, at)
         if stage.bounds is not None or stage.measure:
             label = f"measure: after {stage.label}"
             steps[label] = steps.get(label, 0.0) + passes(2 * validation)
@@ -138,9 +140,9 @@ def require_room(needed: Forecast, model_store: Path) -> None:
 
 
 @cache
-def product_rate() -> float:
-    """Floating point operations a second of a product of fp32 matrices here, on all cores; measured once in a process."""
-    left, right = torch.ones(512, 1024), torch.ones(1024, 1024)
+def product_rate(dtype: torch.dtype = torch.float32) -> float:
+    """Floating point operations a second of a product of matrices here, on all cores; measured once in a process."""
+    left, right = torch.ones(512, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
     best, ended = float("inf"), time.perf_counter() + 0.3
     while (started := time.perf_counter()) < ended:
         left @ right
@@ -167,6 +169,13 @@ def _epochs(stage: Stage) -> float:
     options: Any = stage.options
     epochs = getattr(options, "epochs", None) or getattr(getattr(options, "aware", None), "epochs", 0)
     return float(epochs or 0)
+
+
+def _training_rate(stage: Stage) -> float:
+    """Operations a second in the precision that a stage trains in."""
+    options = getattr(stage.options, "aware", None) or stage.options
+    short = computes_in_bf16(getattr(options, "precision", "fp32"), torch.device("cpu"))
+    return product_rate(torch.bfloat16 if short else torch.float32)
 
 
 def _existing(folder: Path) -> Path:
