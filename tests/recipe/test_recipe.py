@@ -131,7 +131,10 @@ SINGLE = [
     ("compress: [{quantize: {bits: 8}}]", "compress.0.quantize lacks the key 'method'; allowed: dynamic-int8, static"),
     ("compress: [{quantize: {method: static-int7}}]", "unknown quantize method 'static-int7'; did you mean 'static-in"),
     ("compress: [{quantize: {method: dynamic-int8, samples: 3}}]", "unknown key 'samples' in quantize dynamic-int8"),
-    ("compress: [{quantize: {method: weight-only, bits: 5}}]", "compress.0.quantize.bits must be one of 8, 4, 3, 2;"),
+    (
+        "compress: [{quantize: {method: weight-only, bits: 5}}]",
+        "compress.0.quantize.bits must be one of 8, 6, 4, 3, 2;",
+    ),
     ("compress: [{quantize: {method: weight-only, targets: 3}}]", "compress.0.quantize.targets must be a glob over"),
     ("compress: [{quantize: {method: weight-only, ignore: ['']}}]", "compress.0.quantize.ignore must be a glob over"),
     ("compress: [{quantize: {method: static-int8}}]", "compress.0: quantize/static-int8 is calibrated on data.train"),

@@ -92,7 +92,7 @@ def test_a_transposed_weight_is_as_small(tmp_path, name):
     assert encoded_bytes(turned) <= size * 1.02
 
 
-@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 6, 8])
 @pytest.mark.parametrize("zero", [False, True])
 @pytest.mark.parametrize("turned", [False, True])
 def test_grids_in_groups(tmp_path, bits, zero, turned):

@@ -12,6 +12,7 @@ from archiver.fields import option
 
 _AWARE = "retrain with the rounded weights (straight-through gradients), with every option of retrain"
 MOST_BITS = 16  # of a fixed-point number
+WIDTHS = (8, 6, 4, 3, 2)  # bits of an integer weight: what runtimes keep in 8 or 4, and the archive in as many
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,8 @@ def parse_binary_scale(value: Any) -> float | str:
 
 
 def parse_widths(value: Any) -> tuple[int, ...]:
-    """A list of at least two different widths among 2, 3, 4 and 8, returned in rising order."""
-    good = isinstance(value, (list, tuple)) and len(set(value)) > 1 and set(value) <= {2, 3, 4, 8}
+    """A list of at least two different widths among WIDTHS, returned in rising order."""
+    good = isinstance(value, (list, tuple)) and len(set(value)) > 1 and set(value) <= set(WIDTHS)
     if not good or any(isinstance(item, bool) or not isinstance(item, int) for item in value):
         raise ValueError("no list of widths")
     return tuple(sorted(set(value)))
@@ -113,7 +114,7 @@ class Mixed:
         "parsed",
         (2, 3, 4, 8),
         parse=parse_widths,
-        says="a list of two or more of 2, 3, 4, 8",
+        says="a list of two or more of 2, 3, 4, 6, 8",
         help="widths to choose from",
     )
     texts: int = option("integer", 32, minimum=1, maximum=10_000, help="training texts that sensitivity is measured on")
@@ -127,7 +128,7 @@ class WeightOnly:
     the grid, and stored on it whatever computes.
     """
 
-    bits: int = option("integer", 8, choices=(8, 4, 3, 2), search=(8, 4, 3), help="bits per weight")
+    bits: int = option("integer", 8, choices=WIDTHS, search=(8, 4, 3), help="bits per weight")
     group_size: int | str | None = option(
         "parsed",
         None,

@@ -88,7 +88,7 @@ def test_groups_have_scales_of_their_own():
     assert values[1].tolist() == [0.0, 0.0, 14.0, 0.0]
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_grid_values_and_storage(bits, symmetric):
     weight = torch.randn(6, 128, generator=torch.Generator().manual_seed(bits))
