@@ -4,16 +4,16 @@
     python -m benchmarks.language bits MODEL_DIR [ROW …]
     python -m benchmarks.language large [int8] [int4]
     python -m benchmarks.language prune MODEL_DIR
-    python -m benchmarks.language peer ARCHIVE.mar
+    python -m benchmarks.language peer ARCHIVE.mar [MODEL_DIR]
     python -m benchmarks.language chat [ARCHIVE.mar]
     python -m benchmarks.language forms ARCHIVE.mar
 
 walk: the calibration of GPTQ on random Llamas of 12 and 24 layers, in turns. bits: one build a row of a real model with
-its layers in few bits and its tables and head in eight, perplexity over all validation windows: rows of ROWS, default all.
-large: a random Llama of 1.0 billion parameters, bf16, sharded in two files, built by the command a user would type: time
-and peak memory. prune: see pruned.py. peer: see llama_cpp.py. These need the real data (environment
-variable MARPRESS_SHARED, or ../shared beside the repository). chat: see capital.py; needs PyPI, once. forms: see
-forms.py.
+its layers in few bits and its tables and head in eight (or as TABLES says), perplexity over all validation windows: rows
+of ROWS, default all. large: a random Llama of 1.0 billion parameters, bf16, sharded in two files, built by the command a
+user would type: time and peak memory. prune: see pruned.py. peer: see llama_cpp.py and, with the archive's model,
+transformers_serve.py. These need the real data (environment variable MARPRESS_SHARED, or ../shared beside the
+repository). chat: see capital.py; needs PyPI, once. forms: see forms.py.
 """
 
 import argparse
@@ -41,6 +41,7 @@ from benchmarks.language.capital import capital
 from benchmarks.language.forms import forms
 from benchmarks.language.llama_cpp import peer
 from benchmarks.language.pruned import pruned
+from benchmarks.language.transformers_serve import transformers_peer
 from benchmarks.table import ROOT, SHARED
 from handlers.cpu import container_cores
 from handlers.inputs.text import TextInput
@@ -58,12 +59,14 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
     "awq-gptq-4": {"bits": 4, "group_size": 64, "symmetric": True, "algorithm": "awq-gptq"},
     "autoround-4": {"bits": 4, "group_size": 64, "symmetric": True, "algorithm": "autoround"},
     "awq-gptq-4-asymmetric": {"bits": 4, "group_size": 64, "symmetric": False, "algorithm": "awq-gptq"},
+    "gptq-4-tables-6": {"bits": 4, "group_size": 64, "symmetric": True, "algorithm": "gptq"},
     "rtn-3": {"bits": 3, "group_size": 64},
     "gptq-3": {"bits": 3, "group_size": 64, "algorithm": "gptq"},
     "awq-3": {"bits": 3, "group_size": 64, "algorithm": "awq"},
     "awq-gptq-3": {"bits": 3, "group_size": 64, "algorithm": "awq-gptq"},
     "autoround-3": {"bits": 3, "group_size": 64, "algorithm": "autoround"},
 }
+TABLES = {"gptq-4-tables-6": 6}  # bits of tables and head where they are not 8
 
 
 def main() -> None:
@@ -84,7 +87,8 @@ def main() -> None:
     elif options.part == "prune":
         pruned(Path(options.words[0]))
     elif options.part == "peer":
-        peer(Path(options.words[0]))
+        archive, *model = map(Path, options.words)
+        transformers_peer(archive, model[0]) if model else peer(archive)
     else:
         large(options.words or ["int8", "int4"])
 
@@ -163,10 +167,9 @@ def bits(model: Path, names: Sequence[str]) -> None:
     )
     with tempfile.TemporaryDirectory(prefix="marpress-bench-") as folder:
         for name in names:
-            stages = [
-                {"quantize": {"method": "weight-only", "targets": ["@layers"], **ROWS[name]}},
-                {"quantize": {"method": "weight-only", "bits": 8, "targets": ["@embeddings", "@head"]}},
-            ]
+            layers = {"method": "weight-only", "targets": ["@layers"], **ROWS[name]}
+            tables = {"method": "weight-only", "targets": ["@embeddings", "@head"], "bits": TABLES.get(name, 8)}
+            stages = [{"quantize": layers}, {"quantize": tables}]
             print(_row(name, model, stages, Path(folder), {"windows": "all"}), flush=True)
 
 

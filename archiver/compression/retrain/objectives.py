@@ -15,7 +15,8 @@ from torch.nn import functional
 
 Tensor = torch.Tensor
 
-_AT_ONCE = 2**18  # numbers of which a block of rows is made: what is computed of them stays in a core's cache
+_AT_ONCE = 2**18  # numbers of which a block of rows is made: what is computed of them stays in a core's cache …
+_AT_ONCE_ELSEWHERE = 2**26  # … and on a GPU few large blocks are quicker than many small ones
 IGNORED = -100  # as a label: nothing is asked of this place
 
 
@@ -49,7 +50,7 @@ class _Divergence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, outputs: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        rows, theirs = outputs.flatten(0, -2), teacher.flatten(0, -2)
+        rows, theirs = (logits.reshape(-1, logits.shape[-1]) for logits in (outputs, teacher))
         found = torch.empty(len(rows), dtype=_wide(outputs), device=outputs.device)
         slopes = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
         for part in _parts(rows):
@@ -73,7 +74,7 @@ class _Surprise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, outputs: Tensor, labels: Tensor) -> Tensor:
-        rows, wanted = outputs.flatten(0, -2), labels.flatten()[:, None]
+        rows, wanted = outputs.reshape(-1, outputs.shape[-1]), labels.reshape(-1, 1)
         found = torch.empty(len(rows), dtype=_wide(outputs), device=outputs.device)
         slopes = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
         for part in _parts(rows):
@@ -96,7 +97,7 @@ class _Surprise(torch.autograd.Function):
 def _scaled(ctx: Any, gradient: Tensor) -> Tensor:
     """The slopes that forward kept, each row times the gradient of its value."""
     (slopes,) = ctx.saved_tensors
-    result: Tensor = (slopes * gradient.flatten()[:, None].to(slopes.dtype)).view(*gradient.shape, slopes.shape[-1])
+    result: Tensor = (slopes * gradient.reshape(-1, 1).to(slopes.dtype)).view(*gradient.shape, slopes.shape[-1])
     return result
 
 
@@ -106,7 +107,8 @@ def _wide(values: Tensor) -> torch.dtype:
 
 def _parts(rows: Tensor) -> Iterator[slice]:
     """Blocks of rows, some _AT_ONCE numbers each."""
-    step = max(1, _AT_ONCE // max(1, rows.shape[-1]))
+    numbers = _AT_ONCE if rows.device.type == "cpu" else _AT_ONCE_ELSEWHERE
+    step = max(1, numbers // max(1, rows.shape[-1]))
     return (slice(start, start + step) for start in range(0, len(rows), step))
 
 

@@ -68,6 +68,15 @@ def test_by_hand():
     assert slopes.tolist() == [[pytest.approx(0.25), pytest.approx(-0.25)]]
 
 
+def test_one_row_alone(logits):
+    ours, theirs = (values[0, 0] for values in logits)
+    together = softened_divergence(logits[0], logits[1], 1.0)
+    assert softened_divergence(ours, theirs, 1.0).item() == pytest.approx(together[0, 0].item())
+    found, slopes = gradient_of(ours, lambda values: cross_entropy(values, torch.tensor(3)))
+    assert found.item() == pytest.approx(-ours.log_softmax(-1)[3].item())
+    assert slopes.shape == ours.shape
+
+
 def test_no_label_at_all_is_a_loss_of_nothing(logits):
     found, slopes = gradient_of(logits[0], lambda values: cross_entropy(values, torch.full((2, 3), IGNORED)))
     assert found.item() == 0
