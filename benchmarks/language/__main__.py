@@ -3,7 +3,7 @@
     python -m benchmarks.language walk
     python -m benchmarks.language bits MODEL_DIR [ROW …]
     python -m benchmarks.language large [int8] [int4]
-    python -m benchmarks.language prune MODEL_DIR
+    python -m benchmarks.language prune MODEL_DIR [pruned] [original]
     python -m benchmarks.language peer ARCHIVE.mar [MODEL_DIR]
     python -m benchmarks.language chat [ARCHIVE.mar]
     python -m benchmarks.language forms ARCHIVE.mar
@@ -85,7 +85,7 @@ def main() -> None:
     elif options.part == "bits":
         bits(Path(options.words[0]), options.words[1:] or list(ROWS))
     elif options.part == "prune":
-        pruned(Path(options.words[0]))
+        pruned(Path(options.words[0]), options.words[1:] or ["pruned", "original"])
     elif options.part == "peer":
         archive, *model = map(Path, options.words)
         transformers_peer(archive, model[0]) if model else peer(archive)
