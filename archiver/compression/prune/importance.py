@@ -24,6 +24,7 @@ from archiver.compression.context import Batch, StageContext, calibration_forwar
 
 Tensor = torch.Tensor
 _ROWS = 16
+_TOKENS = 1024  # of a batch that gradients are asked of: some megabytes each, in a language model
 
 
 def block_scores(
@@ -111,7 +112,17 @@ def labelled(context: StageContext, samples: int) -> list[Batch]:
     """
     every = list(context.train(_ROWS, 0))
     wanted = min(len(every), -(-samples // _ROWS))
-    return [every[(2 * place + 1) * len(every) // (2 * wanted)] for place in range(wanted)]
+    chosen = [every[(2 * place + 1) * len(every) // (2 * wanted)] for place in range(wanted)]
+    return [part for batch in chosen for part in _short(batch)]
+
+
+def _short(batch: Batch) -> list[Batch]:
+    """The texts of a batch in parts of some _TOKENS tokens, one at least; other inputs as they are."""
+    ids = batch.get("input_ids")
+    if ids is None or ids.numel() <= _TOKENS or any(len(item) != len(ids) for item in batch.values()):
+        return [batch]
+    rows = max(1, _TOKENS // ids[0].numel())
+    return [{name: item[start : start + rows] for name, item in batch.items()} for start in range(0, len(ids), rows)]
 
 
 def loss_of(context: StageContext, batch: Batch) -> Tensor:

@@ -10,9 +10,11 @@ import transformers
 from cut_models import BATCHES, DECODERS, ENCODERS, IDS, SIZES, examples, run, tiny
 
 from archiver.architecture import cuts_of, keep_layers, layer_list, layer_parts, without_layers
-from archiver.compression.prune.importance import layer_order
+from archiver.compression.prune import importance as importance_module
+from archiver.compression.prune.importance import block_scores, labelled, layer_order
 from archiver.compression.prune.structured import check, choose, cut_out, kept_of, structured
 from archiver.compression.prune.structured_options import Structured
+from archiver.compression.prune.surgeon import surgeon_scores
 from archiver.state.constraints import state_of
 from handlers.architecture.conv1d import conv1d_to_linear
 from handlers.architecture.structure import describe, rebuild
@@ -80,6 +82,21 @@ def test_what_matters_little_goes_first(importance):
     for parts in layer_parts(model):
         assert {cut.kind: cut.blocks for cut in parts.cuts} == {"heads": 3, "neurons": 10}, parts.refused
     assert torch.allclose(run(model), before, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_gradients_are_asked_of_few_tokens_at_once(kind, monkeypatch):
+    """What is kept for them would grow with the batch; the scores do not."""
+    model = tiny(kind)
+    found = examples(model, kind)
+    cuts = cuts_of(model, "neurons")
+    wanted = block_scores(model, cuts, "taylor", found, 3), surgeon_scores(model, cuts, found, 3)
+    length = IDS.shape[1]
+    monkeypatch.setattr(importance_module, "_TOKENS", 2 * length)
+    rows = [len(batch["input_ids"]) for batch in labelled(found, 3)]
+    assert max(rows) == 2 and sum(rows) == sum(len(batch["input_ids"]) for batch in found.train(16, 0))
+    scores = block_scores(model, cuts, "taylor", found, 3), surgeon_scores(model, cuts, found, 3)
+    torch.testing.assert_close(scores, wanted, rtol=1e-3, atol=1e-7)
 
 
 @pytest.mark.parametrize("importance", ["taylor", "magnitude", "activation"])
