@@ -114,7 +114,7 @@ class Mixed:
         "parsed",
         (2, 3, 4, 8),
         parse=parse_widths,
-        says="a list of two or more of 2, 3, 4, 6, 8",
+        says=f"a list of two or more of {', '.join(map(str, sorted(WIDTHS)))}",
         help="widths to choose from",
     )
     texts: int = option("integer", 32, minimum=1, maximum=10_000, help="training texts that sensitivity is measured on")
