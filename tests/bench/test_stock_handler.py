@@ -107,7 +107,11 @@ def test_images_by_bytes_and_base64(tmp_path: Path) -> None:
     raw, text = answers_of(
         tmp_path, task, auto_class, file.getvalue(), {"inputs": base64.b64encode(file.getvalue()).decode()}
     )
-    assert raw == text and len(raw) == 2 and set(raw[0]) == {"label", "score"}
+    assert [each["label"] for each in raw] == [each["label"] for each in text] and set(raw[0]) == {"label", "score"}
+    # One batch of two: on some processors the rows of a product differ in their last bit.
+    assert [each["score"] for each in raw] == pytest.approx([each["score"] for each in text], abs=1e-6) and len(
+        raw
+    ) == 2
 
 
 def test_recordings_of_any_rate(tmp_path: Path) -> None:
