@@ -40,7 +40,7 @@ MODULES = {
     "archiver.compression.retrain_options": "archiver.compression.retrain.options",
     "archiver.compression.retraining": "archiver.compression.retrain.stage",
     "archiver.compression.scale_estimation": "archiver.compression.quantize.scales.estimation",
-    "archiver.compression.scale_search": "archiver.compression.quantize.scale_search",
+    "archiver.compression.scale_search": "archiver.compression.quantize.scales.search",
     "archiver.compression.sizes": "archiver.storage.sizes",
     "archiver.compression.sparsegpt": "archiver.compression.prune.sparsegpt",
     "archiver.compression.statistics": "archiver.compression.calibration",

@@ -1,4 +1,4 @@
-"""`make bench-language PART="peer ARCHIVE.mar MODEL_DIR"`: chats with an archive and with `transformers serve`, in turns.
+"""`make bench-language PART="peer ARCHIVE.mar MODEL_DIR"`: chats with an archive, then with `transformers serve`.
 
 transformers serves the model that the archive was made of, in the precision of its checkpoint, from an environment of its
 own (.bench-peers, in the current directory): as it starts by itself, and with its continuous batching. All are asked in
@@ -21,7 +21,11 @@ from archiver.torchserve.client import predict_rest
 from benchmarks.peers.servers import Running, Unstarted, environment, process, torchserve
 from benchmarks.table import SHARED
 
-PACKAGES = ("transformers[serving]==5.5.4", "torch==2.13.0")
+PACKAGES = (
+    "transformers[serving]==5.5.4",
+    "torch==2.13.0",
+    "requests==2.34.2",
+)  # the last is missing in what it asks for
 CHATS, WRITTEN, ROUNDS = (1, 8, 16), 64, 3
 PROMPT = 130  # characters
 

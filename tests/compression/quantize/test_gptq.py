@@ -8,10 +8,10 @@ from stage_context import calibrated_on
 
 from archiver.compression.calibration import input_moments, watched_inputs
 from archiver.compression.context import calibration_forward
-from archiver.compression.quantize.clipping import clipped_scales
 from archiver.compression.quantize.gptq import DAMPING, gptq
 from archiver.compression.quantize.grids import round_to_nearest
 from archiver.compression.quantize.options import WeightOnly
+from archiver.compression.quantize.scales.clipping import clipped_scales
 from archiver.compression.quantize.weights import weight_only
 from archiver.state.constraints import Mask, constrain, state_of
 

@@ -1,1 +1,1 @@
-"""4-bit scales chosen by what a layer outputs: activation-aware (AWQ) and estimated."""
+"""Scales chosen by what a layer outputs: clipped ranges, activation-aware (AWQ), estimated."""

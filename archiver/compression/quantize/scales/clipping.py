@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 
 from archiver.compression.quantize.grids import group_scales
-from archiver.compression.quantize.scale_search import search_scales
+from archiver.compression.quantize.scales.search import search_scales
 
 Tensor = torch.Tensor
 
