@@ -52,6 +52,12 @@ _QUANTIZES: Mapping[Effect, Refusal] = {
     Effect.FIXED_GRID: _EACH_ONCE,
     Effect.GRID: _EACH_ONCE,
 }
+_TURN_FIRST = Refusal(
+    "{stage} turns hidden states, and all weights with them, after {earlier}: put `rotate` into the first of the two, or "
+    "remove it"
+)
+# A weight-only stage with `rotate`.
+_TURNS: Mapping[Effect, Refusal] = dict.fromkeys(set(Effect) - {Effect.FEWER_TOKENS}, _TURN_FIRST)
 _TRAINS: Mapping[Effect, Refusal] = {Effect.PLANNED_INTEGERS: PUT_LAST, Effect.FIXED_GRID: _SCALES_STAY}
 _BY_THEMSELVES = Refusal(
     "{stage} stands after {earlier}: layers that share weights cannot learn by themselves; use retrain"
@@ -82,6 +88,8 @@ def _weight_only_leaves(options: Any) -> Effect:
 
 
 def _weight_only_refuses(options: Any) -> Mapping[Effect, Refusal]:
+    if options.rotate:
+        return _TURNS
     return _QUANTIZES if options.in_place else _PLANS
 
 

@@ -152,6 +152,12 @@ def _check_methods(
         executions, devices = stage.entry.executions, stage.entry.devices
         if executions is not None and task.execution not in executions.allowed:
             problems.add(entry, f"compress.{index}: {stage.label} {executions.reason}")
+        if serve.adapters and getattr(stage.options, "rotate", False):
+            problems.add(
+                entry,
+                f"compress.{index}: {stage.label} turns hidden states, and adapters were trained on those of the original: "
+                "remove rotate, or serve.adapters",
+            )
         if devices is not None and serve.device not in devices.allowed:
             problems.add(
                 entry, f"compress.{index}: {stage.label}: serve.device is {serve.device}, but {devices.reason}"

@@ -160,6 +160,14 @@ def test_mistakes_of_the_recipe(tmp_path, model, tiny_model, serve, message) -> 
     assert any(message in problem for problem in refused.value.problems), refused.value.problems
 
 
+def test_no_adapters_on_turned_hidden_states(tmp_path, model, tiny_model) -> None:
+    write_lora(tmp_path / "lora", model, seed=0, targets=["q_proj"])
+    compress = quantize("weight-only", bits=4, group_size=16, rotate=True)
+    with pytest.raises(RecipeError, match="mistake") as refused:
+        recipe_of(tmp_path, tiny_model("llama", TASK), serve={"adapters": {"a": "lora"}}, compress=compress)
+    assert "turns hidden states, and adapters were trained on those of the original" in "".join(refused.value.problems)
+
+
 def test_check_looks_at_the_model_as_the_stages_leave_it(tmp_path, model, tiny_model) -> None:
     write_lora(tmp_path / "lora", model, seed=0, targets=["q_proj"])
     source, serve = tiny_model("llama", TASK), {"adapters": {"a": "lora"}}

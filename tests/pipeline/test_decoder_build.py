@@ -36,15 +36,21 @@ from handlers.architecture.outputs.decoder import DecoderWithHead, load_decoder
 from handlers.examples import check_examples
 from handlers.inputs.text import TextInput
 
+TURNED = [
+    *quantize("weight-only", bits=8, group_size=16, rotate=True, targets=["@layers"]),
+    *quantize("weight-only", bits=8, targets=["@embeddings", "@head"]),
+]
 BUILDS = [
     ("auto", "llama", {"tie_word_embeddings": True}, quantize("weight-only", bits=8)),
     ("auto", "gpt2", {}, "none"),
     ("torch", "llama", {"tie_word_embeddings": True}, quantize("weight-only", bits=8)),
+    ("auto", "llama", {"tie_word_embeddings": True}, TURNED),
+    ("torch", "llama", {"tie_word_embeddings": False}, TURNED),
 ]
 
 
 @pytest.mark.parametrize(
-    ("runtime", "kind", "config", "compress"), BUILDS, ids=[f"{runtime}-{kind}" for runtime, kind, _, _ in BUILDS]
+    ("runtime", "kind", "config", "compress"), BUILDS, ids=["auto", "auto-gpt2", "torch", "auto-turned", "torch-turned"]
 )
 def test_built_and_verified(tiny_model, tmp_path, runtime, kind, config, compress) -> None:
     model = tiny_model(kind, TASK, **config)

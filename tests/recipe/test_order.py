@@ -16,6 +16,7 @@ class Options:
     targets: Any = None
     in_place: bool = True
     aware: Any = None
+    rotate: bool = False
 
 
 def stages(*labels: str, **options: Any) -> list[Stage]:

@@ -149,6 +149,9 @@ class WeightOnly:
     steps: int | None = option(
         "integer", None, minimum=1, maximum=10_000, help="autoround: of each layer (default 200)"
     )
+    rotate: bool = option(
+        "boolean", False, help="turn a decoder's hidden states before, so that no column is far larger than the others"
+    )
     samples: int = option("integer", 128, minimum=1, maximum=100_000, help="calibration texts, taken from data.train")
     mixed: Mixed | None = option("options", None, of=Mixed, help="bits per layer by measured sensitivity")
     aware: Retrain | None = option("options", None, of=Retrain, help=_AWARE)
@@ -161,7 +164,7 @@ class WeightOnly:
     def in_place(self) -> bool:
         """Whether the weights themselves are quantized, not planned for the runtime's own int8."""
         asked = (self.group_size, self.symmetric, self.algorithm, self.act_order, self.steps, self.mixed, self.aware)
-        return self.bits < 8 or any(value is not None for value in asked)
+        return self.bits < 8 or self.rotate or any(value is not None for value in asked)
 
     @property
     def needs_data(self) -> bool:
@@ -193,6 +196,10 @@ class WeightOnly:
             found.append("steps is about learned rounding: add `algorithm: autoround`, or remove steps")
         if self.mixed is not None and self.bits != 8:
             found.append(f"bits ({self.bits}) and mixed both choose widths: remove bits, or mixed")
+        if self.rotate and self.aware is not None:
+            found.append(
+                "rotate and aware: a turned model cannot learn from the hidden states of the original: remove one of them"
+            )
         if self.aware is not None:
             found += [f"aware: {line}" for line in self.aware.mistakes(bounded)]
         return found

@@ -10,6 +10,7 @@ import torch
 
 from archiver.compression.modules import linear_names, select_modules, weighted_names
 from archiver.compression.quantize.options import FixedPoint, WeightOnly
+from archiver.compression.quantize.rotation import check_rotation, rotation_layers
 from archiver.compression.roles import roles_of
 from archiver.errors import RecipeError
 from archiver.state.constraints import Mask, sharing, state_of
@@ -20,7 +21,8 @@ def chosen_modules(model: torch.nn.Module, options: Any, *, tables: bool = False
 
     Args:
         options: `targets` and `ignore`.
-        tables: the default is every linear layer and table, not only linear layers but the head.
+        tables: the default is every linear layer and table, not only linear layers but the head. The layers that turn
+            hidden states are left to other stages by the one that has put them there.
     Returns: names in the model's order.
     Raises: RecipeError as `select_modules`, and for a weight that an earlier stage has put on a grid.
     """
@@ -30,6 +32,8 @@ def chosen_modules(model: torch.nn.Module, options: Any, *, tables: bool = False
         )
     else:
         names = select_modules(weighted_names(model), options.targets, options.ignore, roles_of(model))
+    if getattr(options, "rotate", False):
+        names = [name for name in names if name not in rotation_layers(model)]
     return unquantized(model, names)
 
 
@@ -66,6 +70,8 @@ def check_weight_only(model: torch.nn.Module, options: WeightOnly) -> list[str]:
     """Problems before any work: of the modules, and groups that do not divide a layer's inputs, every layer named."""
     if not options.in_place:
         return []
+    if options.rotate and (problems := check_rotation(model)):
+        return problems
     size = options.columns_per_group
     return _checked(model, options, tables=False, shapes=None if size is None else (1, size))
 

@@ -17,6 +17,7 @@ from archiver.compression.quantize import int8 as quantization
 from archiver.compression.quantize.layer_grids import Grids, moved_by, nearest_grids
 from archiver.compression.quantize.options import Binary, FixedPoint, Ternary, WeightOnly, parse_format
 from archiver.compression.quantize.quantizers import FixedPointGrid, Signs, TernaryGrid
+from archiver.compression.quantize.rotation import rotate
 from archiver.compression.quantize.targets import chosen_modules
 from archiver.compression.report import StageReport, report_stage
 from archiver.compression.retrain.options import Retrain
@@ -38,18 +39,20 @@ def weight_only(model: torch.nn.Module, options: WeightOnly, context: StageConte
         options: bits, groups and how scales are found.
         context: gives calibration and training texts.
     Returns: the report.
-    Raises: RecipeError for modules that do not fit; GateFailed when `mixed` finds no width that keeps its bound.
+    Raises: RecipeError for modules that do not fit, and for hidden states that cannot be turned; GateFailed when `mixed`
+        finds no width that keeps its bound.
     """
     if not options.in_place:
         return quantization.weight_only(model, options, context)
+    notes = rotate(model) if options.rotate else []
     names = chosen_modules(model, options)
     before = weights_of(model, names) if options.aware is not None else {}
-    notes: list[str] = []
     bits = dict.fromkeys(names, options.bits)
     if options.mixed is not None:
         from archiver.compression.quantize.mixed import choose_bits
 
-        bits, notes = choose_bits(model, names, options, context)
+        bits, chosen = choose_bits(model, names, options, context)
+        notes += chosen
     found = integer_grids(model, bits, options, context)
     notes += found.notes
     notes += _put(model, found.grids, options.aware, context)
