@@ -54,7 +54,7 @@ _QUANTIZES: Mapping[Effect, Refusal] = {
 }
 _TURN_FIRST = Refusal(
     "{stage} turns hidden states, and all weights with them, after {earlier}: put `rotate` into the first of the two, or "
-    "remove it"
+    "set it to false"
 )
 # A weight-only stage with `rotate`.
 _TURNS: Mapping[Effect, Refusal] = dict.fromkeys(set(Effect) - {Effect.FEWER_TOKENS}, _TURN_FIRST)

@@ -156,7 +156,7 @@ def _check_methods(
             problems.add(
                 entry,
                 f"compress.{index}: {stage.label} turns hidden states, and adapters were trained on those of the original: "
-                "remove rotate, or serve.adapters",
+                "set rotate to false, or remove serve.adapters",
             )
         if devices is not None and serve.device not in devices.allowed:
             problems.add(

@@ -35,7 +35,8 @@ def _export(workload: Workload, folder: Path, expected: dict[str, tuple[int, ...
     if odd := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
         raise UnsupportedModelError(
             f"runtime vllm: it makes every layer from config.json, and {len(odd)} weights have other shapes "
-            f"({', '.join(odd[:3])} …): set serve.runtime to openvino or torch"
+            f"({', '.join(odd[:3])} …): set serve.runtime to openvino or torch (or rotate to false, if that "
+            "is where they come from)"
         )
     workload.model.save_pretrained(folder / FOLDER, safe_serialization=True)  # type: ignore[operator]
     serve = workload.recipe.serve

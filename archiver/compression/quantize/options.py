@@ -71,6 +71,13 @@ def parse_binary_scale(value: Any) -> float | str:
     return float(value)
 
 
+def parse_rotate(value: Any) -> bool | str:
+    """True, False or "auto"."""
+    if isinstance(value, bool) or value == "auto":
+        return value  # type: ignore[no-any-return]
+    raise ValueError("neither of them")
+
+
 def parse_widths(value: Any) -> tuple[int, ...]:
     """A list of at least two different widths among WIDTHS, returned in rising order."""
     good = isinstance(value, (list, tuple)) and len(set(value)) > 1 and set(value) <= set(WIDTHS)
@@ -149,8 +156,12 @@ class WeightOnly:
     steps: int | None = option(
         "integer", None, minimum=1, maximum=10_000, help="autoround: of each layer (default 200)"
     )
-    rotate: bool = option(
-        "boolean", False, help="turn a decoder's hidden states before, so that no column is far larger than the others"
+    rotate: bool | str = option(
+        "parsed",
+        False,
+        parse=parse_rotate,
+        says="true, false or auto",
+        help="turn a decoder's hidden states before, so that no column is much larger; auto: where it can",
     )
     samples: int = option("integer", 128, minimum=1, maximum=100_000, help="calibration texts, taken from data.train")
     mixed: Mixed | None = option("options", None, of=Mixed, help="bits per layer by measured sensitivity")
@@ -164,7 +175,7 @@ class WeightOnly:
     def in_place(self) -> bool:
         """Whether the weights themselves are quantized, not planned for the runtime's own int8."""
         asked = (self.group_size, self.symmetric, self.algorithm, self.act_order, self.steps, self.mixed, self.aware)
-        return self.bits < 8 or self.rotate or any(value is not None for value in asked)
+        return self.bits < 8 or bool(self.rotate) or any(value is not None for value in asked)
 
     @property
     def needs_data(self) -> bool:

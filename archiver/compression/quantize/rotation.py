@@ -47,16 +47,17 @@ def orthogonal(width: int, seed: int) -> Tensor:
     return signs * torch.kron(rest, hadamard / power**0.5)
 
 
-def check_rotation(model: Any) -> list[str]:
+def check_rotation(model: Any, where_it_can: bool = False) -> list[str]:
     """Why the hidden states of a model cannot be turned; empty where they can, and the model has the layers for it then.
 
     Args:
         model: on the meta device.
+        where_it_can: a model that cannot be turned is left as it is, and nothing is said.
     """
     try:
         stream = residual_stream(model)
     except UnsupportedModelError as error:
-        return [f"rotate: {error}; remove rotate"]
+        return [] if where_it_can else [f"rotate: {error}; remove rotate"]
     if stream.tied(model):
         _put_turns(model, stream, torch.empty(stream.width, stream.width, device="meta"))
     return []
@@ -74,11 +75,12 @@ def rotation_layers(model: Any) -> set[str]:
     return {names[id(module)] for module in square}
 
 
-def rotate(model: Any, seed: int = 0) -> list[str]:
+def rotate(model: Any, where_it_can: bool = False, seed: int = 0) -> list[str]:
     """Turn a decoder's hidden states, in place.
 
     Args:
         model: in float32, all its layers as they were trained or cut.
+        where_it_can: a model that cannot be turned is left as it is, and the note says why.
         seed: of the matrix.
     Returns: notes for the report.
     Raises: RecipeError where the model cannot be turned, or answers otherwise than before by more than TOLERANCE.
@@ -86,6 +88,8 @@ def rotate(model: Any, seed: int = 0) -> list[str]:
     try:
         stream = residual_stream(model)
     except UnsupportedModelError as error:
+        if where_it_can:
+            return [f"hidden states are not turned: {error}"]
         raise RecipeError(f"rotate: {error}; remove rotate") from error
     before, tied = _logits(model), stream.tied(model)
     _turn_stream(model, stream, orthogonal(stream.width, seed).float())
@@ -95,7 +99,7 @@ def rotate(model: Any, seed: int = 0) -> list[str]:
     if not off <= TOLERANCE:
         raise RecipeError(
             f"rotate: the turned model's logits differ by {off:.1g} of the largest (allowed: {TOLERANCE}): something in "
-            f"{type(model).__name__} reads its hidden states in a way that was not found; remove rotate"
+            f"{type(model).__name__} reads its hidden states in a way that was not found; set rotate: false"
         )
     more = f", by two layers of {stream.width} × {stream.width} at table and head, which share a weight" if tied else ""
     return [

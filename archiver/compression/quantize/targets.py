@@ -70,7 +70,7 @@ def check_weight_only(model: torch.nn.Module, options: WeightOnly) -> list[str]:
     """Problems before any work: of the modules, and groups that do not divide a layer's inputs, every layer named."""
     if not options.in_place:
         return []
-    if options.rotate and (problems := check_rotation(model)):
+    if options.rotate and (problems := check_rotation(model, options.rotate == "auto")):
         return problems
     size = options.columns_per_group
     return _checked(model, options, tables=False, shapes=None if size is None else (1, size))

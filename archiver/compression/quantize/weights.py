@@ -44,7 +44,7 @@ def weight_only(model: torch.nn.Module, options: WeightOnly, context: StageConte
     """
     if not options.in_place:
         return quantization.weight_only(model, options, context)
-    notes = rotate(model) if options.rotate else []
+    notes = rotate(model, options.rotate == "auto") if options.rotate else []
     names = chosen_modules(model, options)
     before = weights_of(model, names) if options.aware is not None else {}
     bits = dict.fromkeys(names, options.bits)

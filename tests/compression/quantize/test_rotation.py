@@ -99,6 +99,18 @@ def test_what_cannot_be_turned_says_why_and_stays(name):
     assert CANNOT[name] in line and line.startswith("rotate: ")
 
 
+def test_auto_leaves_what_cannot_be_turned_alone():
+    model = make("gpt_neox")
+    expected = answers(model)
+    (note,) = rotate(model, where_it_can=True)
+    assert note.startswith("hidden states are not turned: gpt_neox.layers.0.input_layernorm is a LayerNorm")
+    assert torch.equal(answers(model), expected)
+    options = WeightOnly(bits=4, group_size=16, rotate="auto")
+    with torch.device("meta"):
+        assert check_weight_only(make("gpt_neox"), options) == []
+    assert any("are not turned" in line for line in weight_only(model, options, calibrated_on([])).notes)
+
+
 def test_a_reader_that_was_not_found_is_noticed(monkeypatch):
     """The model is asked before and after: whatever the module tree hides, nothing wrong goes on."""
     model = make("llama")
