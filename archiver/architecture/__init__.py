@@ -8,7 +8,7 @@
 from archiver.architecture.discovery import kv_shapes, layer_parts
 from archiver.architecture.layers import is_linear, keep_layers, layer_list, layer_stacks, removable, without_layers
 from archiver.architecture.parts import KINDS, Cut, Fold, LayerParts
-from archiver.architecture.stream import HeadValues, Stream, residual_stream
+from archiver.architecture.stream import HeadValues, Stream, residual_stream, table_and_head
 from archiver.architecture.surgery import cut_layer, cuts_of
 from handlers.architecture.skeleton import settings_of
 
@@ -30,5 +30,6 @@ __all__ = [
     "removable",
     "residual_stream",
     "settings_of",
+    "table_and_head",
     "without_layers",
 ]

@@ -71,13 +71,21 @@ class Stream:
         return model.get_submodule(self.table).weight is model.get_submodule(self.head).weight
 
 
+def table_and_head(model: Any) -> tuple[Module | None, Module | None]:
+    """The modules that a model of transformers names as its input and its output embeddings; None for what it has not."""
+    try:
+        return model.get_input_embeddings(), model.get_output_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None, None
+
+
 def residual_stream(model: Any) -> Stream:
     """Find the stream of a decoder as it is now; on the meta device too.
 
     Raises: UnsupportedModelError with the reason, where it cannot be turned.
     """
     names = {id(module): name for name, module in model.named_modules()}
-    table, head = (names.get(id(found)) for found in (model.get_input_embeddings(), model.get_output_embeddings()))
+    table, head = (names.get(id(found)) for found in table_and_head(model))
     kind = type(model).__name__
     if table is None or head is None:
         raise UnsupportedModelError(f"{kind} has no table of tokens, or no head that gives one number for each token")

@@ -224,7 +224,14 @@ def large(which: Sequence[str]) -> None:
         recipes: dict[str, list[Mapping[str, Any]]] = {
             "int8": [{"quantize": {"method": "weight-only", "bits": 8}}],
             "int4": [
-                {"quantize": {"method": "weight-only", "targets": ["@layers"], **ROWS["gptq-4-rotated"], "samples": 32}},
+                {
+                    "quantize": {
+                        "method": "weight-only",
+                        "targets": ["@layers"],
+                        **ROWS["gptq-4-rotated"],
+                        "samples": 32,
+                    }
+                },
                 {"quantize": {"method": "weight-only", "bits": 8, "targets": ["@embeddings", "@head"]}},
             ],
         }

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from archiver.architecture import HeadValues, Stream, residual_stream
+from archiver.architecture import HeadValues, Stream, residual_stream, table_and_head
 from archiver.errors import RecipeError, UnsupportedModelError
 from archiver.host import drop_mapped
 from handlers.architecture.factored import FactoredEmbedding, FactoredLinear, put
@@ -66,7 +66,7 @@ def check_rotation(model: Any, where_it_can: bool = False) -> list[str]:
 def rotation_layers(model: Any) -> set[str]:
     """Names of the layers that turn behind the table and before the head, in a model that `rotate` has gone through."""
     names = {id(module): name for name, module in model.named_modules()}
-    table, head = model.get_input_embeddings(), model.get_output_embeddings()
+    table, head = table_and_head(model)
     square = [
         getattr(module, leaf)
         for module, leaf in ((table, "projection"), (head, "v"))
@@ -91,10 +91,10 @@ def rotate(model: Any, where_it_can: bool = False, seed: int = 0) -> list[str]:
         if where_it_can:
             return [f"hidden states are not turned: {error}"]
         raise RecipeError(f"rotate: {error}; remove rotate") from error
-    before, tied = _logits(model), stream.tied(model)
-    _turn_stream(model, stream, orthogonal(stream.width, seed).float())
+    before, tied, device = _logits(model), stream.tied(model), next(model.parameters()).device
+    _turn_stream(model, stream, orthogonal(stream.width, seed).float().to(device))
     for values in stream.values:
-        _turn_values(model, values, orthogonal(values.rows.shape[1], seed).float())
+        _turn_values(model, values, orthogonal(values.rows.shape[1], seed).float().to(device))
     off = float((_logits(model) - before).abs().max() / before.abs().max())
     if not off <= TOLERANCE:
         raise RecipeError(
@@ -109,6 +109,7 @@ def rotate(model: Any, where_it_can: bool = False, seed: int = 0) -> list[str]:
 
 @torch.no_grad()
 def _turn_stream(model: Any, stream: Stream, turn: Tensor) -> None:
+    """Hidden states times R, from the table to the head; norms hand their weights on to those that read them."""
     gains = {}
     for name, after in stream.readers.items():
         norm = model.get_submodule(name).get_parameter("weight")

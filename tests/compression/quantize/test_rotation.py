@@ -111,6 +111,14 @@ def test_auto_leaves_what_cannot_be_turned_alone():
     assert any("are not turned" in line for line in weight_only(model, options, calibrated_on([])).notes)
 
 
+def test_auto_knows_models_that_are_not_of_transformers():
+    model = torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.Linear(16, 4))
+    options = WeightOnly(bits=4, group_size=16, rotate="auto", targets=("0",))
+    notes = weight_only(model, options, calibrated_on([])).notes
+    assert any("Sequential has no table of tokens" in note for note in notes)
+    assert set(state_of(model).constraints) == {"0"}
+
+
 def test_a_reader_that_was_not_found_is_noticed(monkeypatch):
     """The model is asked before and after: whatever the module tree hides, nothing wrong goes on."""
     model = make("llama")
