@@ -111,7 +111,7 @@ def walk() -> None:
 
 def _walk_of(depth: int) -> float:
     from archiver.compression.context import StageContext
-    from archiver.compression.quantize.gptq import gptq_model
+    from archiver.compression.quantize.algorithms.gptq import gptq_model
     from archiver.compression.quantize.options import WeightOnly
     from archiver.pipeline.stages import objective_of
     from archiver.tasks import TASKS

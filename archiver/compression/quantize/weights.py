@@ -76,19 +76,19 @@ def integer_grids(model: torch.nn.Module, bits: Mapping[str, int], options: Weig
     Raises: RecipeError when no calibration text reaches a layer.
     """
     if options.algorithm == "gptq":
-        from archiver.compression.quantize.gptq import gptq_model
+        from archiver.compression.quantize.algorithms.gptq import gptq_model
 
         return gptq_model(model, bits, options, context)
     if options.algorithm in ("awq", "awq-gptq"):
-        from archiver.compression.quantize.scales.awq import awq_model
+        from archiver.compression.quantize.algorithms.awq import awq_model
 
         return awq_model(model, bits, options, context)
     if options.algorithm == "scale-estimation":
-        from archiver.compression.quantize.scales.estimation import scale_estimation_model
+        from archiver.compression.quantize.algorithms.estimation import scale_estimation_model
 
         return scale_estimation_model(model, bits, options, context)
     if options.algorithm == "autoround":
-        from archiver.compression.quantize.learned_rounding import autoround_model
+        from archiver.compression.quantize.algorithms.learned_rounding import autoround_model
 
         return autoround_model(model, bits, options, context)
     return nearest_grids(model, bits, options)

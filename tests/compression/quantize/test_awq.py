@@ -11,17 +11,17 @@ from stage_context import calibrated_on
 
 from archiver.architecture import Fold
 from archiver.compression.modules import linear_names
-from archiver.compression.quantize.grids import grouped, round_to_nearest, to_grid
-from archiver.compression.quantize.options import WeightOnly
-from archiver.compression.quantize.quantizers import Grid
-from archiver.compression.quantize.scales.awq import (
+from archiver.compression.quantize.algorithms.awq import (
     awq_model,
     channel_scale,
     search_alpha,
 )
-from archiver.compression.quantize.scales.clipping import clipped_scales
-from archiver.compression.quantize.scales.folding import folds_of
-from archiver.compression.quantize.scales.search import output_error
+from archiver.compression.quantize.algorithms.clipping import clipped_scales
+from archiver.compression.quantize.algorithms.folding import folds_of
+from archiver.compression.quantize.algorithms.search import output_error
+from archiver.compression.quantize.grids import grouped, round_to_nearest, to_grid
+from archiver.compression.quantize.options import WeightOnly
+from archiver.compression.quantize.quantizers import Grid
 from archiver.compression.quantize.weights import weight_only
 from archiver.state.constraints import Mask, constrain, state_of
 

@@ -8,10 +8,10 @@ from stage_context import calibrated_on
 
 from archiver.compression.calibration import input_moments, watched_inputs
 from archiver.compression.context import calibration_forward
-from archiver.compression.quantize.gptq import DAMPING, gptq
+from archiver.compression.quantize.algorithms.clipping import clipped_scales
+from archiver.compression.quantize.algorithms.gptq import DAMPING, gptq
 from archiver.compression.quantize.grids import round_to_nearest
 from archiver.compression.quantize.options import WeightOnly
-from archiver.compression.quantize.scales.clipping import clipped_scales
 from archiver.compression.quantize.weights import weight_only
 from archiver.state.constraints import Mask, constrain, state_of
 
@@ -78,7 +78,7 @@ def test_blocks_change_nothing(monkeypatch):
     x = correlated(columns=24).double()
     weight = torch.randn(5, 24, generator=torch.Generator().manual_seed(1))
     whole = gptq(weight, x.T @ x, 3, 8, False)
-    monkeypatch.setattr("archiver.compression.quantize.gptq._BLOCK", 5)
+    monkeypatch.setattr("archiver.compression.quantize.algorithms.gptq._BLOCK", 5)
     for mine, other in zip(gptq(weight, x.T @ x, 3, 8, False), whole, strict=True):
         assert torch.equal(mine, other)
 
@@ -151,7 +151,7 @@ def test_twins_moments_add_up():
 def test_modules_with_the_same_inputs_are_rounded_as_each_by_itself():
     from any_models import tiny
 
-    from archiver.compression.quantize.gptq import gptq_model
+    from archiver.compression.quantize.algorithms.gptq import gptq_model
     from handlers.architecture.outputs.decoder import DecoderWithHead
 
     model = tiny("llama", "AutoModelForCausalLM", num_hidden_layers=1)

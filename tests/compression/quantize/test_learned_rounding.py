@@ -7,8 +7,8 @@ import torch
 from any_models import tiny
 from stage_context import calibrated_on
 
+from archiver.compression.quantize.algorithms.learned_rounding import LearnedRounding, autoround_model, fit
 from archiver.compression.quantize.grids import round_to_nearest
-from archiver.compression.quantize.learned_rounding import LearnedRounding, autoround_model, fit
 from archiver.compression.quantize.options import WeightOnly
 from archiver.compression.walk.blocks import Block
 from archiver.errors import RecipeError

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from archiver.compression.quantize.algorithms.estimation import estimated_scales
+from archiver.compression.quantize.algorithms.search import output_error
 from archiver.compression.quantize.grids import group_scales, grouped, to_grid
-from archiver.compression.quantize.scales.estimation import estimated_scales
-from archiver.compression.quantize.scales.search import output_error
 
 
 def test_one_group_by_hand() -> None:

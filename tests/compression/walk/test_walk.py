@@ -13,7 +13,7 @@ import torch
 from any_models import tiny
 from stage_context import calibrated_on
 
-from archiver.compression.quantize.gptq import gptq_model
+from archiver.compression.quantize.algorithms.gptq import gptq_model
 from archiver.compression.quantize.options import WeightOnly
 from archiver.compression.walk import in_file
 from archiver.compression.walk import walk as walks

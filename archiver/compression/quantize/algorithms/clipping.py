@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import torch
 
+from archiver.compression.quantize.algorithms.search import search_scales
 from archiver.compression.quantize.grids import group_scales
-from archiver.compression.quantize.scales.search import search_scales
 
 Tensor = torch.Tensor
 

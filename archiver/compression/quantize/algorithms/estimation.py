@@ -15,10 +15,10 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from archiver.compression.context import StageContext
+from archiver.compression.quantize.algorithms.search import search_scales
 from archiver.compression.quantize.grids import half_scale, to_grid
 from archiver.compression.quantize.layer_grids import Grids, grids_by_layer, rounded_with
 from archiver.compression.quantize.options import WeightOnly
-from archiver.compression.quantize.scales.search import search_scales
 
 Tensor = torch.Tensor
 

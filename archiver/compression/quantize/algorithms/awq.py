@@ -18,13 +18,13 @@ import torch
 from archiver.architecture import Fold
 from archiver.compression.calibration import Moments
 from archiver.compression.context import StageContext
-from archiver.compression.quantize.gptq import compensated
+from archiver.compression.quantize.algorithms.clipping import clipped_scales
+from archiver.compression.quantize.algorithms.folding import folds_of
+from archiver.compression.quantize.algorithms.gptq import compensated
+from archiver.compression.quantize.algorithms.search import output_error
 from archiver.compression.quantize.grids import group_scales, grouped, to_grid
 from archiver.compression.quantize.layer_grids import Grids, grids_by_layer, rounded_with, split_tables
 from archiver.compression.quantize.options import WeightOnly
-from archiver.compression.quantize.scales.clipping import clipped_scales
-from archiver.compression.quantize.scales.folding import folds_of
-from archiver.compression.quantize.scales.search import output_error
 
 Tensor = torch.Tensor
 

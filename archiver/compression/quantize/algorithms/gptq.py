@@ -12,11 +12,11 @@ import torch
 
 from archiver.compression.calibration import Moments
 from archiver.compression.context import StageContext
+from archiver.compression.quantize.algorithms.clipping import clipped_scales
 from archiver.compression.quantize.grids import group_scales, grouped, to_grid
 from archiver.compression.quantize.layer_grids import Grids, grids_by_layer
 from archiver.compression.quantize.options import WeightOnly
 from archiver.compression.quantize.quantizers import Grid
-from archiver.compression.quantize.scales.clipping import clipped_scales
 
 Tensor = torch.Tensor
 

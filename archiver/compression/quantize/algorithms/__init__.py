@@ -1,0 +1,1 @@
+"""Rounding onto a grid by what a layer reads: clipped ranges, GPTQ, AWQ, estimated scales, AutoRound."""
