@@ -151,9 +151,15 @@ class Standby:
         clients of all that the frontend has given away are told. It forgets none of them with that, and closes the
         connection when it tells a gRPC call for the second time, which would be at every start from then on: after one
         in vain it is left out.
+
+        A request may be noted although it is answered, of a worker that died between the two. The frontend has forgotten
+        it, and closes the connection at a second answer before it reads on: what comes next is left to the next worker.
         """
         self.link.sendall(loaded_message())
-        tell_lost(self.link, self.unanswered.take())
+        left = self.unanswered.take()
+        tell_lost(self.link, left)
+        if left and self.closed(_HANDLED_MS):
+            raise SystemExit(1)
         if not self.unanswered.tell_all():
             return
         self.link.sendall(lost_message(_LOST))

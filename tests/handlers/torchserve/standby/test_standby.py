@@ -216,3 +216,28 @@ def test_a_worker_that_died_with_its_standby_is_followed_by_one_that_tells_all_c
     _, got = restarted(tells=False, closes=False)
     assert b"since" not in got  # it is still to be read
     restarted(tells=False, closes=False)
+
+
+def test_one_that_died_between_an_answer_and_its_note_keeps_nobody_from_being_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The frontend closes the connection at the second answer to a request, and reads no more of it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["worker", "--sock-type", "unix", "--sock-name", "/run/.ts.sock.9000"])
+    mine = Unanswered()
+    mine.take()
+    mine.begin("answered", rest=True)
+    for knows in (False, True):
+        theirs, ours = socket.socketpair()
+        with theirs, ours:
+            worker = Standby(ours)
+            if knows:
+                worker.restart()
+            else:
+                theirs.shutdown(socket.SHUT_WR)
+                with pytest.raises(SystemExit):
+                    worker.restart()
+            ours.shutdown(socket.SHUT_WR)
+            got = theirs.makefile("rb").read()
+        assert (b"answered" in got) == (not knows)
+        assert (b"the worker died; another one" in got) == knows
