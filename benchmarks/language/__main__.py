@@ -221,24 +221,16 @@ def large(which: Sequence[str]) -> None:
         del made
         files = len(list(model.glob("*.safetensors")))
         print(f"{parameters / 1e9:.2f} billion parameters in {files} files; in fp32 {4 * parameters / 1e9:.2f} GB")
+        turned = {"method": "weight-only", "targets": ["@layers"], **ROWS["gptq-4-rotated"], "samples": 32}
         recipes: dict[str, list[Mapping[str, Any]]] = {
             "int8": [{"quantize": {"method": "weight-only", "bits": 8}}],
             "int4": [
-                {
-                    "quantize": {
-                        "method": "weight-only",
-                        "targets": ["@layers"],
-                        **ROWS["gptq-4-rotated"],
-                        "samples": 32,
-                    }
-                },
+                {"quantize": turned},
                 {"quantize": {"method": "weight-only", "bits": 8, "targets": ["@embeddings", "@head"]}},
             ],
         }
         for name in which:
-            bound = {
-                "max_increase": {"perplexity": {"int8": 0.01, "int4": 0.1}[name]}
-            }  # as the shipped recipes have it
+            bound = {"max_increase": {"perplexity": {"int8": 0.01, "int4": 0.1}[name]}}
             report, took, peak = _built(f"large-{name}", model, recipes[name], Path(folder), {}, bound)
             told = "failed" if report is None else f"{report['size']['weight_bytes'] / 1e6:.0f} MB of weights"
             share = peak * 1e9 / (4 * parameters)

@@ -21,11 +21,8 @@ from archiver.torchserve.client import predict_rest
 from benchmarks.peers.servers import Running, Unstarted, environment, process, torchserve
 from benchmarks.table import SHARED
 
-PACKAGES = (
-    "transformers[serving]==5.5.4",
-    "torch==2.13.0",
-    "requests==2.34.2",
-)  # the last is missing in what it asks for
+# requests is missing in what transformers[serving] asks for.
+PACKAGES = ("transformers[serving]==5.5.4", "torch==2.13.0", "requests==2.34.2")
 CHATS, WRITTEN, ROUNDS = (1, 8, 16), 64, 3
 PROMPT = 130  # characters
 

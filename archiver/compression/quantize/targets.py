@@ -33,7 +33,8 @@ def chosen_modules(model: torch.nn.Module, options: Any, *, tables: bool = False
     else:
         names = select_modules(weighted_names(model), options.targets, options.ignore, roles_of(model))
     if getattr(options, "rotate", False):
-        names = [name for name in names if name not in rotation_layers(model)]
+        turning = rotation_layers(model)
+        names = [name for name in names if name not in turning]
     return unquantized(model, names)
 
 
